@@ -1,0 +1,3 @@
+"""lieq-edge: mixed-precision GGUF files of small language models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,58 @@
+"""Outputs that appear whole or not at all, and checks that must come before long work."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import InputError
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; rename it onto ``path`` on success, remove it otherwise."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes private files; an output gets the mode that any new file of this user has.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Refuse an output path that cannot be written, before any time is spent.
+
+    Raises:
+        InputError: the folder is missing or not writable, ``path`` is a folder, or it exists and not ``force``.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"The folder {path.parent} does not exist; create it or choose another output path.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the path of the file to write.")
+    if path.exists() and not force:
+        raise InputError(f"{path} exists; pass --force to replace it.")
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"The folder {path.parent} is not writable ({error.strerror}); choose another.") from error
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise InputError when the disk of ``folder`` has fewer than ``needed`` free bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"The disk of {folder} has {free / 1e6:,.0f} MB free and {needed / 1e6:,.0f} MB are needed; "
+            "free some space or write elsewhere."
+        )

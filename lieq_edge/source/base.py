@@ -1,0 +1,112 @@
+"""What a model source offers: tensors and metadata as GGUF has them, and the same model as transformers has it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor of the model under its GGUF name.
+
+    Attributes:
+        name: GGUF name, e.g. ``blk.3.attn_q.weight``.
+        shape: numpy order; for a projection ``(output channels, input channels)``.
+        stored: the type in the source, e.g. ``BF16`` or ``Q4_1``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    stored: str
+
+
+@dataclass(frozen=True)
+class KeyValue:
+    """One GGUF key-value.
+
+    Attributes:
+        key: e.g. ``llama.block_count``.
+        value: a Python scalar, string, or list of them.
+        type: ``gguf.GGUFValueType`` as an int.
+        item_type: the type of the list's items when ``type`` is ARRAY.
+    """
+
+    key: str
+    value: Any
+    type: int
+    item_type: int | None = None
+
+
+class Source(ABC):
+    """A model to quantise. Opening one reads headers only; tensors are read one at a time.
+
+    Attributes:
+        label: what the user named the model.
+        architecture: GGUF architecture, e.g. ``llama``.
+        n_blocks: number of Transformer blocks.
+        warnings: sentences that the user should see.
+    """
+
+    label: str
+    architecture: str
+    n_blocks: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    @abstractmethod
+    def content_hash(self) -> str:
+        """SHA-256 (hex) over metadata and weights; the same model bytes give the same hash."""
+
+    @abstractmethod
+    def tensors(self) -> list[TensorSpec]:
+        """All tensors in the order in which they are written."""
+
+    @abstractmethod
+    def read(self, name: str) -> Array:
+        """The tensor with GGUF name ``name`` as float32, laid out as llama.cpp wants it.
+
+        Raises:
+            InputError: the weights hold NaN or Inf, or the file ends before they do.
+        """
+
+    @abstractmethod
+    def metadata(self) -> list[KeyValue]:
+        """All key-values of the file to write (hyper-parameters, tokenizer, chat template), except
+        ``general.file_type`` and ``general.quantization_version``."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """The transformers configuration (``model_type`` included) of the same model."""
+
+    @abstractmethod
+    def hf_name(self, name: str) -> str:
+        """The transformers parameter name of a GGUF tensor, e.g. ``model.layers.3.self_attn.q_proj.weight``."""
+
+    @abstractmethod
+    def to_hf(self, name: str, array: Array) -> Array:
+        """Undo llama.cpp's layout: turn the GGUF tensor ``name`` into the transformers parameter."""
+
+    @abstractmethod
+    def tokenize(self, text: str, *, add_bos: bool = False) -> list[int]:
+        """Token ids of plain ``text`` (special tokens in it are read as text), by llama.cpp's tokenizer."""
+
+    @property
+    @abstractmethod
+    def bos_id(self) -> int | None:
+        """The id that starts a text, or None when the model has none."""
+
+    @property
+    @abstractmethod
+    def adds_bos(self) -> bool:
+        """True when llama.cpp puts BOS before every text for this model."""
+
+    @abstractmethod
+    def detokenize(self, ids: list[int]) -> str:
+        """Text of token ids (special tokens are left out)."""
