@@ -33,7 +33,7 @@ def check_output(path: Path, *, force: bool) -> None:
     """Refuse an output path that cannot be written, before any time is spent.
 
     Raises:
-        InputError: the folder is missing or not writable, ``path`` is a folder, or it exists and not ``force``.
+        InputError: the folder is missing or read-only, ``path`` is a folder, or it exists and not ``force``.
     """
     if not path.parent.is_dir():
         raise InputError(f"The folder {path.parent} does not exist; create it or choose another output path.")
@@ -45,7 +45,8 @@ def check_output(path: Path, *, force: bool) -> None:
         with tempfile.NamedTemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise InputError(f"The folder {path.parent} is not writable ({error.strerror}); choose another.") from error
+        reason = f"The folder {path.parent} is not writable ({error.strerror}); choose another."
+        raise InputError(reason) from error
 
 
 def check_space(folder: Path, needed: int) -> None:

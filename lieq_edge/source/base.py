@@ -1,4 +1,4 @@
-"""What a model source offers: tensors and metadata as GGUF has them, and the same model as transformers has it."""
+"""What a model source offers: the model as GGUF has it and as transformers has it."""
 
 from __future__ import annotations
 
