@@ -1,0 +1,337 @@
+"""Tiny random models in Hugging Face directories, built in well under a second for tests."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import io
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FAMILIES = ("llama", "qwen2", "qwen3")
+
+LLAMA3_ROPE: dict[str, Any] = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+"""Llama-3 rope scaling that bites within the first 64 positions."""
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+LLAMA3_REGEX = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2_REGEX = LLAMA3_REGEX.replace(r"\p{N}{1,3}", r"\p{N}")
+
+LLAMA3_SPECIAL = (
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+)
+QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+QWEN_PLAIN = ("<tool_call>", "</tool_call>")
+
+_SENTENCES = (
+    "The quick brown fox jumps over the lazy dog, and it's 1234 miles from home.",
+    "There isn't anything we'll do; they've said I'm wrong. You're right, he'd know.",
+    "def measure(model, text):\n    for i in range(10):\n        total += model[i] * 3.14\n    return total",
+    "Numbers run: 0 1 2 3 10 100 1000 20250 314159 2718281828.",
+    "Straße, naïve café, Ελληνικά, Русский язык, 日本語の文章, 中文句子, हिन्दी, العربية.",
+    "In the beginning there was a model, the model was small, and the model was good.",
+    "   Indented text\tand tabs\n\n\nand several new lines   \n",
+    "It is the information in the layers that the weights of the network carry forward.",
+)
+
+
+def sample_text(characters: int = 4000, seed: int = 0) -> str:
+    """Text of about ``characters`` characters, mixed from fixed sentences in a seeded order."""
+    rng = np.random.default_rng(seed)
+    parts: list[str] = []
+    while sum(map(len, parts)) < characters:
+        parts.append(_SENTENCES[int(rng.integers(len(_SENTENCES)))])
+        parts.append(" " if rng.random() < 0.7 else "\n")
+    return "".join(parts)
+
+
+def make_model(
+    directory: Path,
+    family: str = "llama",
+    *,
+    tied: bool = True,
+    hidden: int = 64,
+    intermediate: int = 128,
+    blocks: int = 2,
+    heads: tuple[int, int] = (4, 2),
+    head_dim: int | None = None,
+    vocab: int = 512,
+    dtype: str = "float32",
+    shards: int = 1,
+    tokenizer: str = "bpe",
+    seed: int = 0,
+    rope_scaling: dict[str, Any] | None = None,
+    rope_theta: float = 10000.0,
+    context: int = 512,
+    config: dict[str, Any] | None = None,
+    tensors: dict[str, npt.NDArray[np.float32]] | None = None,
+) -> Path:
+    """Write a random model with config, tokenizer, chat template and safetensors into ``directory``.
+
+    Args:
+        directory: made when missing.
+        family: ``llama``, ``qwen2`` or ``qwen3``.
+        tied: the output head is the token embedding.
+        hidden, intermediate, blocks: sizes; ``hidden`` 288 gives rows that no 256-wide block fits.
+        heads: query heads and key/value heads.
+        head_dim: size of a head, ``hidden / heads[0]`` by default.
+        vocab: rows of the embedding, at least 384; Qwen models leave the last few without a token.
+        dtype: ``float32``, ``float16`` or ``bfloat16``.
+        shards: number of safetensors files.
+        tokenizer: ``bpe`` or ``sentencepiece``.
+        rope_scaling: e.g. ``LLAMA3_ROPE``.
+        config: further entries of config.json.
+        tensors: replace random parameters (by transformers name) or add to them.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    size = head_dim or hidden // heads[0]
+    settings: dict[str, Any] = {
+        "architectures": [f"{family.capitalize()}ForCausalLM"],
+        "model_type": family,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": blocks,
+        "num_attention_heads": heads[0],
+        "num_key_value_heads": heads[1],
+        "vocab_size": vocab,
+        "hidden_act": "silu",
+        "max_position_embeddings": context,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": rope_theta,
+        "tie_word_embeddings": tied,
+        "initializer_range": 0.02,
+        "torch_dtype": dtype,
+    }
+    if head_dim is not None:
+        settings["head_dim"] = head_dim
+    if rope_scaling is not None:
+        settings["rope_scaling"] = rope_scaling
+    files = _tokenizer_files(family, tokenizer, vocab)
+    special = json.loads(files["tokenizer_config.json"])
+    ids = {**_ids(files), None: None}
+    settings |= {
+        "bos_token_id": ids.get(special.get("bos_token")),
+        "eos_token_id": ids.get(special["eos_token"]),
+    }
+    settings |= config or {}
+    for name, data in files.items():
+        (directory / name).write_bytes(data)
+    (directory / "config.json").write_text(json.dumps(settings, indent=1))
+    weights = _weights(family, tied, hidden, intermediate, blocks, heads, size, vocab, seed) | (tensors or {})
+    _save(directory, weights, dtype, shards)
+    return directory
+
+
+_cached: dict[str, Path] = {}
+
+
+def cached_model(family: str = "llama", **options: Any) -> Path:
+    """The directory of ``make_model(..., family, **options)``, built once a session; leave it unchanged."""
+    key = f"{family} {sorted(options.items())!r}"
+    if key not in _cached:
+        directory = Path(tempfile.mkdtemp(prefix="tiny-"))
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        _cached[key] = make_model(directory, family, **options)
+    return _cached[key]
+
+
+def _weights(
+    family: str,
+    tied: bool,
+    hidden: int,
+    intermediate: int,
+    blocks: int,
+    heads: tuple[int, int],
+    head_dim: int,
+    vocab: int,
+    seed: int,
+) -> dict[str, npt.NDArray[np.float32]]:
+    rng = np.random.default_rng(seed)
+
+    def matrix(rows: int, columns: int, scale: float = 1.0) -> npt.NDArray[np.float32]:
+        return (rng.standard_normal((rows, columns)) * scale / np.sqrt(columns)).astype(np.float32)
+
+    def norm(size: int) -> npt.NDArray[np.float32]:
+        return (1 + 0.1 * rng.standard_normal(size)).astype(np.float32)
+
+    # Logits with a deviation of about 2: peaked enough that a wrong graph shows in them.
+    weights = {"model.embed_tokens.weight": matrix(vocab, hidden, 2.0)}
+    for i in range(blocks):
+        block = f"model.layers.{i}."
+        for name, count in (("q", heads[0]), ("k", heads[1]), ("v", heads[1])):
+            weights[f"{block}self_attn.{name}_proj.weight"] = matrix(count * head_dim, hidden, 1.5)
+            if family == "qwen2":
+                bias = 0.5 * rng.standard_normal(count * head_dim)
+                weights[f"{block}self_attn.{name}_proj.bias"] = bias.astype(np.float32)
+        weights[f"{block}self_attn.o_proj.weight"] = matrix(hidden, heads[0] * head_dim)
+        if family == "qwen3":
+            weights[f"{block}self_attn.q_norm.weight"] = norm(head_dim)
+            weights[f"{block}self_attn.k_norm.weight"] = norm(head_dim)
+        weights[f"{block}mlp.gate_proj.weight"] = matrix(intermediate, hidden)
+        weights[f"{block}mlp.up_proj.weight"] = matrix(intermediate, hidden)
+        weights[f"{block}mlp.down_proj.weight"] = matrix(hidden, intermediate)
+        weights[f"{block}input_layernorm.weight"] = norm(hidden)
+        weights[f"{block}post_attention_layernorm.weight"] = norm(hidden)
+    weights["model.norm.weight"] = norm(hidden)
+    if not tied:
+        weights["lm_head.weight"] = matrix(vocab, hidden, 2.0)
+    return weights
+
+
+def _save(directory: Path, weights: dict[str, npt.NDArray[np.float32]], dtype: str, shards: int) -> None:
+    names = list(weights)
+    groups = [names[i::shards] for i in range(shards)]
+    where: dict[str, str] = {}
+    for i, group in enumerate(groups, 1):
+        file = "model.safetensors" if shards == 1 else f"model-{i:05d}-of-{shards:05d}.safetensors"
+        _write_safetensors(directory / file, {name: weights[name] for name in group}, dtype)
+        where |= dict.fromkeys(group, file)
+    if shards > 1:
+        index = {"metadata": {}, "weight_map": where}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _write_safetensors(path: Path, arrays: dict[str, npt.NDArray[np.float32]], dtype: str) -> None:
+    # By hand, for numpy has no bfloat16: length of the header, the header as JSON, the data.
+    kind = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[dtype]
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    data = b""
+    for name, array in arrays.items():
+        encoded = _encode(array, dtype)
+        offsets = [len(data), len(data) + len(encoded)]
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": offsets}
+        data += encoded
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def _encode(array: npt.NDArray[np.float32], dtype: str) -> bytes:
+    if dtype == "bfloat16":
+        bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).tobytes()
+    return array.astype(dtype).tobytes()
+
+
+def _ids(files: dict[str, bytes]) -> dict[Any, int]:
+    if "tokenizer.json" in files:
+        document = json.loads(files["tokenizer.json"])
+        return {**document["model"]["vocab"], **{t["content"]: t["id"] for t in document["added_tokens"]}}
+    return {"<unk>": 0, "<s>": 1, "</s>": 2}
+
+
+@functools.cache
+def _tokenizer_files(family: str, kind: str, vocab: int) -> dict[str, bytes]:
+    if kind == "sentencepiece":
+        return _sentencepiece_files(vocab)
+    return _bpe_files(family, vocab)
+
+
+def _bpe_files(family: str, vocab: int) -> dict[str, bytes]:
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+    )
+    from tokenizers.trainers import BpeTrainer
+
+    llama = family == "llama"
+    special = LLAMA3_SPECIAL if llama else QWEN_SPECIAL
+    plain = () if llama else QWEN_PLAIN
+    unused = 0 if llama else 7
+    tokenizer = Tokenizer(models.BPE(ignore_merges=llama))
+    if not llama:
+        tokenizer.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(LLAMA3_REGEX if llama else QWEN2_REGEX), "isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=vocab - len(special) - len(plain) - unused,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([sample_text(20000)], trainer)
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
+    tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in plain])
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast" if llama else "Qwen2Tokenizer",
+        "bos_token": special[0] if llama else None,
+        "eos_token": special[-1],
+        "pad_token": special[1] if llama else special[0],
+        "chat_template": CHAT_TEMPLATE,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": 512,
+    }
+    if llama:
+        start = (special[0], tokenizer.token_to_id(special[0]))
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{special[0]} $A", pair=f"{special[0]} $A {special[0]}:1 $B:1", special_tokens=[start]
+        )
+    else:
+        settings["add_bos_token"] = False
+        tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    return {
+        "tokenizer.json": tokenizer.to_str().encode(),
+        "tokenizer_config.json": json.dumps(settings).encode(),
+    }
+
+
+def _sentencepiece_files(vocab: int) -> dict[str, bytes]:
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sample_text(20000).splitlines()),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocab,
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        num_threads=1,
+        minloglevel=2,
+    )
+    settings = {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "legacy": False,
+        "chat_template": CHAT_TEMPLATE,
+        "clean_up_tokenization_spaces": False,
+    }
+    return {"tokenizer.model": model.getvalue(), "tokenizer_config.json": json.dumps(settings).encode()}
