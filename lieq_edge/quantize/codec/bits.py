@@ -1,0 +1,138 @@
+"""Small codes in bytes: the bit planes of ggml's blocks and its four ways to store the scales of sub-blocks.
+
+All functions work on many blocks at once, one block a row, and each ``write_*`` undoes its ``read_*``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+Codes = npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Some bits of every code of a block.
+
+    A byte holds ``8 / bits`` codes that lie ``width`` apart; ``width`` adjacent bytes hold adjacent codes.
+
+    Attributes:
+        start: first byte in the block.
+        size: bytes.
+        width: distance of the codes that share a byte.
+        bits: bits of a code in this plane.
+        shift: where these bits go in the code.
+    """
+
+    start: int
+    size: int
+    width: int
+    bits: int
+    shift: int = 0
+
+    @property
+    def stop(self) -> int:
+        """First byte after the plane."""
+        return self.start + self.size
+
+    def _shifts(self) -> Bytes:
+        return np.arange(0, 8, self.bits, dtype=np.uint8)[:, None]
+
+    def read(self, blocks: Bytes) -> Bytes:
+        """The plane's part of the codes, uint8 ``(blocks, codes)``."""
+        grouped = blocks[:, self.start : self.stop].reshape(len(blocks), -1, 1, self.width)
+        parts = (grouped >> self._shifts()) & np.uint8((1 << self.bits) - 1)
+        return (parts << np.uint8(self.shift)).reshape(len(blocks), -1)
+
+    def write(self, codes: Bytes, blocks: Bytes) -> None:
+        """Put the plane's part of ``codes`` (uint8 ``(blocks, codes)``) into ``blocks``."""
+        parts = (codes >> np.uint8(self.shift)) & np.uint8((1 << self.bits) - 1)
+        grouped = parts.reshape(len(blocks), -1, 8 // self.bits, self.width) << self._shifts()
+        packed = np.bitwise_or.reduce(grouped, axis=2)
+        blocks[:, self.start : self.stop] = packed.reshape(len(blocks), -1)
+
+
+@dataclass(frozen=True)
+class ScaleBits:
+    """How a super-block stores the integer scales (and mins) of its sub-blocks.
+
+    Attributes:
+        size: bytes.
+        lowest, highest: range of an integer scale. Mins, where there are any, have the same range.
+        read: bytes ``(blocks, size)`` -> scales and mins (or None), int16 ``(blocks, sub-blocks)``.
+        write: the reverse.
+    """
+
+    size: int
+    lowest: int
+    highest: int
+    read: Callable[[Bytes], tuple[Codes, Codes | None]]
+    write: Callable[[Codes, Codes | None], Bytes]
+
+
+def _read_nibbles(packed: Bytes) -> tuple[Codes, Codes | None]:
+    return (packed & 15).astype(np.int16), (packed >> 4).astype(np.int16)
+
+
+def _write_nibbles(scales: Codes, mins: Codes | None) -> Bytes:
+    assert mins is not None
+    return (scales | (mins << 4)).astype(np.uint8)
+
+
+def _read_six_pairs(packed: Bytes) -> tuple[Codes, Codes | None]:
+    scales, mins, upper = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
+    late_scales = (upper & 15) | ((scales >> 6) << 4)
+    late_mins = (upper >> 4) | ((mins >> 6) << 4)
+    return (
+        np.concatenate([scales & 63, late_scales], axis=1).astype(np.int16),
+        np.concatenate([mins & 63, late_mins], axis=1).astype(np.int16),
+    )
+
+
+def _write_six_pairs(scales: Codes, mins: Codes | None) -> Bytes:
+    assert mins is not None
+    first = scales[:, :4] | ((scales[:, 4:] >> 4) << 6)
+    second = mins[:, :4] | ((mins[:, 4:] >> 4) << 6)
+    third = (scales[:, 4:] & 15) | ((mins[:, 4:] & 15) << 4)
+    return np.concatenate([first, second, third], axis=1).astype(np.uint8)
+
+
+def _read_six_signed(packed: Bytes) -> tuple[Codes, Codes | None]:
+    lower = np.concatenate([packed[:, :8] & 15, packed[:, :8] >> 4], axis=1)
+    upper = np.concatenate([(packed[:, 8:] >> shift) & 3 for shift in (0, 2, 4, 6)], axis=1)
+    return (lower | (upper << 4)).astype(np.int16) - np.int16(32), None
+
+
+def _write_six_signed(scales: Codes, mins: Codes | None) -> Bytes:
+    stored = (scales + 32).astype(np.uint8)
+    lower = (stored[:, :8] & 15) | ((stored[:, 8:] & 15) << 4)
+    upper = np.bitwise_or.reduce(
+        (stored >> 4).reshape(len(stored), 4, 4) << np.array([[0], [2], [4], [6]], np.uint8), axis=1
+    )
+    return np.concatenate([lower, upper], axis=1)
+
+
+def _read_int8(packed: Bytes) -> tuple[Codes, Codes | None]:
+    return packed.view(np.int8).astype(np.int16), None
+
+
+def _write_int8(scales: Codes, mins: Codes | None) -> Bytes:
+    return scales.astype(np.int8).view(np.uint8)
+
+
+NIBBLES = ScaleBits(16, 0, 15, _read_nibbles, _write_nibbles)
+"""Q2_K: scale in the low and min in the high four bits of a byte."""
+
+SIX_PAIRS = ScaleBits(12, 0, 63, _read_six_pairs, _write_six_pairs)
+"""Q4_K and Q5_K: eight scales and eight mins of six bits (``get_scale_min_k4``)."""
+
+SIX_SIGNED = ScaleBits(12, -32, 31, _read_six_signed, _write_six_signed)
+"""Q3_K: sixteen signed scales of six bits."""
+
+INT8 = ScaleBits(16, -128, 127, _read_int8, _write_int8)
+"""Q6_K: sixteen signed scales of a byte."""

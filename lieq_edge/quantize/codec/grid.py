@@ -1,0 +1,73 @@
+"""Quantised rows taken apart: integer codes, and the scales and mins that give them meaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from .bits import Codes
+from .layouts import LAYOUTS, Layout
+
+Floats = npt.NDArray[np.float32]
+Halves = npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a tensor of one ggml type stores.
+
+    Attributes:
+        type_name: ggml's name.
+        codes: uint8 ``(rows, columns)``, indices into the layout's levels.
+        d: float16 ``(rows, blocks)``, the scale of a block or super-block.
+        m: float16 like ``d``, the min of a block or super-block; None for types without mins.
+        scale_codes: int16 ``(rows, sub-blocks)``, integer scales; None when a block is one sub-block.
+        min_codes: int16 like ``scale_codes``, integer mins; None for types without them.
+    """
+
+    type_name: str
+    codes: npt.NDArray[np.uint8]
+    d: Halves
+    m: Halves | None = None
+    scale_codes: Codes | None = None
+    min_codes: Codes | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """The type's block layout."""
+        return LAYOUTS[self.type_name]
+
+    def scales(self) -> Floats:
+        """Effective scale of each sub-block, float32 ``(rows, sub-blocks)``, rounded as ggml's decoder does."""
+        return _effective(self.d, self.scale_codes)
+
+    def mins(self) -> Floats | None:
+        """Effective min of each sub-block (it is subtracted), like ``scales``; None for types without mins."""
+        if self.m is None:
+            return None
+        return _effective(self.m, self.min_codes) * np.float32(self.layout.min_sign)
+
+    def values(self) -> Floats:
+        """The weights, float32 ``(rows, columns)``, bit for bit what ``gguf.quants.dequantize`` gives."""
+        rows, columns = self.codes.shape
+        levels = np.array(self.layout.levels, np.float32)
+        values = levels[self.codes].reshape(rows, -1, self.layout.sub)
+        values *= self.scales()[:, :, None]
+        mins = self.mins()
+        if mins is not None:
+            values -= mins[:, :, None]
+        return values.reshape(rows, columns)
+
+    def with_codes(self, codes: npt.NDArray[np.uint8]) -> Grid:
+        """The same scales with other codes."""
+        return replace(self, codes=codes)
+
+
+def _effective(base: Halves, factors: Codes | None) -> Floats:
+    """Product in float32 of a block's value and the integers of its sub-blocks."""
+    if factors is None:
+        return base.astype(np.float32)
+    per_block = factors.shape[1] // base.shape[1]
+    return np.repeat(base.astype(np.float32), per_block, axis=1) * factors.astype(np.float32)
