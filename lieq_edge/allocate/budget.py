@@ -1,0 +1,58 @@
+"""Read a budget: nominal bits, physical bits a weight, or bytes of the finished file."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import InputError
+
+_UNITS = {
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
+_PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]*)\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the weights may take.
+
+    Attributes:
+        kind: ``nominal`` (average code bits of the block weights, the paper's b), ``bpw`` (physical bits a weight
+            of the block weights) or ``bytes`` (of the finished file, metadata included).
+        value: in that unit.
+        text: as the user wrote it.
+    """
+
+    kind: Literal["nominal", "bpw", "bytes"]
+    value: float
+    text: str
+
+
+def parse_budget(text: str) -> Budget:
+    """Read ``2.1`` (nominal bits), ``3.0bpw`` or ``90MB``/``90MiB`` (kB, MB, GB are powers of ten).
+
+    Raises:
+        InputError: the text is none of these.
+    """
+    match = _PATTERN.fullmatch(text)
+    if match:
+        number, unit = float(match[1]), match[2].lower()
+        if math.isfinite(number) and number > 0:
+            if unit == "":
+                return Budget("nominal", number, text.strip())
+            if unit == "bpw":
+                return Budget("bpw", number, text.strip())
+            if unit in _UNITS:
+                return Budget("bytes", float(math.floor(number * _UNITS[unit])), text.strip())
+    raise InputError(
+        f"The budget {text!r} is not understood; write 2.1 (nominal bits), 3.0bpw (bits a weight) or 90MB (file size)."
+    )

@@ -1,0 +1,261 @@
+"""A plan: the type of every tensor, made from measurements and a budget. Needs no model and no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ..container import header_bytes, padded
+from ..errors import InputError
+from ..ggml_types import TYPES
+from ..measure.diagnostics import Diagnostics, TensorInfo, TextInfo
+from .budget import Budget, parse_budget
+from .levels import check_range, levels_under, many_levels, two_levels
+from .scores import score_blocks
+from .types import LEVEL_TYPES, resolve
+
+# The key-values under ``lieq.`` hold scores, bits and hashes; the plan sets aside what they take at most.
+_OWN_KEYS_BYTES = 4096
+_OWN_KEYS_BYTES_A_BLOCK = 48
+
+_BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """The type of one tensor.
+
+    Attributes:
+        name: GGUF name.
+        shape: numpy order.
+        type: name of the ggml type it is written in.
+        nbytes: without padding.
+        wanted: the type that the level asked for, where it does not fit the rows; else None.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    nbytes: int
+    wanted: str | None = None
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """Score and nominal bits of one block."""
+
+    index: int
+    score: float
+    bits: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Types for all tensors, with what they add up to.
+
+    Attributes:
+        budget: as the user wrote it.
+        nominal_bits: average nominal bits of the block weights (the paper's meaning).
+        bpw: physical bits a weight of the block weights.
+        file_bpw: physical bits a weight over all weights.
+        compression_ratio: CR of the paper, nominal bits over 16.
+        data_bytes: of all tensors with padding.
+        file_bytes: upper bound of the finished file.
+    """
+
+    model: str
+    architecture: str
+    model_hash: str
+    metric: str
+    seed: int
+    budget: str
+    levels: tuple[int, ...]
+    blocks: tuple[BlockPlan, ...]
+    tensors: tuple[TensorPlan, ...]
+    nominal_bits: float
+    bpw: float
+    file_bpw: float
+    compression_ratio: float
+    data_bytes: int
+    file_bytes: int
+    probe: TextInfo | None = None
+    fallbacks: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """How to allocate.
+
+    Attributes:
+        levels: ascending nominal bits; with (2, 4) and a nominal budget the paper's rule (Eqs 9-10) is used.
+        token_embedding_type: type of ``token_embd.weight``; None takes Q6_K when it is also the output head and
+            Q4_K otherwise.
+        output_type: type of ``output.weight``; None takes Q6_K.
+        strict_types: refuse types that do not fit a tensor's rows instead of replacing them.
+        seed: of the metric ``random``.
+        weights: (a, b, c) of the metric ``composite``.
+    """
+
+    metric: str = "geometry"
+    levels: tuple[int, ...] = (2, 3, 4)
+    token_embedding_type: str | None = None
+    output_type: str | None = None
+    strict_types: bool = False
+    seed: int = 0
+    weights: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
+
+
+def make_plan(diagnostics: Diagnostics, budget: str | Budget, options: PlanOptions | None = None) -> Plan:
+    """Allocate types to all tensors of the measured model under a budget.
+
+    Raises:
+        InputError: the budget cannot be met (the reachable range is told), a measurement that the metric needs is
+            missing, or a type does not fit and ``strict_types`` is set.
+    """
+    options = options or PlanOptions()
+    budget = parse_budget(budget) if isinstance(budget, str) else budget
+    levels = _check_levels(options.levels)
+    scores = score_blocks(diagnostics, options.metric, seed=options.seed, weights=options.weights)
+    members = _block_tensors(diagnostics.tensors, len(diagnostics.blocks))
+    sizes = [sum(_count(tensor) for tensor in tensors) for tensors in members]
+    fixed = [_plan_fixed(tensor, diagnostics, options) for tensor in diagnostics.tensors if not _is_block_weight(tensor)]
+
+    def at_level(tensor: TensorInfo, level: int) -> TensorPlan:
+        return _plan_tensor(tensor, LEVEL_TYPES[level], options.strict_types)
+
+    def block_bytes(block: int, level: int) -> int:
+        return sum(padded(at_level(tensor, level).nbytes) for tensor in members[block])
+
+    overhead = _overhead(diagnostics) + sum(padded(tensor.nbytes) for tensor in fixed)
+    bits = _allocate(budget, levels, scores, sizes, block_bytes, overhead)
+    types = {
+        tensor.name: at_level(tensor, level)
+        for tensors, level in zip(members, bits, strict=True)
+        for tensor in tensors
+    }
+    types.update({tensor.name: tensor for tensor in fixed})
+    tensors = tuple(types[tensor.name] for tensor in diagnostics.tensors)
+    return _summarise(diagnostics, budget, options, scores, bits, tensors)
+
+
+def _allocate(
+    budget: Budget,
+    levels: tuple[int, ...],
+    scores: list[float],
+    sizes: list[int],
+    block_bytes: Callable[[int, int], int],
+    overhead: int,
+) -> list[int]:
+    if budget.kind == "nominal":
+        check_range(budget.value, levels[0], levels[-1])
+        if len(levels) == 1:
+            return [levels[0]] * len(sizes)
+        if levels == (2, 4):
+            return two_levels(scores, sizes, budget.value, 2, 4)
+        return many_levels(scores, sizes, budget.value, levels)
+    total = sum(sizes)
+    spare = 0 if budget.kind == "bpw" else overhead
+    limit = budget.value * total / 8 * (1 + 1e-12) if budget.kind == "bpw" else budget.value - overhead
+    bits = levels_under(scores, levels, limit, block_bytes, sizes)
+    if bits is None:
+        least = sum(block_bytes(i, levels[0]) for i in range(len(sizes)))
+        most = sum(block_bytes(i, levels[-1]) for i in range(len(sizes)))
+        if budget.kind == "bpw":
+            reach = f"{8 * least / total:.3f} to {8 * most / total:.3f} bits a weight"
+        else:
+            reach = f"{(least + spare) / 1e6:.1f} MB to {(most + spare) / 1e6:.1f} MB"
+        raise InputError(
+            f"The budget {budget.text} is out of reach: this model with these levels and types takes {reach}; "
+            "raise the budget, or choose smaller --levels, --token-embedding-type or --output-type."
+        )
+    return bits
+
+
+def _summarise(
+    diagnostics: Diagnostics,
+    budget: Budget,
+    options: PlanOptions,
+    scores: list[float],
+    bits: list[int],
+    tensors: tuple[TensorPlan, ...],
+) -> Plan:
+    in_blocks = [tensor for tensor in tensors if _is_block_weight(tensor)]
+    block_weights = sum(_count(tensor) for tensor in in_blocks)
+    all_weights = sum(_count(tensor) for tensor in tensors)
+    nominal = sum(bits[_block_of(tensor.name)] * _count(tensor) for tensor in in_blocks) / block_weights
+    data = sum(padded(tensor.nbytes) for tensor in tensors)
+    return Plan(
+        model=diagnostics.model,
+        architecture=diagnostics.architecture,
+        model_hash=diagnostics.model_hash,
+        metric=options.metric,
+        seed=options.seed,
+        budget=budget.text,
+        levels=tuple(options.levels),
+        blocks=tuple(BlockPlan(i, score, b) for i, (score, b) in enumerate(zip(scores, bits, strict=True))),
+        tensors=tensors,
+        nominal_bits=nominal,
+        bpw=8 * sum(tensor.nbytes for tensor in in_blocks) / block_weights,
+        file_bpw=8 * sum(tensor.nbytes for tensor in tensors) / all_weights,
+        compression_ratio=nominal / 16,
+        data_bytes=data,
+        file_bytes=data + _overhead(diagnostics),
+        probe=diagnostics.probe,
+        fallbacks={tensor.name: f"{tensor.wanted} -> {tensor.type}" for tensor in tensors if tensor.wanted},
+    )
+
+
+def _plan_fixed(tensor: TensorInfo, diagnostics: Diagnostics, options: PlanOptions) -> TensorPlan:
+    """Types outside the levels: embedding and head by option or default, everything else in full precision."""
+    tied = not any(other.name == "output.weight" for other in diagnostics.tensors)
+    if tensor.name == "token_embd.weight":
+        return _plan_tensor(tensor, options.token_embedding_type or ("Q6_K" if tied else "Q4_K"), options.strict_types)
+    if tensor.name == "output.weight":
+        return _plan_tensor(tensor, options.output_type or "Q6_K", options.strict_types)
+    return TensorPlan(tensor.name, tensor.shape, "F32", TYPES["F32"].nbytes(tensor.shape))
+
+
+def _plan_tensor(tensor: TensorInfo, type_name: str, strict: bool) -> TensorPlan:
+    resolved = resolve(type_name, tensor.shape[-1], strict=strict, tensor=tensor.name)
+    return TensorPlan(
+        tensor.name, tensor.shape, resolved.type.name, resolved.type.nbytes(tensor.shape), resolved.wanted
+    )
+
+
+def _overhead(diagnostics: Diagnostics) -> int:
+    own = _OWN_KEYS_BYTES + _OWN_KEYS_BYTES_A_BLOCK * len(diagnostics.blocks)
+    return header_bytes(diagnostics.metadata_bytes + own, [(t.name, t.shape) for t in diagnostics.tensors])
+
+
+def _is_block_weight(tensor: TensorInfo | TensorPlan) -> bool:
+    """Matrices inside a block; norms and biases are vectors and stay in full precision."""
+    return _BLOCK.fullmatch(tensor.name) is not None and len(tensor.shape) >= 2
+
+
+def _block_of(name: str) -> int:
+    match = _BLOCK.fullmatch(name)
+    assert match is not None
+    return int(match[1])
+
+
+def _block_tensors(tensors: Sequence[TensorInfo], count: int) -> list[list[TensorInfo]]:
+    members: list[list[TensorInfo]] = [[] for _ in range(count)]
+    for tensor in tensors:
+        if _is_block_weight(tensor):
+            members[_block_of(tensor.name)].append(tensor)
+    return members
+
+
+def _count(tensor: TensorInfo | TensorPlan) -> int:
+    count = 1
+    for n in tensor.shape:
+        count *= n
+    return count
+
+
+def _check_levels(levels: tuple[int, ...]) -> tuple[int, ...]:
+    if not levels or any(level not in LEVEL_TYPES for level in levels) or sorted(set(levels)) != list(levels):
+        known = ",".join(str(level) for level in LEVEL_TYPES)
+        raise InputError(f"--levels takes rising numbers out of {known}, e.g. 2,3,4; got {levels}.")
+    return levels

@@ -1,0 +1,49 @@
+"""From nominal bits to a ggml type that fits a tensor's rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import InputError
+from ..ggml_types import TYPES, GgmlType
+
+LEVEL_TYPES = {2: "Q2_K", 3: "Q3_K", 4: "Q4_K", 5: "Q5_K", 6: "Q6_K", 8: "Q8_0"}
+"""The type that stands for a level of nominal bits."""
+
+FALLBACKS = ("IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "F16")
+"""Types for rows that no 256-wide super-block fits, smallest first.
+
+IQ4_NL stands for Q4_0, which has the same size and a coarser grid. Q2_0 and MXFP4 are smaller, but ggml's encoders of
+them ignore the importance vector, and the result is of no use on weights that were not trained for them.
+"""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The type a tensor gets, and the one it was meant to get if that does not fit its rows."""
+
+    type: GgmlType
+    wanted: str | None
+
+
+def resolve(type_name: str, columns: int, *, strict: bool = False, tensor: str = "a tensor") -> Resolved:
+    """The type itself where it fits rows of ``columns`` weights, otherwise the smallest type that does.
+
+    A fallback never has fewer nominal bits than the type it stands for, so the order of the blocks stays.
+
+    Raises:
+        InputError: the type is unknown, or it does not fit and ``strict`` is set.
+    """
+    wanted = TYPES.get(type_name.upper())
+    if wanted is None:
+        raise InputError(f"The type {type_name!r} is unknown; choose one of {', '.join(TYPES)}.")
+    if wanted.fits(columns):
+        return Resolved(wanted, None)
+    if strict:
+        raise InputError(
+            f"{wanted.name} does not fit {tensor}: its rows of {columns} weights are no multiple of {wanted.block}; "
+            "leave --strict-types out to let it take the smallest type that fits."
+        )
+    candidates = [TYPES[name] for name in FALLBACKS]
+    fitting = [kind for kind in candidates if kind.fits(columns) and kind.bits >= wanted.bits]
+    return Resolved(min(fitting, key=lambda kind: kind.bpw), wanted.name)

@@ -1,0 +1,123 @@
+"""Settings of an export, from flags, from Python, or from a recipe file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import InputError
+
+Metric = Literal["geometry", "composite", "saliency", "random", "first", "last"]
+Projections = Literal["qkv", "all"]
+Baseline = Literal["projection", "network"]
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """Everything that decides what an export writes and how it is checked.
+
+    Attributes:
+        budget: ``2.1`` nominal bits, ``3.0bpw`` or ``90MB``.
+        metric: what scores the blocks.
+        levels: ascending nominal bits that blocks may get.
+        projections: ``qkv``, or ``all`` linears of a block, for the geometry.
+        baseline: the untrained counterpart: ``projection`` or ``network``.
+        seed: first seed of everything that is drawn.
+        threads: of torch and ggml; None takes all cores.
+        probe_text: file with the text for the geometry; None takes the built-in text.
+        probe_tokens: tokens of it.
+        calibration: ``docs``, ``self``, ``mixed``, ``none``, or a file.
+        calibration_tokens: tokens for the importance vectors.
+        token_embedding_type: ggml type of ``token_embd.weight``; None takes the default of the plan.
+        output_type: ggml type of ``output.weight``.
+        strict_types: refuse types that do not fit rows instead of replacing them.
+        validate: measure the written file.
+        reference: measure it against the unquantised model as well (KL divergence, top-1 agreement).
+        text: file to validate on; None takes the built-in text.
+        context: tokens of a window of the validation.
+        chunks: windows of the validation; None takes the whole text.
+        max_ppl_ratio: fail when PPL exceeds that of the unquantised model by more than this factor.
+    """
+
+    budget: str
+    metric: Metric = "geometry"
+    levels: tuple[int, ...] = (2, 3, 4)
+    projections: Projections = "qkv"
+    baseline: Baseline = "projection"
+    seed: int = 0
+    threads: int | None = None
+    probe_text: Path | None = None
+    probe_tokens: int = 512
+    calibration: str = "docs"
+    calibration_tokens: int = 16384
+    token_embedding_type: str | None = None
+    output_type: str | None = None
+    strict_types: bool = False
+    validate: bool = True
+    reference: bool = True
+    text: Path | None = None
+    context: int = 512
+    chunks: int | None = 16
+    max_ppl_ratio: float | None = None
+
+
+def load_recipe(path: Path) -> dict[str, Any]:
+    """Read a recipe: a YAML file with ``description``, ``notes`` and any settings of an export.
+
+    Returns:
+        The settings that the recipe gives, by field name of ``ExportSettings``.
+
+    Raises:
+        InputError: the file is missing, is no YAML, or holds an unknown or ill-typed setting.
+    """
+    import yaml
+    from pydantic import ValidationError
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Cannot read the recipe {path}: {error}.") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"The recipe {path} is no YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(document, dict):
+        raise InputError(f"The recipe {path} must hold settings, one `name: value` a line.")
+    try:
+        recipe = _recipe_model().model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"The recipe {path} has a wrong setting {where}: {first['msg']}.") from error
+    return {name: getattr(recipe, name) for name in recipe.model_fields_set - {"description", "notes"}}
+
+
+def merge(recipe: dict[str, Any], given: dict[str, Any]) -> ExportSettings:
+    """Settings from a recipe and from what the user gave, which wins.
+
+    Raises:
+        InputError: neither has a budget.
+    """
+    values = {**recipe, **given}
+    if values.get("budget") is None:
+        raise InputError("No budget is given; pass --budget (e.g. 2.1, 3.0bpw or 90MB) or a --recipe that has one.")
+    return replace(ExportSettings(budget=str(values.pop("budget"))), **values)
+
+
+def _recipe_model() -> Any:
+    from pydantic import ConfigDict, create_model, field_validator
+    from typing import get_type_hints
+
+    def as_text(cls: Any, value: Any) -> Any:
+        # YAML reads `budget: 2.1` as a number.
+        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    hints = get_type_hints(ExportSettings)
+    optional: dict[str, Any] = {field.name: (hints[field.name], None) for field in fields(ExportSettings)}
+    return create_model(
+        "Recipe",
+        __config__=ConfigDict(extra="forbid", frozen=True),
+        __validators__={"budget_text": field_validator("budget", mode="before")(as_text)},
+        description=(str, ...),
+        notes=(str, ""),
+        **optional,
+    )

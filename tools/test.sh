@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Install what the tests need into a virtual environment and run all checks: ruff, mypy, pytest.
+#   tools/test.sh [pytest arguments]
+# LIEQ_VENV names the virtual environment (default .venv), LIEQ_PYTHON the Python that makes it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. tools/environment.sh
+install_project "test"
+"$VENV/bin/ruff" check lieq_edge tests tools
+"$VENV/bin/ruff" format --check lieq_edge tests tools
+"$VENV/bin/mypy"
+"$VENV/bin/python" -m pytest "$@"
