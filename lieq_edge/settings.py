@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,13 +99,23 @@ def merge(recipe: dict[str, Any], given: dict[str, Any]) -> ExportSettings:
     """
     values = {**recipe, **given}
     if values.get("budget") is None:
-        raise InputError("No budget is given; pass --budget (e.g. 2.1, 3.0bpw or 90MB) or a --recipe that has one.")
-    return replace(ExportSettings(budget=str(values.pop("budget"))), **values)
+        raise InputError(
+            "No budget is given; pass --budget (e.g. 2.1, 3.0bpw or 90MB) or a --recipe that has one."
+        )
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(ExportSettings).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "--" + str(first["loc"][0]).replace("_", "-")
+        raise InputError(f"{where} got {first['input']!r}: {first['msg']}.") from error
 
 
 def _recipe_model() -> Any:
-    from pydantic import ConfigDict, create_model, field_validator
     from typing import get_type_hints
+
+    from pydantic import ConfigDict, create_model, field_validator
 
     def as_text(cls: Any, value: Any) -> Any:
         # YAML reads `budget: 2.1` as a number.

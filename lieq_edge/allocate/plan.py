@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ..container import header_bytes, padded
+from ..container import header_size, padded
 from ..errors import InputError
 from ..ggml_types import TYPES
 from ..measure.diagnostics import Diagnostics, TensorInfo, TextInfo
@@ -119,7 +119,11 @@ def make_plan(diagnostics: Diagnostics, budget: str | Budget, options: PlanOptio
     scores = score_blocks(diagnostics, options.metric, seed=options.seed, weights=options.weights)
     members = _block_tensors(diagnostics.tensors, len(diagnostics.blocks))
     sizes = [sum(_count(tensor) for tensor in tensors) for tensors in members]
-    fixed = [_plan_fixed(tensor, diagnostics, options) for tensor in diagnostics.tensors if not _is_block_weight(tensor)]
+    fixed = [
+        _plan_fixed(tensor, diagnostics, options)
+        for tensor in diagnostics.tensors
+        if not _is_block_weight(tensor)
+    ]
 
     def at_level(tensor: TensorInfo, level: int) -> TensorPlan:
         return _plan_tensor(tensor, LEVEL_TYPES[level], options.strict_types)
@@ -210,7 +214,9 @@ def _plan_fixed(tensor: TensorInfo, diagnostics: Diagnostics, options: PlanOptio
     """Types outside the levels: embedding and head by option or default, everything else in full precision."""
     tied = not any(other.name == "output.weight" for other in diagnostics.tensors)
     if tensor.name == "token_embd.weight":
-        return _plan_tensor(tensor, options.token_embedding_type or ("Q6_K" if tied else "Q4_K"), options.strict_types)
+        return _plan_tensor(
+            tensor, options.token_embedding_type or ("Q6_K" if tied else "Q4_K"), options.strict_types
+        )
     if tensor.name == "output.weight":
         return _plan_tensor(tensor, options.output_type or "Q6_K", options.strict_types)
     return TensorPlan(tensor.name, tensor.shape, "F32", TYPES["F32"].nbytes(tensor.shape))
@@ -225,7 +231,7 @@ def _plan_tensor(tensor: TensorInfo, type_name: str, strict: bool) -> TensorPlan
 
 def _overhead(diagnostics: Diagnostics) -> int:
     own = _OWN_KEYS_BYTES + _OWN_KEYS_BYTES_A_BLOCK * len(diagnostics.blocks)
-    return header_bytes(diagnostics.metadata_bytes + own, [(t.name, t.shape) for t in diagnostics.tensors])
+    return header_size(diagnostics.metadata_bytes + own, [(t.name, t.shape) for t in diagnostics.tensors])
 
 
 def _is_block_weight(tensor: TensorInfo | TensorPlan) -> bool:

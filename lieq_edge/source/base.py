@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ..container import KeyValue as KeyValue
 
 Array = npt.NDArray[np.float32]
 
@@ -27,23 +30,6 @@ class TensorSpec:
     stored: str
 
 
-@dataclass(frozen=True)
-class KeyValue:
-    """One GGUF key-value.
-
-    Attributes:
-        key: e.g. ``llama.block_count``.
-        value: a Python scalar, string, or list of them.
-        type: ``gguf.GGUFValueType`` as an int.
-        item_type: the type of the list's items when ``type`` is ARRAY.
-    """
-
-    key: str
-    value: Any
-    type: int
-    item_type: int | None = None
-
-
 class Source(ABC):
     """A model to quantise. Opening one reads headers only; tensors are read one at a time.
 
@@ -52,12 +38,14 @@ class Source(ABC):
         architecture: GGUF architecture, e.g. ``llama``.
         n_blocks: number of Transformer blocks.
         warnings: sentences that the user should see.
+        gguf_path: the model as one GGUF file that llama.cpp can load, when the source is one.
     """
 
     label: str
     architecture: str
     n_blocks: int
     warnings: tuple[str, ...] = ()
+    gguf_path: Path | None = None
 
     @property
     @abstractmethod
@@ -86,8 +74,9 @@ class Source(ABC):
         """The transformers configuration (``model_type`` included) of the same model."""
 
     @abstractmethod
-    def hf_name(self, name: str) -> str:
-        """The transformers parameter name of a GGUF tensor, e.g. ``model.layers.3.self_attn.q_proj.weight``."""
+    def hf_name(self, name: str) -> str | None:
+        """The transformers parameter name of a GGUF tensor, e.g. ``model.layers.3.self_attn.q_proj.weight``;
+        None for a tensor that is no parameter there (``rope_freqs.weight``)."""
 
     @abstractmethod
     def to_hf(self, name: str, array: Array) -> Array:
@@ -95,7 +84,10 @@ class Source(ABC):
 
     @abstractmethod
     def tokenize(self, text: str, *, add_bos: bool = False) -> list[int]:
-        """Token ids of plain ``text`` (special tokens in it are read as text), by llama.cpp's tokenizer."""
+        """Token ids of plain ``text`` (special tokens in it are read as text), by llama.cpp's tokenizer.
+
+        With ``add_bos`` they begin with BOS, if the model has one.
+        """
 
     @property
     @abstractmethod

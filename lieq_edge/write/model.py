@@ -126,7 +126,11 @@ def write_model(
         InputError: the disk has too little space.
     """
     check_space(path.parent, plan.file_bytes)
-    metadata = [*source.metadata(), *own_metadata(plan, calibration=calibration, rounding=rounding)]
+    # The default alignment is what the plan counts with.
+    carried = [
+        kv for kv in source.metadata() if kv.key != "general.alignment" and not kv.key.startswith("lieq.")
+    ]
+    metadata = [*carried, *own_metadata(plan, calibration=calibration, rounding=rounding)]
     shapes = [(tensor.name, tensor.shape, TYPES[tensor.type]) for tensor in plan.tensors]
     with atomic_path(path) as temporary:
         try:

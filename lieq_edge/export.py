@@ -1,0 +1,331 @@
+"""The whole way from a model to a checked GGUF file: source, measure, allocate, quantize, write, validate."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .allocate.budget import parse_budget
+from .allocate.plan import Plan, PlanOptions, TensorPlan, make_plan
+from .allocate.scores import NEEDS
+from .errors import GateError, InputError
+from .files import check_output, check_space
+from .progress import log, stage
+from .resources import Stopwatch, peak_rss_bytes
+from .settings import ExportSettings
+
+if TYPE_CHECKING:
+    from .measure.diagnostics import Diagnostics, TextInfo
+    from .quantize.ggml import Packed
+    from .quantize.tensors import Importance
+    from .source.base import Source
+    from .validate.perplexity import Validation
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One block of the report: what was measured, the nominal bits, and the type of each projection."""
+
+    index: int
+    score: float
+    bits: int
+    delta_ppl: float | None
+    compactness_gain: float | None
+    energy_gain: float | None
+    types: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export did.
+
+    Attributes:
+        file_bytes: of the written file.
+        nominal_bits: average code bits of the block weights.
+        bpw: physical bits a weight of the block weights.
+        file_bpw: physical bits a weight of all weights.
+        layers: one record a block.
+        fallbacks: tensors whose rows the wanted type does not fit, with the type they got.
+        seconds: by stage.
+        peak_rss_bytes: largest resident size of the process.
+        validation: of the written file, None when it was not asked for.
+    """
+
+    model: str
+    out: str
+    architecture: str
+    file_bytes: int
+    nominal_bits: float
+    bpw: float
+    file_bpw: float
+    metric: str
+    budget: str
+    rounding: str
+    embedding_types: dict[str, str]
+    layers: tuple[LayerReport, ...]
+    fallbacks: dict[str, str]
+    calibration: TextInfo | None
+    probe: TextInfo | None
+    warnings: tuple[str, ...]
+    seconds: dict[str, float]
+    peak_rss_bytes: int
+    validation: Validation | None = None
+    correlations: dict[str, float] = field(default_factory=dict)
+
+
+def analyze_model(
+    source: Source, settings: ExportSettings, metrics: frozenset[str] | None = None
+) -> Diagnostics:
+    """Measure the blocks of a model as the settings say.
+
+    Args:
+        source: the model.
+        settings: metric, projections, baseline, probe and seed are read.
+        metrics: what to measure out of ``geometry`` and ``saliency``; None takes what the metric needs.
+    """
+    needed = NEEDS[settings.metric] if metrics is None else metrics
+    if not needed:
+        from .measure.analyze import describe
+
+        return describe(source)
+    from .measure.analyze import analyze
+
+    return analyze(
+        source,
+        metrics=set(needed),
+        projections=settings.projections,
+        baseline=settings.baseline,
+        seeds=tuple(range(settings.seed, settings.seed + 3)),
+        probe_text=settings.probe_text,
+        probe_tokens=settings.probe_tokens,
+        threads=settings.threads,
+    )
+
+
+def plan_options(settings: ExportSettings) -> PlanOptions:
+    """The part of the settings that allocation reads."""
+    return PlanOptions(
+        metric=settings.metric,
+        levels=settings.levels,
+        token_embedding_type=settings.token_embedding_type,
+        output_type=settings.output_type,
+        strict_types=settings.strict_types,
+        seed=settings.seed,
+    )
+
+
+def export_model(
+    model: str,
+    out: Path,
+    settings: ExportSettings,
+    *,
+    diagnostics: Diagnostics | None = None,
+    force: bool = False,
+    show_plan: Callable[[Plan], None] | None = None,
+) -> ExportReport:
+    """Write a mixed-precision GGUF file of ``model`` and check it.
+
+    Args:
+        model: Hugging Face directory, hub id, ``.gguf`` file or ``demo``.
+        out: the file to write; it appears whole or not at all.
+        settings: of the export.
+        diagnostics: saved measurements of the same model, to skip measuring.
+        force: replace an existing file.
+        show_plan: is called with the plan before anything is encoded.
+
+    Returns:
+        The report.
+
+    Raises:
+        InputError: bad input; nothing is written.
+
+    The gate ``max_ppl_ratio`` is not applied here: see ``check_gate``.
+    """
+    from .quantize.tensors import check_importance, encode_tensors
+    from .source import open_source
+    from .write.model import write_model
+
+    check_output(out, force=force)
+    parse_budget(settings.budget)
+    if settings.validate:
+        validation_text(settings.text)  # a missing file is told before any time is spent
+    watch = Stopwatch()
+    with watch.measure("open"):
+        source = open_source(model)
+    for warning in source.warnings:
+        log(f"Note: {warning}")
+    with watch.measure("measure"):
+        if diagnostics is None:
+            diagnostics = analyze_model(source, settings)
+        elif diagnostics.model_hash != source.content_hash:
+            raise InputError(
+                f"The saved measurements are of another model ({diagnostics.model}); run analyze again."
+            )
+    with watch.measure("allocate"):
+        plan = make_plan(diagnostics, settings.budget, plan_options(settings))
+    check_space(out.parent, plan.file_bytes)
+    if show_plan:
+        show_plan(plan)
+    with watch.measure("calibrate"):
+        importance, calibration = calibrate(source, settings)
+    check_importance(plan, importance, allow_none=settings.calibration == "none")
+    rounding = "imatrix" if importance else "nearest"
+    with watch.measure("quantize and write"), stage("Quantise and write", len(plan.tensors)) as advance:
+        encoded = encode_tensors(source, plan, importance, threads=settings.threads)
+        stepped = (_step(item, advance) for item in encoded)
+        file_bytes = write_model(out, source, plan, stepped, calibration=calibration, rounding=rounding)
+    validation = None
+    if settings.validate:
+        with watch.measure("validate"):
+            validation = validate_export(out, source, settings)
+    return ExportReport(
+        model=model,
+        out=str(out),
+        architecture=plan.architecture,
+        file_bytes=file_bytes,
+        nominal_bits=plan.nominal_bits,
+        bpw=plan.bpw,
+        file_bpw=plan.file_bpw,
+        metric=plan.metric,
+        budget=plan.budget,
+        rounding=rounding,
+        embedding_types={
+            t.name: t.type for t in plan.tensors if t.name in ("token_embd.weight", "output.weight")
+        },
+        layers=layer_reports(plan, diagnostics),
+        fallbacks=plan.fallbacks,
+        calibration=calibration,
+        probe=plan.probe,
+        warnings=tuple(source.warnings),
+        seconds=watch.seconds,
+        peak_rss_bytes=peak_rss_bytes(),
+        validation=validation,
+        correlations=diagnostics.correlations,
+    )
+
+
+def calibrate(source: Source, settings: ExportSettings) -> tuple[Importance, TextInfo | None]:
+    """Importance vectors on the calibration text, or none of either for ``--calibration none``."""
+    if settings.calibration == "none":
+        return {}, None
+    from .measure.importance import measure_importance
+    from .measure.texts import calibration_windows
+
+    tokens, info = calibration_windows(
+        source,
+        settings.calibration,
+        tokens=settings.calibration_tokens,
+        seed=settings.seed,
+        threads=settings.threads,
+    )
+    return measure_importance(source, tokens, threads=settings.threads), info
+
+
+def validate_export(out: Path, source: Source, settings: ExportSettings) -> Validation:
+    """Perplexity of the written file and, unless switched off, its divergence from the unquantised model."""
+    from .validate.perplexity import validate_file
+
+    text, name = validation_text(settings.text)
+    context, chunks, threads = settings.context, settings.chunks, settings.threads
+    if not (settings.reference or settings.max_ppl_ratio):
+        return validate_file(out, text, name, context=context, chunks=chunks, threads=threads)
+    with reference_file(source, out.parent) as reference:
+        return validate_file(
+            out, text, name, context=context, chunks=chunks, threads=threads, reference=reference
+        )
+
+
+@contextlib.contextmanager
+def reference_file(source: Source, folder: Path) -> Iterator[Path]:
+    """A GGUF file of the unquantised model: the source itself, or a 16-bit copy in ``folder`` that is removed after."""
+    if source.gguf_path is not None:
+        yield source.gguf_path
+        return
+    from .write.plain import plain_bytes, write_plain
+
+    check_space(folder, plain_bytes(source))
+    with tempfile.TemporaryDirectory(prefix=".lieq-reference.", dir=folder) as temporary:
+        path = Path(temporary) / "reference.gguf"
+        write_plain(path, source)
+        yield path
+
+
+def validation_text(path: Path | None) -> tuple[str, str]:
+    """Text to score on and its name: the user's, or the built-in one that nothing is calibrated on."""
+    from .measure.texts import builtin_text, load_text
+
+    if path is None:
+        return builtin_text("validation")
+    return load_text(path), path.name
+
+
+def check_gate(validation: Validation | None, max_ppl_ratio: float | None) -> None:
+    """Raise GateError when the perplexity exceeds the reference's by more than ``max_ppl_ratio``."""
+    if max_ppl_ratio is None or validation is None or validation.reference_ppl is None:
+        return
+    ratio = validation.ppl / validation.reference_ppl
+    # A NaN perplexity must fail too, so the comparison asks for success.
+    if not ratio <= max_ppl_ratio:
+        raise GateError(
+            f"The perplexity {validation.ppl:.2f} is {ratio:.3f} times the unquantised model's "
+            f"{validation.reference_ppl:.2f}, above --max-ppl-ratio {max_ppl_ratio:g}; raise the budget."
+        )
+
+
+def _step(item: tuple[TensorPlan, Packed], advance: Callable[[], None]) -> tuple[TensorPlan, Packed]:
+    advance()
+    return item
+
+
+def layer_reports(plan: Plan, diagnostics: Diagnostics) -> tuple[LayerReport, ...]:
+    """Measurements, bits and types block by block."""
+    types: list[dict[str, str]] = [{} for _ in plan.blocks]
+    for tensor in plan.tensors:
+        parts = tensor.name.split(".")
+        if parts[0] == "blk" and len(tensor.shape) >= 2:
+            types[int(parts[1])][".".join(parts[2:]).removesuffix(".weight")] = tensor.type
+    return tuple(
+        LayerReport(
+            index=block.index,
+            score=block.score,
+            bits=block.bits,
+            delta_ppl=measured.delta_ppl,
+            compactness_gain=measured.compactness_gain,
+            energy_gain=measured.energy_gain,
+            types=types[block.index],
+        )
+        for block, measured in zip(plan.blocks, diagnostics.blocks, strict=True)
+    )
+
+
+def validate_against(
+    file: Path,
+    reference: str | None,
+    *,
+    text: Path | None = None,
+    context: int = 512,
+    chunks: int | None = None,
+    threads: int | None = None,
+) -> Validation:
+    """Score a GGUF file, alone or against a GGUF file or any model that can be opened.
+
+    Raises:
+        InputError: a file is missing or unreadable, or the text is shorter than one window.
+    """
+    from .validate.perplexity import validate_file
+
+    body, name = validation_text(text)
+    if reference is None or reference.endswith(".gguf"):
+        path = Path(reference) if reference else None
+        return validate_file(file, body, name, context=context, chunks=chunks, threads=threads, reference=path)
+    from .source import open_source
+
+    with tempfile.TemporaryDirectory(prefix="lieq-validate.") as folder:
+        with reference_file(open_source(reference), Path(folder)) as path:
+            return validate_file(
+                file, body, name, context=context, chunks=chunks, threads=threads, reference=path
+            )
