@@ -39,9 +39,7 @@ EmbeddingFlag = Annotated[
     typer.Option(help="Type of the token embedding; default Q6_K if it is also the head, else Q4_K."),
 ]
 OutputTypeFlag = Annotated[str | None, typer.Option(help="Type of a separate output head; default Q6_K.")]
-StrictFlag = Annotated[
-    bool, typer.Option("--strict-types", help="Refuse types that do not fit a tensor's rows.")
-]
+StrictFlag = Annotated[bool, typer.Option("--strict-types", help="Refuse types that do not fit a tensor's rows.")]
 TextFlag = Annotated[Path | None, typer.Option(help="Text to score on; default: built in.")]
 ContextFlag = Annotated[int, typer.Option(min=8, help="Tokens of a window.")]
 RecipeFlag = Annotated[Path | None, typer.Option(help="YAML file with settings; flags win over it.")]
@@ -256,9 +254,7 @@ def validate(
     reference: Annotated[str | None, typer.Option(help="GGUF file or model to compare with.")] = None,
     text: TextFlag = None,
     context: ContextFlag = 512,
-    chunks: Annotated[
-        int | None, typer.Option(min=1, help="Windows to score; default: all of the text.")
-    ] = None,
+    chunks: Annotated[int | None, typer.Option(min=1, help="Windows to score; default: all of the text.")] = None,
     threads: ThreadsFlag = None,
     max_ppl_ratio: Annotated[
         float | None, typer.Option(help="Exit 1 when PPL exceeds the reference's by more than this factor.")
@@ -300,9 +296,7 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Version.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Version.")] = False,
 ) -> None:
     """Bits go to the blocks that matter."""
 

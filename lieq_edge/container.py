@@ -61,14 +61,22 @@ def metadata_bytes(metadata: Sequence[KeyValue]) -> int:
 
 def header_bytes(metadata: Sequence[KeyValue], tensors: Sequence[Entry]) -> int:
     """Bytes of a file before its first tensor's data: counts, key-values, tensor descriptions, padding."""
-    described = sum(8 + len(name.encode()) + 4 + 8 * len(shape) + 4 + 8 for name, shape, _ in tensors)
-    return _pad(24 + metadata_bytes(metadata) + described, _alignment(metadata))
+    shapes = [(name, shape) for name, shape, _ in tensors]
+    return header_size(metadata_bytes(metadata), shapes, _alignment(metadata))
+
+
+def header_size(
+    metadata_size: int, shapes: Sequence[tuple[str, tuple[int, ...]]], alignment: int = GGUF_DEFAULT_ALIGNMENT
+) -> int:
+    """``header_bytes`` where only the size of the key-values is known, e.g. from saved measurements."""
+    described = sum(8 + len(name.encode()) + 4 + 8 * len(shape) + 4 + 8 for name, shape in shapes)
+    return padded(24 + metadata_size + described, alignment)
 
 
 def file_bytes(metadata: Sequence[KeyValue], tensors: Sequence[Entry]) -> int:
     """Bytes of the whole file that ``write_container`` makes of the same arguments."""
     alignment = _alignment(metadata)
-    data = sum(_pad(kind.nbytes(shape), alignment) for _, shape, kind in tensors)
+    data = sum(padded(kind.nbytes(shape), alignment) for _, shape, kind in tensors)
     return header_bytes(metadata, tensors) + data
 
 
@@ -153,5 +161,6 @@ def _alignment(metadata: Sequence[KeyValue]) -> int:
     return next((int(kv.value) for kv in metadata if kv.key == ALIGNMENT_KEY), GGUF_DEFAULT_ALIGNMENT)
 
 
-def _pad(size: int, alignment: int) -> int:
+def padded(size: int, alignment: int = GGUF_DEFAULT_ALIGNMENT) -> int:
+    """``size`` rounded up to the alignment of tensor data."""
     return -(-size // alignment) * alignment

@@ -77,9 +77,7 @@ class ExportReport:
     correlations: dict[str, float] = field(default_factory=dict)
 
 
-def analyze_model(
-    source: Source, settings: ExportSettings, metrics: frozenset[str] | None = None
-) -> Diagnostics:
+def analyze_model(source: Source, settings: ExportSettings, metrics: frozenset[str] | None = None) -> Diagnostics:
     """Measure the blocks of a model as the settings say.
 
     Args:
@@ -162,9 +160,7 @@ def export_model(
         if diagnostics is None:
             diagnostics = analyze_model(source, settings)
         elif diagnostics.model_hash != source.content_hash:
-            raise InputError(
-                f"The saved measurements are of another model ({diagnostics.model}); run analyze again."
-            )
+            raise InputError(f"The saved measurements are of another model ({diagnostics.model}); run analyze again.")
     with watch.measure("allocate"):
         plan = make_plan(diagnostics, settings.budget, plan_options(settings))
     check_space(out.parent, plan.file_bytes)
@@ -193,9 +189,7 @@ def export_model(
         metric=plan.metric,
         budget=plan.budget,
         rounding=rounding,
-        embedding_types={
-            t.name: t.type for t in plan.tensors if t.name in ("token_embd.weight", "output.weight")
-        },
+        embedding_types={t.name: t.type for t in plan.tensors if t.name in ("token_embd.weight", "output.weight")},
         layers=layer_reports(plan, diagnostics),
         fallbacks=plan.fallbacks,
         calibration=calibration,
@@ -234,9 +228,7 @@ def validate_export(out: Path, source: Source, settings: ExportSettings) -> Vali
     if not (settings.reference or settings.max_ppl_ratio):
         return validate_file(out, text, name, context=context, chunks=chunks, threads=threads)
     with reference_file(source, out.parent) as reference:
-        return validate_file(
-            out, text, name, context=context, chunks=chunks, threads=threads, reference=reference
-        )
+        return validate_file(out, text, name, context=context, chunks=chunks, threads=threads, reference=reference)
 
 
 @contextlib.contextmanager
@@ -326,6 +318,4 @@ def validate_against(
 
     with tempfile.TemporaryDirectory(prefix="lieq-validate.") as folder:
         with reference_file(open_source(reference), Path(folder)) as path:
-            return validate_file(
-                file, body, name, context=context, chunks=chunks, threads=threads, reference=path
-            )
+            return validate_file(file, body, name, context=context, chunks=chunks, threads=threads, reference=path)

@@ -95,9 +95,7 @@ class _Parser:
         if version & 0xFFFF == 0:
             raise InputError(f"{self.path} is a big-endian GGUF file; convert it to little-endian first.")
         if version not in (2, 3):
-            raise InputError(
-                f"{self.path} is of GGUF version {version}; only 2 and 3 can be read: convert it anew."
-            )
+            raise InputError(f"{self.path} is of GGUF version {version}; only 2 and 3 can be read: convert it anew.")
         n_tensors, n_keys = self.number("<Q"), self.number("<Q")
         # The smallest key-value and tensor description: a damaged count must not keep us busy.
         if n_keys * 13 + n_tensors * 32 > len(self.data):
@@ -171,6 +169,4 @@ def _block(kind: int, name: str) -> tuple[int, int]:
     try:
         return GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
     except (KeyError, ValueError):
-        raise InputError(
-            f"The tensor {name} is of ggml type {kind}, which is not known here; convert it."
-        ) from None
+        raise InputError(f"The tensor {name} is of ggml type {kind}, which is not known here; convert it.") from None

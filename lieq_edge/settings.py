@@ -99,9 +99,7 @@ def merge(recipe: dict[str, Any], given: dict[str, Any]) -> ExportSettings:
     """
     values = {**recipe, **given}
     if values.get("budget") is None:
-        raise InputError(
-            "No budget is given; pass --budget (e.g. 2.1, 3.0bpw or 90MB) or a --recipe that has one."
-        )
+        raise InputError("No budget is given; pass --budget (e.g. 2.1, 3.0bpw or 90MB) or a --recipe that has one.")
     from pydantic import TypeAdapter, ValidationError
 
     try:

@@ -70,9 +70,7 @@ def test_many_levels_come_within_one_bit_of_one_block_when_blocks_are_equal(scor
 
 
 @given(_scores, st.floats(0, 1), st.randoms(use_true_random=False))
-def test_levels_under_a_byte_limit_never_exceed_it_and_leave_no_possible_promotion(
-    scores, share, random
-) -> None:
+def test_levels_under_a_byte_limit_never_exceed_it_and_leave_no_possible_promotion(scores, share, random) -> None:
     sizes = [random.randint(1, 50) * 256 for _ in scores]
     rates = {2: 84, 3: 110, 4: 144}
 

@@ -109,6 +109,4 @@ def test_planning_needs_no_torch(tmp_path: Path) -> None:
         "try:\n    main()\nexcept SystemExit as end:\n    assert end.code in (0, None)\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
-    subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "d.json")], check=True, stdout=subprocess.PIPE
-    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "d.json")], check=True, stdout=subprocess.PIPE)

@@ -17,9 +17,7 @@ def test_geometry_is_the_compactness_gain() -> None:
 
 
 def test_composite_scales_each_part_to_one() -> None:
-    diagnostics = make_diagnostics(
-        gains=[0.0, 1.0, 0.5], drops=[0.0, math.e - 1, 0.0], energies=[2.0, 4.0, 3.0]
-    )
+    diagnostics = make_diagnostics(gains=[0.0, 1.0, 0.5], drops=[0.0, math.e - 1, 0.0], energies=[2.0, 4.0, 3.0])
     assert score_blocks(diagnostics, "composite") == pytest.approx([0.0, 1.0, 1 / 3])
 
 

@@ -60,9 +60,7 @@ def two_levels(scores: Sequence[float], sizes: Sequence[int], budget: float, low
     return [high if i in top else low for i in range(len(sizes))]
 
 
-def many_levels(
-    scores: Sequence[float], sizes: Sequence[int], budget: float, levels: Sequence[int]
-) -> list[int]:
+def many_levels(scores: Sequence[float], sizes: Sequence[int], budget: float, levels: Sequence[int]) -> list[int]:
     """Share out any levels under a nominal budget.
 
     Of all order-keeping assignments that stay at or below the budget, those that come closest to it are kept; of these,

@@ -120,9 +120,7 @@ def make_plan(diagnostics: Diagnostics, budget: str | Budget, options: PlanOptio
     members = _block_tensors(diagnostics.tensors, len(diagnostics.blocks))
     sizes = [sum(_count(tensor) for tensor in tensors) for tensors in members]
     fixed = [
-        _plan_fixed(tensor, diagnostics, options)
-        for tensor in diagnostics.tensors
-        if not _is_block_weight(tensor)
+        _plan_fixed(tensor, diagnostics, options) for tensor in diagnostics.tensors if not _is_block_weight(tensor)
     ]
 
     def at_level(tensor: TensorInfo, level: int) -> TensorPlan:
@@ -134,9 +132,7 @@ def make_plan(diagnostics: Diagnostics, budget: str | Budget, options: PlanOptio
     overhead = _overhead(diagnostics) + sum(padded(tensor.nbytes) for tensor in fixed)
     bits = _allocate(budget, levels, scores, sizes, block_bytes, overhead)
     types = {
-        tensor.name: at_level(tensor, level)
-        for tensors, level in zip(members, bits, strict=True)
-        for tensor in tensors
+        tensor.name: at_level(tensor, level) for tensors, level in zip(members, bits, strict=True) for tensor in tensors
     }
     types.update({tensor.name: tensor for tensor in fixed})
     tensors = tuple(types[tensor.name] for tensor in diagnostics.tensors)
@@ -214,9 +210,7 @@ def _plan_fixed(tensor: TensorInfo, diagnostics: Diagnostics, options: PlanOptio
     """Types outside the levels: embedding and head by option or default, everything else in full precision."""
     tied = not any(other.name == "output.weight" for other in diagnostics.tensors)
     if tensor.name == "token_embd.weight":
-        return _plan_tensor(
-            tensor, options.token_embedding_type or ("Q6_K" if tied else "Q4_K"), options.strict_types
-        )
+        return _plan_tensor(tensor, options.token_embedding_type or ("Q6_K" if tied else "Q4_K"), options.strict_types)
     if tensor.name == "output.weight":
         return _plan_tensor(tensor, options.output_type or "Q6_K", options.strict_types)
     return TensorPlan(tensor.name, tensor.shape, "F32", TYPES["F32"].nbytes(tensor.shape))

@@ -47,7 +47,7 @@ def library() -> ctypes.CDLL:
 class _TypeTraits(ctypes.Structure):
     """``struct ggml_type_traits`` of ggml.h."""
 
-    _fields_ = [  # noqa: RUF012 - the attribute ctypes asks for
+    _fields_ = [
         ("type_name", ctypes.c_char_p),
         ("blck_size", ctypes.c_int64),
         ("blck_size_interleave", ctypes.c_int64),

@@ -64,14 +64,10 @@ def encode_tensors(
             yield tensor, encode_tensor(array, tensor, importance, threads=threads)
 
 
-def encode_tensor(
-    array: Array, tensor: TensorPlan, importance: Importance, *, threads: int | None = None
-) -> Packed:
+def encode_tensor(array: Array, tensor: TensorPlan, importance: Importance, *, threads: int | None = None) -> Packed:
     """Encode one tensor; ``array`` float32 of the plan's shape."""
     if array.shape != tensor.shape:
-        raise InputError(
-            f"{tensor.name} has shape {array.shape} and the plan says {tensor.shape}; make a new plan."
-        )
+        raise InputError(f"{tensor.name} has shape {array.shape} and the plan says {tensor.shape}; make a new plan.")
     rows = array.reshape(-1, array.shape[-1])
     weights = importance.get(tensor.name) if TYPES[tensor.type].uses_importance else None
     return encode(rows, tensor.type, weights, threads)

@@ -127,9 +127,7 @@ def write_model(
     """
     check_space(path.parent, plan.file_bytes)
     # The default alignment is what the plan counts with.
-    carried = [
-        kv for kv in source.metadata() if kv.key != "general.alignment" and not kv.key.startswith("lieq.")
-    ]
+    carried = [kv for kv in source.metadata() if kv.key != "general.alignment" and not kv.key.startswith("lieq.")]
     metadata = [*carried, *own_metadata(plan, calibration=calibration, rounding=rounding)]
     shapes = [(tensor.name, tensor.shape, TYPES[tensor.type]) for tensor in plan.tensors]
     with atomic_path(path) as temporary:
