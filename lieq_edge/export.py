@@ -316,6 +316,8 @@ def validate_against(
         return validate_file(file, body, name, context=context, chunks=chunks, threads=threads, reference=path)
     from .source import open_source
 
-    with tempfile.TemporaryDirectory(prefix="lieq-validate.") as folder:
-        with reference_file(open_source(reference), Path(folder)) as path:
-            return validate_file(file, body, name, context=context, chunks=chunks, threads=threads, reference=path)
+    with (
+        tempfile.TemporaryDirectory(prefix="lieq-validate.") as folder,
+        reference_file(open_source(reference), Path(folder)) as path,
+    ):
+        return validate_file(file, body, name, context=context, chunks=chunks, threads=threads, reference=path)
