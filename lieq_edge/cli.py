@@ -109,14 +109,14 @@ def export(
         "token_embedding_type": token_embedding_type,
         "output_type": output_type,
         "strict_types": strict_types,
-        "validate": not no_validate,
+        "validation": not no_validate,
         "reference": not no_reference,
         "text": text,
         "context": context_tokens,
         "chunks": chunks,
         "max_ppl_ratio": max_ppl_ratio,
     }
-    flags = {"validate": "no_validate", "reference": "no_reference", "context": "context_tokens"}
+    flags = {"validation": "no_validate", "reference": "no_reference", "context": "context_tokens"}
     explicit = {name: value for name, value in given.items() if _is_given(context, flags.get(name, name))}
     settings = merge(load_recipe(recipe) if recipe else {}, explicit)
     saved = _load_diagnostics(diagnostics)

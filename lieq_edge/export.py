@@ -149,7 +149,7 @@ def export_model(
 
     check_output(out, force=force)
     parse_budget(settings.budget)
-    if settings.validate:
+    if settings.validation:
         validation_text(settings.text)  # a missing file is told before any time is spent
     watch = Stopwatch()
     with watch.measure("open"):
@@ -175,7 +175,7 @@ def export_model(
         stepped = (_step(item, advance) for item in encoded)
         file_bytes = write_model(out, source, plan, stepped, calibration=calibration, rounding=rounding)
     validation = None
-    if settings.validate:
+    if settings.validation:
         with watch.measure("validate"):
             validation = validate_export(out, source, settings)
     return ExportReport(
@@ -221,14 +221,14 @@ def calibrate(source: Source, settings: ExportSettings) -> tuple[Importance, Tex
 
 def validate_export(out: Path, source: Source, settings: ExportSettings) -> Validation:
     """Perplexity of the written file and, unless switched off, its divergence from the unquantised model."""
-    from .validate.perplexity import validate_file
+    from .validate.perplexity import validate
 
     text, name = validation_text(settings.text)
     context, chunks, threads = settings.context, settings.chunks, settings.threads
     if not (settings.reference or settings.max_ppl_ratio):
-        return validate_file(out, text, name, context=context, chunks=chunks, threads=threads)
+        return validate(out, text, text_name=name, context=context, chunks=chunks, threads=threads)
     with reference_file(source, out.parent) as reference:
-        return validate_file(out, text, name, context=context, chunks=chunks, threads=threads, reference=reference)
+        return validate(out, text, text_name=name, context=context, chunks=chunks, threads=threads, reference=reference)
 
 
 @contextlib.contextmanager
@@ -308,16 +308,16 @@ def validate_against(
     Raises:
         InputError: a file is missing or unreadable, or the text is shorter than one window.
     """
-    from .validate.perplexity import validate_file
+    from .validate.perplexity import validate
 
     body, name = validation_text(text)
     if reference is None or reference.endswith(".gguf"):
         path = Path(reference) if reference else None
-        return validate_file(file, body, name, context=context, chunks=chunks, threads=threads, reference=path)
+        return validate(file, body, text_name=name, context=context, chunks=chunks, threads=threads, reference=path)
     from .source import open_source
 
     with (
         tempfile.TemporaryDirectory(prefix="lieq-validate.") as folder,
         reference_file(open_source(reference), Path(folder)) as path,
     ):
-        return validate_file(file, body, name, context=context, chunks=chunks, threads=threads, reference=path)
+        return validate(file, body, text_name=name, context=context, chunks=chunks, threads=threads, reference=path)

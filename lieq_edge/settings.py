@@ -32,7 +32,7 @@ class ExportSettings:
         token_embedding_type: ggml type of ``token_embd.weight``; None takes the default of the plan.
         output_type: ggml type of ``output.weight``.
         strict_types: refuse types that do not fit rows instead of replacing them.
-        validate: measure the written file.
+        validation: measure the written file.
         reference: measure it against the unquantised model as well (KL divergence, top-1 agreement).
         text: file to validate on; None takes the built-in text.
         context: tokens of a window of the validation.
@@ -54,7 +54,7 @@ class ExportSettings:
     token_embedding_type: str | None = None
     output_type: str | None = None
     strict_types: bool = False
-    validate: bool = True
+    validation: bool = True
     reference: bool = True
     text: Path | None = None
     context: int = 512
