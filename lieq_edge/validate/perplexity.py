@@ -1,0 +1,178 @@
+"""Perplexity by llama.cpp's protocol, and the distance from a reference file, both in one pass over the text.
+
+The protocol is that of llama-perplexity (llama.cpp, tools/perplexity): the text is cut into windows of
+``context`` tokens, each a text of its own; its first token is replaced by BOS where the model's rule wants
+one; positions ``context // 2 .. context - 2`` predict their next token. Standard errors are those of
+llama-perplexity too: tokens count as independent, which they are not inside a window, so they are a bit small.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from ..measure.diagnostics import TextInfo
+from ..progress import log, stage
+from .engine import UBATCH, Engine, Tokens, available_threads
+from .scores import Comparison, Scores, compare, negative_log_likelihood
+
+MIN_CONTEXT = 8
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How a file predicts a text, and how far it is from a reference.
+
+    Attributes:
+        ppl: perplexity, exp of the mean negative log-likelihood (nats) of the scored tokens.
+        ppl_se: its standard error.
+        tokens: scored tokens.
+        file_bytes: size of the file.
+        context: tokens in a window.
+        chunks: windows.
+        text: the text's name, SHA-256 and the tokens used of it.
+        reference_ppl: perplexity of the reference; this and all below are None without a reference.
+        kld: mean KL(reference || file) of a token, nats.
+        kld_se: its standard error.
+        kld_p99: 99th percentile over tokens.
+        top1: share of tokens where both rank the same token first.
+    """
+
+    ppl: float
+    ppl_se: float
+    tokens: int
+    file_bytes: int
+    context: int
+    chunks: int
+    text: TextInfo
+    reference_ppl: float | None = None
+    kld: float | None = None
+    kld_se: float | None = None
+    kld_p99: float | None = None
+    top1: float | None = None
+
+
+def validate_file(
+    path: Path,
+    text: str,
+    name: str,
+    *,
+    context: int = 512,
+    chunks: int | None = None,
+    reference: Path | None = None,
+    threads: int | None = None,
+) -> Validation:
+    """Measure the GGUF file ``path`` on ``text``.
+
+    Args:
+        path: the file to measure.
+        text: the evaluation text.
+        name: what the report calls it.
+        context: tokens in a window.
+        chunks: most windows to use; all when None.
+        reference: GGUF file to compare with, run in lock-step, window by window.
+        threads: CPU threads; all cores when None.
+
+    Raises:
+        InputError: a file cannot be loaded, the two differ in their tokenizers, the text is shorter than one
+            window, or a model's output is not a number.
+    """
+    if context < MIN_CONTEXT:
+        raise InputError(f"A context of {context} tokens is too short; give at least {MIN_CONTEXT}.")
+    if chunks is not None and chunks < 1:
+        raise InputError(f"Cannot score {chunks} windows; ask for at least 1.")
+    threads = threads or available_threads()
+    # Short windows share a batch; longer batches than llama.cpp computes at once would only cost memory.
+    parallel = max(1, UBATCH // context)
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(threads))
+        engine = stack.enter_context(Engine(path, context=context, parallel=parallel, threads=threads))
+        tokens = engine.tokenize(text)
+        windows = _cut(tokens, context, chunks, name)
+        base = None
+        if reference is not None:
+            base = stack.enter_context(Engine(reference, context=context, parallel=parallel, threads=threads))
+            _check_same_tokens(engine, base, tokens, text)
+        if context > engine.trained_context:
+            log(f"{path.name} was trained on {engine.trained_context} tokens; windows of {context} are longer.")
+        scores = _score(engine, base, windows, pool)
+    mean, error = mean_and_error(scores.nll)
+    info = TextInfo(name, hashlib.sha256(text.encode("utf-8")).hexdigest(), int(windows.size))
+    result = Validation(
+        ppl=float(np.exp(mean)),
+        ppl_se=float(np.exp(mean)) * error,
+        tokens=len(scores.nll),
+        file_bytes=path.stat().st_size,
+        context=context,
+        chunks=len(windows),
+        text=info,
+    )
+    if reference is None:
+        return result
+    kld, kld_se = mean_and_error(scores.kld)
+    return replace(
+        result,
+        reference_ppl=float(np.exp(scores.reference_nll.mean())),
+        kld=kld,
+        kld_se=kld_se,
+        kld_p99=float(np.percentile(scores.kld, 99)),
+        top1=float(scores.same_top.mean()),
+    )
+
+
+def mean_and_error(values: Scores) -> tuple[float, float]:
+    """Mean and its standard error, the values taken as independent (llama-perplexity's formula)."""
+    return float(values.mean()), float(values.std() / np.sqrt(max(len(values) - 1, 1)))
+
+
+def _cut(tokens: Tokens, context: int, chunks: int | None, name: str) -> Tokens:
+    """The windows ``(n, context)``; what is left at the end is not used."""
+    count = len(tokens) // context
+    if count == 0:
+        raise InputError(
+            f"The text {name} has {len(tokens)} tokens, fewer than one window of {context}; "
+            "give a longer text or a smaller context."
+        )
+    count = min(count, chunks or count)
+    return tokens[: count * context].reshape(count, context)
+
+
+def _check_same_tokens(engine: Engine, base: Engine, tokens: Tokens, text: str) -> None:
+    if base.n_vocab != engine.n_vocab:
+        raise InputError(
+            f"{base.path} has {base.n_vocab} tokens in its vocabulary and {engine.path} has {engine.n_vocab}; "
+            "give a reference of the same model."
+        )
+    if not np.array_equal(base.tokenize(text), tokens):
+        raise InputError(
+            f"{base.path} and {engine.path} cut the text into different tokens; "
+            "give a reference with the same tokenizer."
+        )
+
+
+def _score(engine: Engine, base: Engine | None, windows: Tokens, pool: Executor) -> Comparison:
+    """Score all windows; without ``base`` the reference's part is empty."""
+    parts: list[Comparison] = []
+    with stage("validate", len(windows)) as step:
+        for start in range(0, len(windows), engine.parallel):
+            batch = windows[start : start + engine.parallel]
+            targets = batch[:, engine.first + 1 :].reshape(-1)
+            logits = engine.logits(batch).reshape(-1, engine.n_vocab)
+            if base is None:
+                none = np.empty(0)
+                nll = negative_log_likelihood(logits, targets, pool)
+                parts.append(Comparison(nll, none, none, none.astype(np.bool_)))
+            else:
+                parts.append(compare(base.logits(batch).reshape(logits.shape), logits, targets, pool))
+            for name, model in (("nll", engine), ("reference_nll", base)):
+                if model is not None and not np.isfinite(getattr(parts[-1], name)).all():
+                    raise InputError(f"{model.path} gives outputs that are not numbers; write the file again.")
+            for _ in batch:
+                step()
+    return Comparison(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Comparison)))
