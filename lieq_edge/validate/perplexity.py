@@ -58,11 +58,11 @@ class Validation:
     top1: float | None = None
 
 
-def validate_file(
+def validate(
     path: Path,
     text: str,
-    name: str,
     *,
+    text_name: str,
     context: int = 512,
     chunks: int | None = None,
     reference: Path | None = None,
@@ -73,7 +73,7 @@ def validate_file(
     Args:
         path: the file to measure.
         text: the evaluation text.
-        name: what the report calls it.
+        text_name: what the report calls it.
         context: tokens in a window.
         chunks: most windows to use; all when None.
         reference: GGUF file to compare with, run in lock-step, window by window.
@@ -94,7 +94,7 @@ def validate_file(
         pool = stack.enter_context(ThreadPoolExecutor(threads))
         engine = stack.enter_context(Engine(path, context=context, parallel=parallel, threads=threads))
         tokens = engine.tokenize(text)
-        windows = _cut(tokens, context, chunks, name)
+        windows = _cut(tokens, context, chunks, text_name)
         base = None
         if reference is not None:
             base = stack.enter_context(Engine(reference, context=context, parallel=parallel, threads=threads))
@@ -103,7 +103,7 @@ def validate_file(
             log(f"{path.name} was trained on {engine.trained_context} tokens; windows of {context} are longer.")
         scores = _score(engine, base, windows, pool)
     mean, error = mean_and_error(scores.nll)
-    info = TextInfo(name, hashlib.sha256(text.encode("utf-8")).hexdigest(), int(windows.size))
+    info = TextInfo(text_name, hashlib.sha256(text.encode("utf-8")).hexdigest(), int(windows.size))
     result = Validation(
         ppl=float(np.exp(mean)),
         ppl_se=float(np.exp(mean)) * error,
@@ -131,12 +131,12 @@ def mean_and_error(values: Scores) -> tuple[float, float]:
     return float(values.mean()), float(values.std() / np.sqrt(max(len(values) - 1, 1)))
 
 
-def _cut(tokens: Tokens, context: int, chunks: int | None, name: str) -> Tokens:
+def _cut(tokens: Tokens, context: int, chunks: int | None, text_name: str) -> Tokens:
     """The windows ``(n, context)``; what is left at the end is not used."""
     count = len(tokens) // context
     if count == 0:
         raise InputError(
-            f"The text {name} has {len(tokens)} tokens, fewer than one window of {context}; "
+            f"The text {text_name} has {len(tokens)} tokens, fewer than one window of {context}; "
             "give a longer text or a smaller context."
         )
     count = min(count, chunks or count)
