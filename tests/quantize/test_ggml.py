@@ -35,7 +35,7 @@ def test_bytes_decode_as_gguf_reads_them_and_do_not_depend_on_threads(name, weig
     decoded = dequantize(packed, name, weights.shape)
     assert np.array_equal(decoded, gguf_dequantize(packed, GGMLQuantizationType[name]).reshape(weights.shape))
     # A uniform grid of b bits over +-4 sigma has a relative error of about 64/12 * 4^-b.
-    assert np.mean((decoded - weights) ** 2) < 64 / 12 * 4.0 ** -TYPES[name].bits
+    assert np.mean((decoded - weights) ** 2) < 64 / 12 * 4.0 ** -min(TYPES[name].bits, 10)
 
 
 @pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "Q4_K", "IQ4_NL"])
