@@ -1,0 +1,5 @@
+"""``python -m lieq_edge``."""
+
+from .cli import main
+
+main()
