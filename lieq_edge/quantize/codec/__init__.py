@@ -25,9 +25,7 @@ def layout_of(type_name: str) -> Layout:
         return LAYOUTS[type_name]
     except KeyError:
         known = ", ".join(LAYOUTS)
-        raise InputError(
-            f"Codes of type {type_name} cannot be chosen one by one; choose one of {known}."
-        ) from None
+        raise InputError(f"Codes of type {type_name} cannot be chosen one by one; choose one of {known}.") from None
 
 
 def unpack(packed: npt.NDArray[np.uint8], type_name: str) -> Grid:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +61,17 @@ class Grid:
         if mins is not None:
             values -= mins[:, :, None]
         return values.reshape(rows, columns)
+
+    @classmethod
+    def join(cls, parts: Sequence[Grid]) -> Grid:
+        """Grids of neighbouring columns, side by side."""
+
+        def side_by_side(name: str) -> Any:
+            values = [getattr(part, name) for part in parts]
+            return None if values[0] is None else np.concatenate(values, axis=1)
+
+        first, *others = (field.name for field in fields(cls))
+        return cls(getattr(parts[0], first), *map(side_by_side, others))
 
     def with_codes(self, codes: npt.NDArray[np.uint8]) -> Grid:
         """The same scales with other codes."""
