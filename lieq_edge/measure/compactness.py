@@ -1,0 +1,144 @@
+"""Representational compactness dr and top-k energy gain dE of each block (LieQ, Eqs 3-8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .model import BlockModel
+from .spectral import compactness, energy_spectrum, top_k_energy
+from .untrained import draw, initial_deviation, untrained_block
+
+ATTENTION = ("attn_q", "attn_k", "attn_v")
+"""GGUF roles of the projections that are split into heads."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How far training concentrated the output of one projection; one value a head, means over the seeds.
+
+    Attributes:
+        compactness_gain: dr = (Compact(Z~) - Compact(Z)) / Compact(Z~), float64 ``(heads,)``.
+        energy_gain: dE = E_k(Z) - E_k(Z~), float64 ``(heads,)``.
+    """
+
+    compactness_gain: Tensor
+    energy_gain: Tensor
+
+
+class GeometryPass:
+    """dr and dE of every block, measured block by block while the probe text runs through the model.
+
+    Step it with each block in turn; ``results[l][role]`` is then the ``Geometry`` of a projection, its role being
+    the GGUF name without block and suffix, e.g. ``attn_q``.
+    """
+
+    def __init__(
+        self,
+        model: BlockModel,
+        tokens: Tensor,
+        *,
+        projections: str = "qkv",
+        baseline: str = "projection",
+        seeds: tuple[int, ...] = (0, 1, 2),
+    ) -> None:
+        """Embed the probe.
+
+        Args:
+            model: the model to measure.
+            tokens: ids of the probe ``(n, T)``; the rows of Z are its n * T tokens.
+            projections: ``qkv``, or ``all`` for every linear of a block (beside q/k/v as a single head each).
+            baseline: ``projection`` (Z~ from the trained input and random weights, as the paper writes it) or
+                ``network`` (Z~ from a wholly untrained model with hidden states of its own, as Diff-eRank does).
+            seeds: of the untrained weights; gains are averaged over them.
+        """
+        if projections not in ("qkv", "all") or baseline not in ("projection", "network") or not seeds:
+            raise ValueError(f"unknown projections {projections!r} or baseline {baseline!r}, or no seeds")
+        self._model = model
+        self._projections = projections
+        self._seeds = seeds
+        self._deviation = initial_deviation(model.config)
+        self._hidden = model.embed(tokens)
+        self._untrained: list[Tensor] | None = None
+        if baseline == "network":
+            # Numbered one past the last block, so that the embedding has random numbers of its own.
+            shape = model.causal_lm.get_input_embeddings().weight.shape
+            self._untrained = [draw(shape, self._deviation, s, model.n_blocks, 0)[tokens] for s in seeds]
+        self.results: list[dict[str, Geometry]] = []
+
+    def step(self, module: nn.Module, index: int) -> None:
+        """Measure block ``index`` and move on to the next one's input."""
+        linears = self._chosen(module, index)
+        with _inputs(linears) as inputs:
+            self._model.advance(module, index, self._hidden)
+        spectra = {role: self._spectrum(role, inputs[role] @ linears[role].weight.T) for role in linears}
+        counterparts: dict[str, list[Tensor]] = {role: [] for role in linears}
+        for number, seed in enumerate(self._seeds):
+            if self._untrained is None:
+                fresh = {
+                    role: draw(linear.weight.shape, self._deviation, seed, index, place)
+                    for place, (role, linear) in enumerate(linears.items())
+                }
+            else:
+                block = untrained_block(module, self._deviation, seed, index)
+                with _inputs(self._chosen(block, index)) as inputs:
+                    self._model.advance(block, index, self._untrained[number])
+                fresh = {role: linear.weight for role, linear in self._chosen(block, index).items()}
+            for role, weight in fresh.items():
+                counterparts[role].append(self._spectrum(role, inputs[role] @ weight.T))
+        self.results.append({role: gains(spectra[role], torch.stack(counterparts[role])) for role in linears})
+
+    def _chosen(self, module: nn.Module, index: int) -> dict[str, nn.Linear]:
+        found = {
+            name.removeprefix(f"blk.{index}.").removesuffix(".weight"): linear
+            for name, linear in self._model.linears(module, index).items()
+        }
+        return {role: found[role] for role in found if self._projections == "all" or role in ATTENTION}
+
+    def _spectrum(self, role: str, z: Tensor) -> Tensor:
+        """Energy spectra ``(heads, K)`` of the output ``(n, T, channels)`` of a projection."""
+        z = z.flatten(0, 1)
+        head = self._head_dim() if role in ATTENTION else z.shape[1]
+        return energy_spectrum(z.view(z.shape[0], -1, head).transpose(0, 1))
+
+    def _head_dim(self) -> int:
+        config = self._model.config
+        return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def gains(trained: Tensor, untrained: Tensor) -> Geometry:
+    """dr and dE of spectra ``(heads, K)`` against ``(seeds, heads, K)`` of the untrained counterpart."""
+    diffuse = compactness(untrained)
+    return Geometry(
+        ((diffuse - compactness(trained)) / diffuse).mean(0),
+        (top_k_energy(trained) - top_k_energy(untrained)).mean(0),
+    )
+
+
+def block_means(geometry: dict[str, Geometry]) -> tuple[float, float]:
+    """dr_l and dE_l: the plain mean over all heads of all projections (Eq 8; a key/value head counts once)."""
+    return (
+        float(torch.cat([g.compactness_gain for g in geometry.values()]).mean()),
+        float(torch.cat([g.energy_gain for g in geometry.values()]).mean()),
+    )
+
+
+@contextmanager
+def _inputs(linears: dict[str, nn.Linear]) -> Iterator[dict[str, Tensor]]:
+    """Collect what each linear receives meanwhile: ``(n, T, columns)`` by role once the context is left."""
+    parts: dict[str, list[Tensor]] = {role: [] for role in linears}
+    whole: dict[str, Tensor] = {}
+    hooks = [
+        linear.register_forward_pre_hook(lambda _, args, role=role: parts[role].append(args[0]))
+        for role, linear in linears.items()
+    ]
+    try:
+        yield whole
+    finally:
+        for hook in hooks:
+            hook.remove()
+    whole.update({role: torch.cat(pieces) for role, pieces in parts.items()})

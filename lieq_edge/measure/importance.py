@@ -1,0 +1,90 @@
+"""Importance of the input columns of each linear: the mean of x^2 over a calibration text (llama.cpp's imatrix)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..progress import stage
+from ..source.base import Source
+from .model import BlockModel
+
+
+def measure_importance(
+    source: Source, tokens: Tensor, *, threads: int | None = None
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Run a calibration text through the model and average the squares of what each linear receives.
+
+    Args:
+        source: the model in full precision.
+        tokens: ids ``(n, T)``.
+        threads: CPU threads for torch.
+
+    Returns:
+        float32 ``(columns,)`` by GGUF tensor name, for every linear of every block and for the matrix that makes
+        the logits (``output.weight``, or ``token_embd.weight`` when tied). All entries are positive.
+
+    Raises:
+        InputError: the model gives NaN or Inf on the text.
+    """
+    found: dict[str, npt.NDArray[np.float32]] = {}
+    model = BlockModel(source, threads=threads)
+    with torch.no_grad(), stage("Calibrating", model.n_blocks + 1) as advance:
+        hidden = model.embed(tokens)
+        for index in range(model.n_blocks):
+            with model.block(index) as module:
+                found |= _block_importance(model, module, index, hidden)
+            advance()
+        total = torch.zeros(hidden.shape[-1], dtype=torch.float64)
+        for part in hidden:
+            total += _squares(model.final_norm(part))
+        found[model.head_name] = _mean(model.head_name, total, tokens.numel())
+        advance()
+    return found
+
+
+def _block_importance(
+    model: BlockModel, module: nn.Module, index: int, hidden: Tensor
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Importance of the linears of one block; ``hidden`` ``(n, T, d)`` becomes the block's output."""
+    linears = model.linears(module, index)
+    sums = {name: torch.zeros(linear.in_features, dtype=torch.float64) for name, linear in linears.items()}
+
+    def collect(name: str, x: Tensor) -> None:
+        sums[name] += _squares(x)
+
+    hooks = [
+        linear.register_forward_pre_hook(lambda _, args, name=name: collect(name, args[0]))
+        for name, linear in linears.items()
+    ]
+    try:
+        model.advance(module, index, hidden)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    count = hidden.shape[0] * hidden.shape[1]
+    return {name: _mean(name, total, count) for name, total in sums.items()}
+
+
+def _squares(x: Tensor) -> Tensor:
+    # A few thousand float32 terms at a time keep float32's accuracy; the sum over batches is float64.
+    return x.square().flatten(0, -2).sum(0).double()
+
+
+def _mean(name: str, total: Tensor, count: int) -> npt.NDArray[np.float32]:
+    mean = total.numpy() / count
+    if not np.isfinite(mean).all():
+        raise InputError(
+            f"The model computes NaN or Inf before {name} on the calibration text; its weights are damaged."
+        )
+    average = mean.mean()
+    if average == 0.0:
+        # Never activated: every weight counts alike (llama.cpp gives 1 to matrices that no token reached).
+        return np.ones(len(mean), dtype=np.float32)
+    # A column that is always zero costs nothing whatever its weights become, but a block of nothing but such columns
+    # would leave the encoder dividing by zero.
+    floored: npt.NDArray[np.float32] = np.maximum(mean, 1e-6 * average).astype(np.float32)
+    return floored

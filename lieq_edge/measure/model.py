@@ -1,0 +1,283 @@
+"""A transformers causal LM whose blocks are brought into memory one at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..source.base import Source
+
+# Blocks stay in memory when all of them take at most this much in float32: a model of about 250M weights then
+# is read and dequantised once, and the whole program still stays below 2 GB.
+KEEP_BYTES = 1_000_000_000
+# Logits are computed for so many tokens at once that they take at most this many floats (64 MB).
+_LOGIT_FLOATS = 1 << 24
+# Tokens that ``advance`` sends through a block at once.
+_BATCH_TOKENS = 2048
+
+
+class BlockModel:
+    """The model of a ``Source`` in float32 on the CPU, in evaluation mode, without gradients for its parameters.
+
+    Embedding, final norm, head and rotary tables are in memory from the start; a block's parameters are there
+    inside ``with model.block(i)``.
+
+    Attributes:
+        source: where the weights come from.
+        config: the transformers configuration.
+        causal_lm: the transformers model; its blocks are on the meta device outside ``block`` and ``whole``.
+        n_blocks: number of Transformer blocks.
+        head_name: GGUF name of the matrix that makes the logits; a tied model's is its token embedding.
+    """
+
+    def __init__(self, source: Source, *, threads: int | None = None, keep_blocks: bool | None = None) -> None:
+        """Build the model.
+
+        Args:
+            source: the model to run.
+            threads: CPU threads for torch, or None to leave its setting alone.
+            keep_blocks: keep blocks in memory once they were read; None decides by ``KEEP_BYTES``.
+
+        Raises:
+            InputError: transformers does not know the architecture, or the weights do not match the configuration.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.source = source
+        self.causal_lm = empty_model(source.config())
+        self.config = self.causal_lm.config
+        self._inner: nn.Module = self.causal_lm.base_model
+        self._blocks = _block_list(self._inner, source.n_blocks)
+        self.n_blocks = len(self._blocks)
+        self._kwargs: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
+        self._loaded: set[int] = set()
+
+        prefix = next(name for name, module in self.causal_lm.named_modules() if module is self._blocks) + "."
+        self._block_tensors: list[dict[str, str]] = [{} for _ in range(self.n_blocks)]
+        outer: dict[str, str] = {}
+        count = 0
+        for spec in source.tensors():
+            name = source.hf_name(spec.name)
+            if name is None:
+                continue
+            if name.startswith(prefix):
+                index, _, rest = name[len(prefix) :].partition(".")
+                self._block_tensors[int(index)][rest] = spec.name
+                count += math.prod(spec.shape)
+            else:
+                outer[name] = spec.name
+        self._keep = 4 * count <= KEEP_BYTES if keep_blocks is None else keep_blocks
+        self.head_name = self._load_outer(outer, prefix)
+
+    def _load_outer(self, tensors: dict[str, str], blocks_prefix: str) -> str:
+        """Load everything but the blocks, tie a head without weights to the embedding; the head's GGUF name."""
+        model = self.causal_lm
+        head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+        gguf_names: dict[nn.Module, str] = {}
+        for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+            if name.startswith(blocks_prefix):
+                continue
+            owner_name, _, attribute = name.rpartition(".")
+            owner = model.get_submodule(owner_name)
+            if name in tensors:
+                setattr(owner, attribute, _parameter(self._read(tensors[name]), parameter, name, self.source))
+                gguf_names[owner] = tensors[name]
+            elif owner is not head or not self.config.tie_word_embeddings:
+                raise _missing(self.source, name)
+        if head not in gguf_names:
+            head.weight = embedding.weight
+        return gguf_names.get(head, gguf_names[embedding])
+
+    def _read(self, gguf_name: str) -> Tensor:
+        array = self.source.to_hf(gguf_name, self.source.read(gguf_name))
+        return torch.from_numpy(array if array.flags.writeable else array.copy()).contiguous()
+
+    def _load_block(self, index: int) -> None:
+        if index in self._loaded:
+            return
+        module = self._blocks[index]
+        for name, parameter in list(module.named_parameters()):
+            if name not in self._block_tensors[index]:
+                raise _missing(self.source, f"{name} of block {index}")
+            owner_name, _, attribute = name.rpartition(".")
+            value = _parameter(self._read(self._block_tensors[index][name]), parameter, name, self.source)
+            setattr(module.get_submodule(owner_name), attribute, value)
+        self._loaded.add(index)
+
+    def _release_block(self, index: int) -> None:
+        # Only parameters go: a block's own tables (buffers) are small and would not come back.
+        for module in self._blocks[index].modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                setattr(module, name, nn.Parameter(parameter.to("meta"), requires_grad=False))
+        self._loaded.discard(index)
+
+    @contextlib.contextmanager
+    def block(self, index: int) -> Iterator[nn.Module]:
+        """The block's module with its parameters in memory; they are released at the end unless kept."""
+        self._load_block(index)
+        try:
+            yield self._blocks[index]
+        finally:
+            if not self._keep:
+                self._release_block(index)
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[Any]:
+        """The transformers model with all blocks in memory, as generating text needs (4 bytes a weight)."""
+        try:
+            for index in range(self.n_blocks):
+                self._load_block(index)
+            yield self.causal_lm
+        finally:
+            if not self._keep:
+                for index in list(self._loaded):
+                    self._release_block(index)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Input embeddings of token ids ``(n, T)`` as ``(n, T, d)``."""
+        result: Tensor = self.causal_lm.get_input_embeddings()(tokens)
+        return result
+
+    def run_block(self, module: nn.Module, index: int, hidden: Tensor) -> Tensor:
+        """Block ``index`` on hidden states ``(n, T, d)``; differentiable in ``hidden`` when that asks for it."""
+        args, kwargs = self._block_arguments(hidden.shape[1])[index]
+        out = module(hidden, *args, **kwargs)
+        result: Tensor = out[0] if isinstance(out, tuple) else out
+        return result
+
+    def advance(self, module: nn.Module, index: int, hidden: Tensor) -> None:
+        """Replace hidden states ``(n, T, d)`` by the block's output, in place and a few sequences at a time."""
+        step = max(1, _BATCH_TOKENS // hidden.shape[1])
+        for start in range(0, hidden.shape[0], step):
+            hidden[start : start + step] = self.run_block(module, index, hidden[start : start + step])
+
+    def linears(self, module: nn.Module, index: int) -> dict[str, nn.Linear]:
+        """The linear layers of block ``index`` by the GGUF name of their weight, in the source's order."""
+        found = {}
+        for name, gguf_name in self._block_tensors[index].items():
+            owner_name, _, attribute = name.rpartition(".")
+            owner = module.get_submodule(owner_name)
+            if attribute == "weight" and isinstance(owner, nn.Linear):
+                found[gguf_name] = owner
+        return found
+
+    def final_norm(self, hidden: Tensor) -> Tensor:
+        """What the head receives, ``(..., d)``, from the last block's output ``(..., d)``."""
+        result: Tensor = self._inner.get_submodule("norm")(hidden)
+        return result
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits ``(..., vocabulary)`` of the last block's output ``(..., d)``, all at once."""
+        result: Tensor = self.causal_lm.get_output_embeddings()(self.final_norm(hidden))
+        return result
+
+    def logit_chunks(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Logits of the last block's output ``(N, d)`` in pieces that take little memory: ``(rows, logits)``."""
+        for rows in self.logit_rows(hidden.shape[0]):
+            yield rows, self.logits(hidden[rows])
+
+    def logit_rows(self, count: int) -> list[slice]:
+        """``count`` tokens in pieces so small that their logits take little memory."""
+        step = max(1, _LOGIT_FLOATS // self.causal_lm.get_output_embeddings().weight.shape[0])
+        return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+    def token_losses(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Negative log-likelihood in nats of each next token.
+
+        Args:
+            hidden: the last block's output ``(n, T, d)``.
+            tokens: ids ``(n, T)``.
+
+        Returns:
+            ``(n, T - 1)``; position t is the loss of token t + 1.
+        """
+        n, length = tokens.shape
+        flat = hidden[:, :-1].reshape(n * (length - 1), -1)
+        targets = tokens[:, 1:].reshape(-1)
+        losses = [
+            nn.functional.cross_entropy(logits, targets[rows], reduction="none")
+            for rows, logits in self.logit_chunks(flat)
+        ]
+        return torch.cat(losses).view(n, length - 1)
+
+    def _block_arguments(self, length: int) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """What the inner model passes to each block beside the hidden states, for sequences of ``length`` tokens.
+
+        Recorded from a run of the inner model itself, so that masks, positions and per-layer arguments are right
+        for any decoder; made with one sequence, they broadcast over any number.
+        """
+        if length in self._kwargs:
+            return self._kwargs[length]
+        recorded: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        hidden = torch.zeros(1, length, self.causal_lm.get_input_embeddings().weight.shape[1])
+
+        def record(_: Any, *args: Any, **kwargs: Any) -> Tensor:
+            recorded.append((args, kwargs))
+            # The same full tensor every time: versions of transformers in which blocks return tuples take [0] of it.
+            return hidden
+
+        for block in self._blocks:
+            block.forward = record
+        try:
+            with torch.no_grad():
+                self._inner(inputs_embeds=hidden, use_cache=False)
+        finally:
+            for block in self._blocks:
+                del block.forward
+        # One length is in use at a time, and a mask of many tokens is not small.
+        self._kwargs = {length: recorded}
+        return recorded
+
+
+def empty_model(config: dict[str, Any]) -> Any:
+    """The transformers causal LM of a configuration, parameters on the meta device, rotary tables computed.
+
+    Raises:
+        InputError: transformers has no such model.
+    """
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    # Weights are float32 here whatever they are stored in.
+    fields = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
+    kind = fields.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        raise InputError(f"transformers does not know the model type {kind!r}; update transformers or choose another.")
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**fields), attn_implementation="sdpa")
+    except ValueError as error:
+        raise InputError(f"transformers cannot build a {kind!r} language model: {error}") from error
+    for name, module in list(model.named_modules()):
+        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
+            parent_name, _, attribute = name.rpartition(".")
+            # Such tables are computed from the configuration when the module is made, not loaded.
+            setattr(model.get_submodule(parent_name), attribute, type(module)(config=module.config))
+    return model.float().eval().requires_grad_(False)
+
+
+def _block_list(inner: nn.Module, n_blocks: int) -> nn.ModuleList:
+    for module in inner.children():
+        if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
+            return module
+    raise InputError(
+        f"The model's configuration does not describe {n_blocks} blocks; its files do not belong together."
+    )
+
+
+def _parameter(value: Tensor, expected: Tensor, name: str, source: Source) -> nn.Parameter:
+    if value.shape != expected.shape:
+        raise InputError(
+            f"{name} of {source.label} has shape {tuple(value.shape)} where its configuration asks for "
+            f"{tuple(expected.shape)}; the files do not belong together."
+        )
+    return nn.Parameter(value, requires_grad=False)
+
+
+def _missing(source: Source, name: str) -> InputError:
+    return InputError(f"{source.label} has no weights for {name}; the model is incomplete.")

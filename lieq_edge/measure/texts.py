@@ -1,0 +1,130 @@
+"""Texts to measure and to calibrate on, and the token windows that are made of them. Nothing is downloaded."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from ..source.base import Source
+from .diagnostics import TextInfo
+from .stdlib_text import stdlib_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DEFAULT_CALIBRATION = "docs"
+CALIBRATION_CONTEXT = 512
+SALIENCY_CONTEXT = 512
+SALIENCY_TOKENS = 2048
+
+_BUILTIN_CHARACTERS = {"probe": 40_000, "saliency": 40_000, "validation": 120_000}
+# English takes 4 characters a token, code less; a larger guess only costs a little parsing.
+_CHARACTERS_PER_TOKEN = 6
+
+
+def builtin_text(purpose: str) -> tuple[str, str]:
+    """The built-in text for ``probe``, ``saliency`` or ``validation``, and its name; they share no document."""
+    return stdlib_text(purpose, _BUILTIN_CHARACTERS[purpose])
+
+
+def load_text(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        InputError: the file is missing, not UTF-8, or empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"Cannot read the text {path}: {error.strerror}; check the path.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"The text {path} is not UTF-8 (byte {error.start}); convert it.") from error
+    if not text.strip():
+        raise InputError(f"The text {path} is empty; give one with some pages of writing.")
+    return text
+
+
+def windows(ids: list[int], context: int, count: int | None = None, bos: int | None = None) -> Tensor:
+    """Cut token ids into windows, spread evenly over the text.
+
+    Args:
+        ids: tokens of the text, without BOS.
+        context: tokens of a window.
+        count: at most so many windows; None takes all that fit side by side.
+        bos: the id that each window starts with, or None; it takes one of the ``context`` places.
+
+    Returns:
+        int64 ``(n, context)``, 1 <= n <= ``count``.
+
+    Raises:
+        InputError: the text is shorter than one window.
+    """
+    import torch
+
+    start = [] if bos is None else [bos]
+    body = context - len(start)
+    fitting = len(ids) // body
+    if fitting == 0:
+        raise InputError(
+            f"The text has {len(ids)} tokens, fewer than one window of {body}; give a longer text or smaller windows."
+        )
+    n = fitting if count is None else min(count, fitting)
+    firsts = [i * fitting // n * body for i in range(n)]
+    return torch.tensor([start + ids[first : first + body] for first in firsts], dtype=torch.long)
+
+
+def text_windows(source: Source, text: str, name: str, *, tokens: int, context: int) -> tuple[Tensor, TextInfo]:
+    """Windows ``(n, context)`` of a text, at most about ``tokens`` in all, each with BOS where the model wants it.
+
+    Raises:
+        InputError: the text is shorter than one window.
+    """
+    bos = source.bos_id if source.adds_bos else None
+    cut = windows(source.tokenize(text), context, max(1, tokens // context), bos)
+    return cut, text_info(name, text, cut.numel())
+
+
+def text_info(name: str, text: str, tokens: int) -> TextInfo:
+    """The record of a text."""
+    return TextInfo(name, hashlib.sha256(text.encode("utf-8")).hexdigest(), tokens)
+
+
+def calibration_windows(
+    source: Source, calibration: str, *, tokens: int, seed: int = 0, threads: int | None = None
+) -> tuple[Tensor, TextInfo]:
+    """Token windows to calibrate on.
+
+    Args:
+        source: the model, for its tokenizer; ``self`` and ``mixed`` also run it.
+        calibration: ``docs`` (Python's documentation), ``self`` (text that the model writes), ``mixed`` (half of
+            each), or the path of a text file.
+        tokens: at most about so many.
+        seed: of the order of the documentation, and of the model's writing.
+        threads: CPU threads for torch.
+
+    Returns:
+        int64 ``(n, CALIBRATION_CONTEXT)`` and the record of the text.
+
+    Raises:
+        InputError: the file cannot be read or is shorter than one window.
+    """
+    context = max(2, min(CALIBRATION_CONTEXT, tokens))
+    if calibration == "docs":
+        text, name = stdlib_text("calibration", tokens * _CHARACTERS_PER_TOKEN, seed)
+        return text_windows(source, text, name, tokens=tokens, context=context)
+    if calibration == "self":
+        from .generate import self_windows
+
+        return self_windows(source, tokens=tokens, context=context, seed=seed, threads=threads)
+    if calibration == "mixed":
+        import torch
+
+        half = max(context, tokens // 2)
+        docs, first = calibration_windows(source, "docs", tokens=half, seed=seed)
+        own, second = calibration_windows(source, "self", tokens=half, seed=seed, threads=threads)
+        info = text_info(f"{first.name} + {second.name}", first.sha256 + second.sha256, docs.numel() + own.numel())
+        return torch.cat([docs, own]), info
+    path = Path(calibration)
+    return text_windows(source, load_text(path), path.name, tokens=tokens, context=context)

@@ -1,0 +1,44 @@
+"""Text that the model writes follows the model's own distribution."""
+
+from __future__ import annotations
+
+import torch
+from memory_source import MemorySource, tiny_lm
+
+from lieq_edge.measure.generate import generate, self_windows
+from lieq_edge.measure.model import BlockModel
+
+
+def test_openings_stay_and_the_rest_is_likely() -> None:
+    plain = tiny_lm()
+    # A peaked distribution: sampling then nearly always takes the most likely token.
+    plain.model.norm.weight.mul_(200)
+    openings = [[1], [1, 40, 41], [9, 8, 7, 6, 5]]
+    ids = generate(BlockModel(MemorySource(plain)), openings, 24)
+    assert ids.shape == (3, 24)
+    best = plain(ids).logits.argmax(-1)
+    for row, opening in enumerate(openings):
+        start = len(opening)
+        assert ids[row, :start].tolist() == opening
+        agreement = (ids[row, start:] == best[row, start - 1 : -1]).float().mean()
+        assert float(agreement) > 0.9
+
+
+def test_a_text_that_ends_starts_anew() -> None:
+    plain = tiny_lm()
+    ids = generate(BlockModel(MemorySource(plain)), [[1, 50, 60]], 60, stop=frozenset(range(70, 103)))
+    row = ids[0].tolist()
+    ends = [i for i, token in enumerate(row[:-4]) if token >= 70]
+    assert ends
+    assert all(row[i + 1 : i + 4] == [1, 50, 60] for i in ends)
+
+
+def test_seed_decides() -> None:
+    source = MemorySource(tiny_lm())
+    first, info = self_windows(source, tokens=64, context=16, seed=0)
+    assert first.shape == (4, 16)
+    assert first[::2, 0].tolist() == [1, 1]
+    second, same = self_windows(source, tokens=64, context=16, seed=0)
+    assert torch.equal(first, second)
+    assert info == same
+    assert not torch.equal(first, self_windows(source, tokens=64, context=16, seed=1)[0])

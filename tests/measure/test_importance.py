@@ -1,0 +1,49 @@
+"""Importance is the mean square of what each linear receives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from memory_source import MemorySource, gguf_name, random_tokens, tiny_lm
+
+from lieq_edge.errors import InputError
+from lieq_edge.measure.importance import measure_importance
+
+TOKENS = random_tokens(4, 20)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_equals_hooks_on_the_plain_model(tied: bool) -> None:
+    plain = tiny_lm("qwen2", tie_word_embeddings=tied)
+    expected = {}
+    for name, module in plain.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(
+                lambda _, args, name=name: expected.update({name: args[0].double().square().mean((0, 1)).numpy()})
+            )
+    plain(TOKENS)
+    found = measure_importance(MemorySource(plain), TOKENS)
+    assert len(found) == 3 * 7 + 1
+    for name, values in expected.items():
+        gguf = "token_embd.weight" if tied and name == "lm_head" else gguf_name(f"{name}.weight")
+        assert found[gguf].dtype == np.float32
+        np.testing.assert_allclose(found[gguf], values, rtol=1e-4)
+
+
+def test_columns_that_are_never_activated_stay_positive() -> None:
+    plain = tiny_lm()
+    # Column 5 of ffn_down never sees anything, and attn_output of block 1 sees nothing at all.
+    plain.model.layers[0].mlp.up_proj.weight[5] = 0
+    plain.model.layers[1].self_attn.v_proj.weight.zero_()
+    found = measure_importance(MemorySource(plain), TOKENS)
+    down = found["blk.0.ffn_down.weight"]
+    assert 0 < down[5] <= 1.1e-6 * down.mean()
+    np.testing.assert_array_equal(found["blk.1.attn_output.weight"], np.ones(48, np.float32))
+
+
+def test_a_damaged_model_is_named() -> None:
+    plain = tiny_lm()
+    plain.model.layers[1].mlp.gate_proj.weight[0, 0] = float("inf")
+    with pytest.raises(InputError, match=r"NaN or Inf before blk\.1\.ffn_down\.weight"):
+        measure_importance(MemorySource(plain), TOKENS)
