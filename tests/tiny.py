@@ -126,8 +126,9 @@ def make_model(
         "initializer_range": 0.02,
         "torch_dtype": dtype,
     }
-    if head_dim is not None:
-        settings["head_dim"] = head_dim
+    if head_dim is not None or family == "qwen3":
+        # transformers takes 128 for Qwen3 where the configuration says nothing.
+        settings["head_dim"] = size
     if rope_scaling is not None:
         settings["rope_scaling"] = rope_scaling
     files = _tokenizer_files(family, tokenizer, vocab)

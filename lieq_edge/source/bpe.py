@@ -1,0 +1,76 @@
+"""Byte-level BPE vocabularies (``tokenizer.ggml.model`` = ``gpt2``) from tokenizer.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gguf import TokenType
+
+from ..errors import InputError
+from .tokenizer import AddedToken, Pieces, padded
+
+
+def is_byte_level(document: dict[str, Any]) -> bool:
+    """True when a tokenizer.json is BPE over the 256 bytes."""
+    parts = [document.get("pre_tokenizer") or {}, document.get("decoder") or {}]
+    while parts:
+        part = parts.pop()
+        if part.get("type") == "ByteLevel":
+            return bool((document.get("model") or {}).get("type") == "BPE")
+        parts += (part.get("pretokenizers") or []) + (part.get("decoders") or [])
+    return False
+
+
+def read_byte_level(path: Path, document: dict[str, Any], rows: int) -> Pieces:
+    """The vocabulary of a byte-level tokenizer.json.
+
+    Raises:
+        InputError: the file cannot be loaded, or has more tokens than the embedding has rows.
+    """
+    tokenizer = load_tokenizer(path)
+    tokens = {index: (text, int(TokenType.NORMAL)) for text, index in document["model"]["vocab"].items()}
+    for entry in document.get("added_tokens") or []:
+        added = AddedToken(entry["content"], bool(entry.get("special")))
+        tokens[entry["id"]] = (added.text, int(added.type))
+    texts, types = padded(tokens, rows, str(path))
+    # An added BOS shows: the ids of any text then begin with a token that the text has not.
+    plain = tokenizer.encode("a", add_special_tokens=False).ids
+    adds_bos = tokenizer.encode("a").ids[:1] != plain[:1]
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    return Pieces("gpt2", texts, types, None, encode, adds_bos, {}, _likely(document))
+
+
+def _likely(document: dict[str, Any]) -> str:
+    """The pre-tokenizer that the split rule looks like.
+
+    Rules that differ in digits only give the same tokens where no token has two digits; the file should then
+    still bear the right name.
+    """
+    rule = json.dumps(document.get("pre_tokenizer"), ensure_ascii=False)
+    if "{1,3}" in rule:
+        return "llama-bpe"
+    if "\\\\p{N}" in rule:
+        return "qwen2"
+    return "smollm" if '"Digits"' in rule else "gpt-2"
+
+
+def load_tokenizer(path: Path) -> Any:
+    """``tokenizers.Tokenizer`` of ``path``, without truncation or padding.
+
+    Raises:
+        InputError: the library refuses the file.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust library raises plain Exception
+        raise InputError(f"{path} is no tokenizer that can be loaded ({error}); fetch it again.") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer

@@ -1,0 +1,82 @@
+"""Checks that all sources share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+from .base import Array
+
+_CHUNK = 1 << 20
+
+
+def read_bytes(path: Path, offset: int, count: int) -> npt.NDArray[np.uint8]:
+    """``count`` bytes of ``path`` from ``offset``.
+
+    Raises:
+        InputError: the file cannot be read, or ends before.
+    """
+    try:
+        raw = np.fromfile(path, np.uint8, count, offset=offset)
+    except OSError as error:
+        raise InputError(f"Cannot read {path} ({error.strerror}); give an existing file.") from error
+    if raw.size < count:
+        raise InputError(f"{path} is truncated; fetch it again.")
+    return raw
+
+
+def check_finite(array: Array, name: str, label: str) -> None:
+    """Raise InputError, naming the tensor, when ``array`` holds NaN or Inf."""
+    # Their sum is finite unless one of them is not, or the sum overflows: cheaper than a mask for the usual case.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(array.sum(dtype=np.float64)):
+            return
+    kind = "NaN" if np.isnan(array).any() else "infinite"
+    raise InputError(f"The tensor {name} of {label} holds {kind} values; choose an undamaged model.")
+
+
+def check_parameters(
+    needed: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], ignored: set[str], label: str
+) -> None:
+    """Compare the tensors that a configuration asks for with those that are there.
+
+    Args:
+        needed: shapes by name.
+        found: shapes by name.
+        ignored: names that may be there or not.
+        label: of the model, for messages.
+
+    Raises:
+        InputError: one is missing, superfluous or of another shape.
+    """
+    for name, shape in needed.items():
+        if name not in found:
+            raise InputError(f"{label} has no tensor {name}, which its configuration asks for; fetch the whole model.")
+        if found[name] != shape:
+            raise InputError(
+                f"The tensor {name} of {label} has shape {found[name]} where its configuration asks for {shape}; "
+                "the files do not belong together."
+            )
+    for name in found:
+        if name not in needed and name not in ignored:
+            raise InputError(
+                f"{label} has a tensor {name} that its architecture does not have, so it would be lost; "
+                "choose another model."
+            )
+
+
+def hash_files(paths: Iterable[Path], *, named: bool = True) -> str:
+    """SHA-256 (hex) over the bytes of files wherever they lie; with ``named`` over names and sizes too."""
+    digest = hashlib.sha256()
+    for path in paths:
+        if named:
+            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()

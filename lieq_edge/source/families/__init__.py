@@ -1,0 +1,68 @@
+"""The model families that can be read, one file each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import InputError
+from .base import ROPE_FACTORS, Dims, Family
+from .llama import Llama
+from .qwen2 import Qwen2
+from .qwen3 import Qwen3
+
+__all__ = ["FAMILIES", "ROPE_FACTORS", "Dims", "Family", "family_of_architecture", "family_of_config"]
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (Llama(), Qwen2(), Qwen3())}
+"""By ``model_type`` of transformers, which is GGUF's architecture too."""
+
+_EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+
+def family_of_config(config: dict[str, Any], label: str) -> Family:
+    """The family of a transformers configuration.
+
+    Raises:
+        InputError: it is a mixture of experts, or of another family.
+    """
+    kind = config.get("model_type")
+    names = config.get("architectures") or []
+    if "moe" in str(kind) or kind == "mixtral" or any((config.get(key) or 0) > 1 for key in _EXPERT_KEYS):
+        raise _mixture(label, str(kind))
+    family = FAMILIES.get(str(kind))
+    if family is None:
+        raise _unknown(label, str(kind))
+    if names and family.class_name not in names:
+        raise _unknown(label, str(names[0]))
+    return family
+
+
+def family_of_architecture(architecture: str, experts: int, label: str) -> Family:
+    """The family of a GGUF file with that ``general.architecture`` and ``expert_count``.
+
+    Raises:
+        InputError: it is a mixture of experts, or of another family.
+    """
+    if "moe" in architecture or experts > 1:
+        raise _mixture(label, architecture)
+    if architecture not in FAMILIES:
+        raise _unknown(label, architecture)
+    return FAMILIES[architecture]
+
+
+def _supported() -> str:
+    titles = [family.title for family in FAMILIES.values()]
+    return ", ".join(titles[:-1]) + " and " + titles[-1]
+
+
+def _mixture(label: str, name: str) -> InputError:
+    return InputError(
+        f"{label} is a mixture of experts ({name}), which lieq-edge does not read; choose a dense model of "
+        f"{_supported()}."
+    )
+
+
+def _unknown(label: str, name: str) -> InputError:
+    return InputError(
+        f"{label} is of the architecture {name}, which lieq-edge does not read, neither from safetensors nor from "
+        f"GGUF; choose a model of {_supported()} (llama.cpp's own converter and quantiser know more)."
+    )

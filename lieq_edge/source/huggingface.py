@@ -1,0 +1,159 @@
+"""Models in Hugging Face directories: config.json, safetensors and tokenizer files."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFValueType, GGUFWriter
+
+from ..container import KeyValue
+from ..errors import InputError
+from .base import Array, Source, TensorSpec
+from .checks import check_finite, check_parameters, hash_files
+from .families import ROPE_FACTORS, family_of_config
+from .safetensors_files import find_files, read_index
+from .tokenizer import check_files, key_values, read_pieces, writer_values
+from .trial import Trial, settle
+
+CONFIG_FILE = "config.json"
+
+HASHED_FILES = (
+    CONFIG_FILE,
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+"""The files beside the weights that belong to a model."""
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config.json.
+
+    Raises:
+        InputError: it is missing or no JSON object.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(_no_config(path.parent)) from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); fetch it again.") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} does not hold a JSON object; fetch it again.")
+    return config
+
+
+def _no_config(directory: Path) -> str:
+    names = sorted(path.name for path in directory.iterdir())
+    if not names:
+        return f"{directory} is empty; give a directory with config.json, safetensors and tokenizer files."
+    for name in names:
+        if name.endswith(".gguf"):
+            return f"{directory} holds no {CONFIG_FILE}; give the path of {name} in it, if that is the model."
+    return f"{directory} holds no {CONFIG_FILE}; give the directory of a Hugging Face model."
+
+
+class HuggingFaceSource(Source):
+    """A model in a Hugging Face directory."""
+
+    def __init__(self, directory: Path, label: str, name: str | None = None) -> None:
+        """Open ``directory``: its configuration and the headers of its weights.
+
+        Args:
+            directory: of the model.
+            label: what the user named it.
+            name: what the written file calls the model, by default the directory's name.
+
+        Raises:
+            InputError: a file is missing or damaged, or the model is of a kind that is not read.
+        """
+        self._directory = directory
+        self.label = label
+        self._name = name or directory.resolve().name
+        self._config = read_config(directory / CONFIG_FILE)
+        self._family = family_of_config(self._config, label)
+        self._family.check(self._config, label)
+        self._dims = self._family.dims(self._config, label)
+        self.architecture = self._family.name
+        self.n_blocks = self._dims.blocks
+        self._paths = find_files(directory)
+        self._stored = read_index(self._paths)
+        needed = self._family.parameters(self._dims)
+        # Tables that older checkpoints carry along, and a head that tied models save but do not use.
+        ignored = {name for name in self._stored if name.endswith(("rotary_emb.inv_freq", ".masked_bias"))}
+        ignored |= {"lm_head.weight"}
+        check_parameters(needed, {name: weights.shape for name, weights in self._stored.items()}, ignored, label)
+        self._names = self._family.gguf_names(self._dims)
+        self._factors = self._family.rope_factors(self._config, self._dims)
+        check_files(directory)
+        self.warnings = tuple(self._family.warnings(self._config, label))
+
+    @functools.cached_property
+    def content_hash(self) -> str:
+        present = [self._directory / name for name in HASHED_FILES if (self._directory / name).is_file()]
+        return hash_files([*present, *self._paths])
+
+    def tensors(self) -> list[TensorSpec]:
+        specs = []
+        for name, hf_name in self._names.items():
+            weights = self._stored[hf_name]
+            specs.append(TensorSpec(name, weights.shape, weights.dtype))
+        if self._factors is not None:
+            specs.append(TensorSpec(ROPE_FACTORS, self._factors.shape, "F32"))
+        return specs
+
+    def read(self, name: str) -> Array:
+        if name == ROPE_FACTORS and self._factors is not None:
+            return self._factors.copy()
+        hf_name = self._names[name]
+        array = self._stored[hf_name].read()
+        check_finite(array, hf_name, self.label)
+        return self._family.to_gguf(name, array, self._dims)
+
+    def metadata(self) -> list[KeyValue]:
+        writer = GGUFWriter(None, self.architecture)
+        writer.add_type("model")
+        writer.add_name(self._name)
+        self._family.write(self._config, self._dims, writer)
+        head = KeyValue("general.architecture", self.architecture, int(GGUFValueType.STRING))
+        return [head, *writer_values(writer), *self._trial.key_values]
+
+    def config(self) -> dict[str, Any]:
+        return dict(self._config)
+
+    def hf_name(self, name: str) -> str | None:
+        return None if name == ROPE_FACTORS else self._names[name]
+
+    def to_hf(self, name: str, array: Array) -> Array:
+        return self._family.to_hf(name, array, self._dims)
+
+    @functools.cached_property
+    def _trial(self) -> Trial:
+        pieces = read_pieces(self._directory, self._dims.vocab)
+        trial = settle(pieces, key_values(self._directory, pieces), self.architecture, self.label)
+        self.warnings += trial.warnings
+        return trial
+
+    def tokenize(self, text: str, *, add_bos: bool = False) -> list[int]:
+        bos = [self.bos_id] if add_bos and self.bos_id is not None else []
+        return bos + self._trial.vocabulary.tokenize(text)
+
+    @property
+    def bos_id(self) -> int | None:
+        return self._trial.vocabulary.bos_id
+
+    @property
+    def adds_bos(self) -> bool:
+        return self._trial.vocabulary.adds_bos
+
+    def detokenize(self, ids: list[int]) -> str:
+        return self._trial.vocabulary.detokenize(ids)

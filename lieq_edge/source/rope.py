@@ -1,0 +1,192 @@
+"""Rotary position scaling: between transformers' configuration and what llama.cpp reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from gguf import GGUFWriter, Keys, RopeScalingType
+
+from ..errors import InputError
+from .base import Array
+
+Get = Callable[[str], Any]
+"""Gives the value of a GGUF key in which ``{arch}`` stands for the architecture, or None."""
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding of a model.
+
+    Attributes:
+        theta: base of the frequencies.
+        kind: transformers' ``rope_type``.
+        parameters: transformers' other parameters of that type.
+    """
+
+    theta: float = 10000.0
+    kind: str = "default"
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    def to_config(self) -> dict[str, Any]:
+        """Entries of a transformers configuration, in the form that all versions read."""
+        if self.kind == "default":
+            return {"rope_theta": self.theta}
+        return {"rope_theta": self.theta, "rope_scaling": {"rope_type": self.kind, **self.parameters}}
+
+
+def rope_of_config(config: dict[str, Any]) -> Rope:
+    """The rotary embedding of a transformers configuration, old form (``rope_scaling``) or new."""
+    values = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    theta = values.pop("rope_theta", None) or config.get("rope_theta") or 10000.0
+    old_name = values.pop("type", None)
+    kind = values.pop("rope_type", None) or old_name or "default"
+    for key in ("original_max_position_embeddings", "partial_rotary_factor"):
+        if values.get(key) is None and config.get(key) is not None:
+            values[key] = config[key]
+    return Rope(float(theta), kind, values)
+
+
+def check_rope(rope: Rope, label: str, *, factors: bool) -> None:
+    """Refuse what llama.cpp's graph of a family does not compute.
+
+    Args:
+        factors: the graph reads ``rope_freqs.weight``.
+
+    Raises:
+        InputError: the scaling type, or one of its settings, is not supported.
+    """
+    kinds = ["default", "linear", "yarn", "dynamic"] + ["llama3"] * factors
+    if rope.kind not in kinds:
+        raise InputError(
+            f"{label} uses the rope scaling {rope.kind!r}, which this family has not in llama.cpp "
+            f"(supported: {', '.join(kinds)}); choose another model."
+        )
+    required = {
+        "linear": ["factor"],
+        "llama3": ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"],
+        "yarn": ["factor"],
+    }
+    for key in required.get(rope.kind, []):
+        if not isinstance(rope.parameters.get(key), (int, float)):
+            raise InputError(f"config.json of {label} scales rope by {rope.kind!r} without {key}; complete it.")
+    if rope.parameters.get("partial_rotary_factor") not in (None, 1, 1.0) or rope.parameters.get("truncate") is False:
+        raise InputError(f"{label} uses a partial or untruncated rope, which llama.cpp has not; choose another model.")
+
+
+def write_rope(rope: Rope, context: int, writer: GGUFWriter) -> None:
+    """Write the keys as llama.cpp's converter does (``TextModel.set_gguf_parameters``).
+
+    The attention factor of YaRN goes to ``rope.scaling.attn_factor``, for llama.cpp computes
+    ``yarn_attn_factor`` itself and ignores what the converter writes there.
+    """
+    values = rope.parameters
+    if rope.kind == "linear":
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(values["factor"])
+    elif rope.kind == "yarn":
+        writer.add_rope_scaling_type(RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(values["factor"])
+        writer.add_rope_scaling_orig_ctx_len(int(values.get("original_max_position_embeddings") or context))
+        ratio = _yarn_attention(values) / _mscale(values["factor"])
+        if not math.isclose(ratio, 1.0, rel_tol=1e-7):
+            writer.add_rope_scaling_attn_factors(ratio)
+        if values.get("beta_fast"):
+            writer.add_rope_scaling_yarn_beta_fast(values["beta_fast"])
+        if values.get("beta_slow"):
+            writer.add_rope_scaling_yarn_beta_slow(values["beta_slow"])
+    writer.add_rope_freq_base(rope.theta)
+
+
+def rope_of_keys(get: Get, context: int) -> Rope:
+    """The rotary embedding that GGUF keys describe (``llama_model_base::load_hparams``)."""
+    theta = shortest(get(Keys.Rope.FREQ_BASE) or 10000.0)
+    factor = get(Keys.Rope.SCALING_FACTOR) or get("{arch}.rope.scale_linear") or 1.0
+    kind = get(Keys.Rope.SCALING_TYPE) or "linear"
+    if kind == "none" or (kind == "linear" and factor == 1.0):
+        return Rope(theta)
+    values: dict[str, Any] = {"factor": shortest(factor)}
+    if kind == "yarn":
+        values["original_max_position_embeddings"] = get(Keys.Rope.SCALING_ORIG_CTX_LEN) or context
+        if (ratio := get(Keys.Rope.SCALING_ATTN_FACTOR)) is not None:
+            values["attention_factor"] = shortest(ratio * _mscale(factor))
+        for name, key in (
+            ("beta_fast", Keys.Rope.SCALING_YARN_BETA_FAST),
+            ("beta_slow", Keys.Rope.SCALING_YARN_BETA_SLOW),
+        ):
+            if get(key) is not None:
+                values[name] = shortest(get(key))
+    return Rope(theta, kind, values)
+
+
+def llama3_factors(rope: Rope, head_dim: int) -> Array:
+    """``rope_freqs.weight`` of Llama-3 scaling, ``(head_dim / 2,)``: what each wavelength is multiplied by.
+
+    Source: transformers' ``_compute_llama3_parameters``, solved for the factor.
+    """
+    wavelength = 2 * math.pi * rope.theta ** (np.arange(0, head_dim, 2) / head_dim)
+    values = rope.parameters
+    factor, low, high = values["factor"], values["low_freq_factor"], values["high_freq_factor"]
+    ratio = values["original_max_position_embeddings"] / wavelength
+    smooth = (ratio - low) / (high - low)
+    between = 1 / ((1 - smooth) / factor + smooth)
+    return np.where(ratio > high, 1.0, np.where(ratio < low, factor, between)).astype(np.float32)
+
+
+def rope_of_factors(factors: Array, theta: float, context: int) -> Rope:
+    """The transformers scaling whose frequencies are those of ``rope_freqs.weight``.
+
+    Llama-3's four parameters where they give these very factors (of those only the ratios to
+    ``low_freq_factor`` matter, which is taken as 1), else LongRoPE with the factors as they are.
+    """
+    if np.all(factors == 1):
+        return Rope(theta)
+    candidates = [(8192.0, 4.0)]  # Llama 3.1 and 3.2
+    top = float(factors.max())
+    between = (factors > 1) & (factors < top)
+    if between.sum() >= 2:
+        wavelength = 2 * math.pi * theta ** (np.arange(len(factors)) / len(factors))
+        smooth = (1 / factors[between] - 1 / top) / (1 - 1 / top)
+        slope, offset = np.polyfit(1 / wavelength[between], smooth, 1)
+        if offset < 0:
+            candidates.append((float(round(-slope / offset)), round(1 - 1 / offset, 4)))
+    for original, high in candidates:
+        values: dict[str, Any] = {
+            "factor": shortest(top),
+            "low_freq_factor": 1.0,
+            "high_freq_factor": high,
+            "original_max_position_embeddings": int(original),
+        }
+        rope = Rope(theta, "llama3", values)
+        if np.allclose(llama3_factors(rope, 2 * len(factors)), factors, rtol=1e-5):
+            return rope
+    exact = [shortest(factor) for factor in factors]
+    values = {
+        "factor": 1.0,
+        "attention_factor": 1.0,
+        "short_factor": exact,
+        "long_factor": exact,
+        "original_max_position_embeddings": context,
+    }
+    return Rope(theta, "longrope", values)
+
+
+def _mscale(factor: float, scale: float = 1.0) -> float:
+    return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def _yarn_attention(values: dict[str, Any]) -> float:
+    # As transformers' _compute_yarn_parameters.
+    if values.get("attention_factor") is not None:
+        return float(values["attention_factor"])
+    if values.get("mscale") and values.get("mscale_all_dim"):
+        return _mscale(values["factor"], values["mscale"]) / _mscale(values["factor"], values["mscale_all_dim"])
+    return _mscale(values["factor"])
+
+
+def shortest(value: Any) -> float:
+    """The decimal number that was meant: 1e-05 rather than the float32's 9.999999747378752e-06."""
+    return float(str(np.float32(value)))

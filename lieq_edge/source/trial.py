@@ -1,0 +1,215 @@
+"""Find the pre-tokenizer by trial: llama.cpp's tokens must equal the original tokenizer's on hard strings."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguf import GGUFValueType, TokenType
+
+from ..container import KeyValue, write_container
+from ..errors import InputError
+from ..llama import PRE_KEY, Vocabulary
+from .battery import BATTERY, special_strings
+from .tokenizer import Pieces
+
+# One name for each way in which llama.cpp splits text before byte-level BPE (llama-vocab.cpp), likely ones first.
+# Names that the installed llama.cpp does not know are refused by it and passed over. Those that take raw UTF-8
+# instead of the byte alphabet (gemma4, whitespace, ...) cannot fit and are left out.
+CANDIDATES: tuple[str, ...] = (
+    "llama-bpe",
+    "qwen2",
+    "smollm",
+    "gpt-2",
+    "tekken",
+    "gpt-4o",
+    "dbrx",
+    "smaug-bpe",
+    "deepseek-llm",
+    "deepseek-coder",
+    "deepseek-v3",
+    "qwen35",
+    "glm4",
+    "chatglm-bpe",
+    "minicpm5",
+    "falcon",
+    "starcoder",
+    "refact",
+    "command-r",
+    "olmo",
+    "mpt",
+    "stablelm2",
+    "seed-coder",
+    "bailingmoe",
+    "hunyuan-dense",
+    "exaone",
+    "exaone-moe",
+    "jais-2",
+    "trillion",
+    "viking",
+    "poro-chat",
+    "superbpe",
+    "youtu",
+    "tiny_aya",
+    "joyai-llm",
+    "kimi-k2",
+    "afmoe",
+    "chameleon",
+    "default",
+)
+
+_SAMPLE = 2000
+_MOST_SPECIAL = 24
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first string that two tokenizers split differently."""
+
+    text: str
+    original: list[int]
+    llama: list[int]
+
+    def describe(self, tokens: Sequence[str]) -> str:
+        """One clause that shows the place and the tokens there."""
+        at = next(
+            (i for i, (a, b) in enumerate(zip(self.original, self.llama, strict=False)) if a != b),
+            min(len(self.original), len(self.llama)),
+        )
+
+        def shown(ids: list[int]) -> str:
+            return " ".join(repr(tokens[i]) for i in ids[at : at + 3]) or "nothing"
+
+        text = self.text if len(self.text) <= 60 else self.text[:57] + "..."
+        return f"in {text!r} the original has {shown(self.original)} where llama.cpp has {shown(self.llama)}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A vocabulary that llama.cpp runs as the original does.
+
+    Attributes:
+        key_values: the tokenizer's, ``tokenizer.ggml.pre`` included.
+        vocabulary: llama.cpp's tokenizer.
+        warnings: sentences for the user.
+    """
+
+    key_values: list[KeyValue]
+    vocabulary: Vocabulary
+    warnings: tuple[str, ...]
+
+
+def settle(
+    pieces: Pieces,
+    values: list[KeyValue],
+    architecture: str,
+    label: str,
+    candidates: Sequence[str] = CANDIDATES,
+) -> Trial:
+    """Load the vocabulary in llama.cpp with each candidate until one tokenizes as the original does.
+
+    Args:
+        pieces: the original.
+        values: its key-values.
+        architecture: of the model; llama.cpp wants it in any file.
+        label: of the model, for messages.
+        candidates: of ``tokenizer.ggml.pre``; a sentencepiece vocabulary has ``default`` only.
+
+    Raises:
+        InputError: no candidate does; the message shows the first difference of the best.
+    """
+    candidates = [name for name in candidates if name == pieces.likely] + [
+        name for name in candidates if name != pieces.likely
+    ]
+    if pieces.model != "gpt2":
+        candidates = ["default"]
+    sample = _vocabulary_sample(pieces)
+    battery_ids, sample_ids = ([pieces.encode(text) for text in texts] for texts in (BATTERY, sample))
+    best: tuple[float, str, str] = (-math.inf, "", "llama.cpp refuses the vocabulary")
+    with tempfile.TemporaryDirectory(prefix="lieq-") as folder:
+        path = Path(folder) / "vocabulary.gguf"
+        head = KeyValue("general.architecture", architecture, GGUFValueType.STRING)
+        write_container(path, architecture, [head, *values], [], [])
+        for name in candidates:
+            try:
+                vocabulary = Vocabulary(path, pre=name)
+            except InputError as error:
+                if best[0] == -math.inf:
+                    best = (-math.inf, name, str(error))
+                continue
+            differences = _compare(vocabulary, BATTERY, battery_ids)
+            score = -len(differences)
+            if not differences:
+                differences = _compare(vocabulary, sample, sample_ids)
+            if not differences:
+                return Trial(_with_pre(values, name), vocabulary, _check_special(vocabulary, pieces, label))
+            if score > best[0]:
+                best = (score, name, differences[0].describe(pieces.tokens))
+    raise InputError(
+        f"No pre-tokenizer of llama.cpp splits text as the tokenizer of {label} does (nearest {best[1]!r}: {best[2]}); "
+        "choose another model."
+    )
+
+
+def _with_pre(values: list[KeyValue], name: str) -> list[KeyValue]:
+    # Behind tokenizer.ggml.model, where llama.cpp's converter writes it.
+    return [values[0], KeyValue(PRE_KEY, name, GGUFValueType.STRING), *values[1:]]
+
+
+def _compare(vocabulary: Vocabulary, strings: Sequence[str], expected: Sequence[list[int]]) -> list[Difference]:
+    found = []
+    for text, original in zip(strings, expected, strict=True):
+        ids = vocabulary.tokenize(text, parse_special=True)
+        if ids != original:
+            found.append(Difference(text, original, ids))
+    return found
+
+
+def _vocabulary_sample(pieces: Pieces) -> list[str]:
+    """Texts of ordinary tokens, evenly over the vocabulary: a wrong token list or merge shows here."""
+    if pieces.model == "gpt2":
+        alphabet = _byte_alphabet()
+        texts = [_decode(token, alphabet) for token in _every(pieces, TokenType.NORMAL, _SAMPLE)]
+    else:
+        texts = [token.replace("▁", " ") for token in _every(pieces, TokenType.NORMAL, _SAMPLE)]
+    return [text for text in texts if text and unicodedata.is_normalized("NFC", text)]
+
+
+def _every(pieces: Pieces, kind: int, most: int) -> list[str]:
+    chosen = [token for token, own in zip(pieces.tokens, pieces.types, strict=True) if own == kind]
+    return chosen[:: max(1, len(chosen) // most)]
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-ins for the 256 bytes (``bytes_to_unicode``)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+def _decode(token: str, alphabet: dict[str, int]) -> str:
+    try:
+        return bytes(alphabet[c] for c in token).decode("utf-8")
+    except (KeyError, UnicodeDecodeError):
+        return ""
+
+
+def _check_special(vocabulary: Vocabulary, pieces: Pieces, label: str) -> tuple[str, ...]:
+    """A warning when special tokens within text are split otherwise than by the original.
+
+    It is no reason to stop: originals differ from version to version in the space around special tokens, and
+    llama.cpp finds the tokens themselves.
+    """
+    tokens = _every(pieces, TokenType.CONTROL, _MOST_SPECIAL) + _every(pieces, TokenType.USER_DEFINED, _MOST_SPECIAL)
+    # A bare sentencepiece model does not look for special tokens at all.
+    found = [token for token in tokens if pieces.encode(token) == [pieces.tokens.index(token)]]
+    strings = special_strings(found)
+    differences = _compare(vocabulary, strings, [pieces.encode(text) for text in strings])
+    if not differences:
+        return ()
+    clause = differences[0].describe(pieces.tokens)
+    return (f"llama.cpp splits text around special tokens of {label} otherwise than the original does: {clause}.",)
