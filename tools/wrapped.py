@@ -1,0 +1,57 @@
+"""A model source that passes everything on to another; subclasses change what they must."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from lieq_edge.source.base import Array, KeyValue, Source, TensorSpec
+
+
+class Wrapped(Source):
+    """``base`` under another hash. ``change`` says in words what was changed, settings included."""
+
+    def __init__(self, base: Source, change: str) -> None:
+        self.base = base
+        self.change = change
+        self.label = f"{base.label} ({change})"
+        self.architecture = base.architecture
+        self.n_blocks = base.n_blocks
+        self.warnings = base.warnings
+        self.gguf_path = None
+
+    @property
+    def content_hash(self) -> str:
+        return hashlib.sha256(f"{self.base.content_hash} {self.change}".encode()).hexdigest()
+
+    def tensors(self) -> list[TensorSpec]:
+        return self.base.tensors()
+
+    def read(self, name: str) -> Array:
+        return self.base.read(name)
+
+    def metadata(self) -> list[KeyValue]:
+        return self.base.metadata()
+
+    def config(self) -> dict[str, Any]:
+        return self.base.config()
+
+    def hf_name(self, name: str) -> str | None:
+        return self.base.hf_name(name)
+
+    def to_hf(self, name: str, array: Array) -> Array:
+        return self.base.to_hf(name, array)
+
+    def tokenize(self, text: str, *, add_bos: bool = False) -> list[int]:
+        return self.base.tokenize(text, add_bos=add_bos)
+
+    @property
+    def bos_id(self) -> int | None:
+        return self.base.bos_id
+
+    @property
+    def adds_bos(self) -> bool:
+        return self.base.adds_bos
+
+    def detokenize(self, ids: list[int]) -> str:
+        return self.base.detokenize(ids)
