@@ -163,6 +163,8 @@ def export_model(
             raise InputError(f"The saved measurements are of another model ({diagnostics.model}); run analyze again.")
     with watch.measure("allocate"):
         plan = make_plan(diagnostics, settings.budget, plan_options(settings))
+    if settings.validation:
+        _check_text_length(source, settings)
     check_space(out.parent, plan.file_bytes)
     if show_plan:
         show_plan(plan)
@@ -253,6 +255,20 @@ def validation_text(path: Path | None) -> tuple[str, str]:
     if path is None:
         return builtin_text("validation")
     return load_text(path), path.name
+
+
+def _check_text_length(source: Source, settings: ExportSettings) -> None:
+    """Tell a text shorter than one window before anything is made, not after."""
+    text, name = validation_text(settings.text)
+    # The beginning of a long text nearly always has tokens enough.
+    for part in (text[: 16 * settings.context], text):
+        tokens = len(source.tokenize(part, add_bos=source.adds_bos))
+        if tokens >= settings.context:
+            return
+    raise InputError(
+        f"The text {name} has {tokens} tokens, fewer than one window of {settings.context}; "
+        "give a longer --text or a smaller --context."
+    )
 
 
 def check_gate(validation: Validation | None, max_ppl_ratio: float | None) -> None:

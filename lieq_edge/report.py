@@ -26,8 +26,8 @@ def print_json(value: Any) -> None:
 
 
 def announce_plan(plan: Plan) -> None:
-    """The plan on stderr, before the work on it starts."""
-    _plan_table(plan, _console(stderr=True))
+    """The plan on stderr, before the work on it starts; the report tells the fallbacks."""
+    _plan_table(plan, _console(stderr=True), fallbacks=False)
 
 
 def show_plan(plan: Plan, *, as_json: bool) -> None:
@@ -101,7 +101,7 @@ def show_inspection(report: FileReport, *, as_json: bool) -> None:
     render(report, _console())
 
 
-def _plan_table(plan: Plan, console: Console) -> None:
+def _plan_table(plan: Plan, console: Console, *, fallbacks: bool = True) -> None:
     from rich.table import Table
 
     table = Table(title=f"{plan.model}: {plan.metric}, budget {plan.budget}")
@@ -127,19 +127,21 @@ def _plan_table(plan: Plan, console: Console) -> None:
     for tensor in plan.tensors:
         if tensor.name in ("token_embd.weight", "output.weight"):
             console.print(f"  {tensor.name}: {tensor.type}, {tensor.nbytes / 1e6:.1f} MB", highlight=False)
-    if plan.fallbacks:
+    if plan.fallbacks and fallbacks:
         _print_fallbacks(plan.fallbacks, console)
 
 
 def _print_fallbacks(fallbacks: dict[str, str], console: Console) -> None:
     """Many tensors share a projection and a replacement; one line says it for all of them."""
-    grouped: Counter[tuple[str, str]] = Counter()
+    grouped: dict[tuple[str, str], list[str]] = {}
     for name, change in fallbacks.items():
         parts = name.split(".")
-        grouped[".".join(parts[2:]) if parts[0] == "blk" else name, change] += 1
-    console.print("  rows that no 256-wide block fits took the smallest type that fits them:")
-    for (name, change), count in grouped.items():
-        console.print(f"    {name}: {change}" + (f" ({count} blocks)" if count > 1 else ""), highlight=False)
+        wanted, _, taken = change.partition(" -> ")
+        grouped.setdefault((".".join(parts[2:]) if parts[0] == "blk" else name, taken), []).append(wanted)
+    console.print("  rows that the wanted type does not fit took the smallest type that fits them:")
+    for (name, taken), wanted in grouped.items():
+        count = f" ({len(wanted)} tensors)" if len(wanted) > 1 else ""
+        console.print(f"    {name}: {', '.join(sorted(set(wanted)))} -> {taken}{count}", highlight=False)
 
 
 def _print_validation(validation: Validation, console: Console) -> None:
