@@ -106,12 +106,26 @@ class Vocabulary:
         return buffer[:count]
 
     def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
-        """The text of ``ids``; special tokens are left out unless ``special``, broken UTF-8 becomes U+FFFD."""
-        tokens = (ctypes.c_int32 * len(ids))(*ids)
-        size = 16 * len(ids) + 16
+        """The text of ``ids``; special tokens are left out unless ``special``, broken UTF-8 becomes U+FFFD.
+
+        Pieces are joined as they are: llama.cpp's own ``llama_detokenize`` drops spaces before punctuation for some
+        vocabularies.
+        """
+        data = b"".join(self._piece(token, special) for token in ids)
+        if self._adds_space and data.startswith(b" "):
+            data = data[1:]
+        return data.decode("utf-8", errors="replace")
+
+    @functools.cached_property
+    def _adds_space(self) -> bool:
+        """A space is put before the text, as sentencepiece does."""
+        return self._piece(self.tokenize("a")[0], False).startswith(b" ")
+
+    def _piece(self, token: int, special: bool) -> bytes:
+        size = 64
         while True:
             buffer = ctypes.create_string_buffer(size)
-            count = self._api.llama_detokenize(self._vocab, tokens, len(ids), buffer, size, False, special)
+            count = self._api.llama_token_to_piece(self._vocab, token, buffer, size, 0, special)
             if count >= 0:
-                return buffer.raw[:count].decode("utf-8", errors="replace")
+                return buffer.raw[:count]
             size = -count

@@ -102,7 +102,7 @@ def make_model(
         vocab: rows of the embedding, at least 384; Qwen models leave the last few without a token.
         dtype: ``float32``, ``float16`` or ``bfloat16``.
         shards: number of safetensors files.
-        tokenizer: ``bpe`` or ``sentencepiece``.
+        tokenizer: ``bpe``, ``sentencepiece`` (only tokenizer.model) or ``sentencepiece-json`` (only tokenizer.json).
         rope_scaling: e.g. ``LLAMA3_ROPE``.
         config: further entries of config.json.
         tensors: replace random parameters (by transformers name) or add to them.
@@ -247,9 +247,10 @@ def _ids(files: dict[str, bytes]) -> dict[Any, int]:
 
 @functools.cache
 def _tokenizer_files(family: str, kind: str, vocab: int) -> dict[str, bytes]:
-    if kind == "sentencepiece":
-        return _sentencepiece_files(vocab)
-    return _bpe_files(family, vocab)
+    if kind == "bpe":
+        return _bpe_files(family, vocab)
+    files = _sentencepiece_files(vocab)
+    return files if kind == "sentencepiece" else _to_tokenizer_json(files)
 
 
 def _bpe_files(family: str, vocab: int) -> dict[str, bytes]:
@@ -336,3 +337,29 @@ def _sentencepiece_files(vocab: int) -> dict[str, bytes]:
         "clean_up_tokenization_spaces": False,
     }
     return {"tokenizer.model": model.getvalue(), "tokenizer_config.json": json.dumps(settings).encode()}
+
+
+def _to_tokenizer_json(files: dict[str, bytes]) -> dict[str, bytes]:
+    """A sentencepiece model as transformers' converter for Llama 2 saves it, without tokenizer.model."""
+    import sentencepiece
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+
+    processor = sentencepiece.SentencePieceProcessor(model_proto=files["tokenizer.model"])
+    pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    ranked = []
+    for piece, index in vocab.items():
+        for cut in range(1, len(piece)):
+            left, right = piece[:cut], piece[cut:]
+            if left in vocab and right in vocab:
+                ranked.append((-processor.get_score(index), index, -len(left), -len(right), left, right))
+    merges = [entry[-2:] for entry in sorted(ranked)]
+    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    special = [AddedToken(t, special=True, normalized=False) for t in ("<unk>", "<s>", "</s>")]
+    tokenizer.add_special_tokens(special)
+    return {"tokenizer.json": tokenizer.to_str().encode(), "tokenizer_config.json": files["tokenizer_config.json"]}

@@ -144,13 +144,15 @@ def rope_of_factors(factors: Array, theta: float, context: int) -> Rope:
     """
     if np.all(factors == 1):
         return Rope(theta)
-    candidates = [(8192.0, 4.0)]  # Llama 3.1 and 3.2
     top = float(factors.max())
     between = (factors > 1) & (factors < top)
-    if between.sum() >= 2:
-        wavelength = 2 * math.pi * theta ** (np.arange(len(factors)) / len(factors))
-        smooth = (1 / factors[between] - 1 / top) / (1 - 1 / top)
-        slope, offset = np.polyfit(1 / wavelength[between], smooth, 1)
+    wavelength = 2 * math.pi * theta ** (np.arange(len(factors)) / len(factors))[between]
+    smooth = (1 / factors[between] - 1 / top) / (1 - 1 / top)
+    candidates = [(8192.0, 4.0)]  # Llama 3.1 and 3.2
+    if len(smooth) >= 1:
+        candidates.append((float(round(wavelength[0] * (1 + 3 * smooth[0]))), 4.0))
+    if len(smooth) >= 2:
+        slope, offset = np.polyfit(1 / wavelength, smooth, 1)
         if offset < 0:
             candidates.append((float(round(-slope / offset)), round(1 - 1 / offset, 4)))
     for original, high in candidates:

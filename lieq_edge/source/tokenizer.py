@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from gguf import GGUFValueType, GGUFWriter, SpecialVocab, TokenType
 
 from ..container import KeyValue
@@ -126,11 +127,14 @@ def writer_values(writer: GGUFWriter) -> list[KeyValue]:
     """The key-values that a gguf writer has gathered, but for ``general.architecture``, which it adds itself."""
     values = []
     for key, entry in writer.kv_data[0].items():
-        kind, item_type = entry.type, None
+        kind, value, item_type = entry.type, entry.value, None
+        if kind == GGUFValueType.FLOAT32:
+            # What a reader of the file sees.
+            value = float(np.float32(value))
         if kind == GGUFValueType.ARRAY:
             item_type = int(entry.sub_type or GGUFValueType.get_type(entry.value[0]))
         if key != "general.architecture":
-            values.append(KeyValue(key, entry.value, int(kind), item_type))
+            values.append(KeyValue(key, value, int(kind), item_type))
     return values
 
 

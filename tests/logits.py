@@ -1,0 +1,78 @@
+"""Run one model in llama.cpp and in transformers, for tests that compare the two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from lieq_edge.container import file_bytes, write_container
+from lieq_edge.ggml_types import TYPES
+from lieq_edge.source import Source
+
+Logits = npt.NDArray[np.float64]
+
+
+def export_float32(source: Source, path: Path, type_name: str = "F32") -> Path:
+    """Write ``source`` unquantised; 2-D tensors in ``type_name``."""
+    entries = [(t.name, t.shape, TYPES[type_name if len(t.shape) == 2 else "F32"]) for t in source.tensors()]
+
+    def encoded(name: str, kind: str) -> bytes:
+        array = source.read(name)
+        if kind == "BF16":
+            return ((array.view(np.uint32) + 0x8000) >> 16).astype(np.uint16).tobytes()
+        return array.astype({"F32": np.float32, "F16": np.float16}[kind]).tobytes()
+
+    metadata = source.metadata()
+    write_container(path, source.architecture, metadata, entries, (encoded(n, k.name) for n, _, k in entries))
+    assert path.stat().st_size == file_bytes(metadata, entries)
+    return path
+
+
+def llama_logits(path: Path, ids: list[int]) -> Logits:
+    """Logits ``(T, vocabulary)`` of llama.cpp, with a key-value cache in float32."""
+    from llama_cpp import Llama
+
+    n = len(ids)
+    model = Llama(
+        str(path), n_ctx=n, n_batch=n, n_threads=2, logits_all=True, verbose=False, type_k=0, type_v=0, flash_attn=False
+    )
+    model.eval(ids)
+    logits = np.array(model.scores[:n], np.float64)
+    model.close()
+    return logits
+
+
+def transformers_logits(source: Source, ids: list[int]) -> Logits:
+    """Logits ``(T, vocabulary)`` of the transformers model that ``config`` and ``to_hf`` describe."""
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    config = {key: value for key, value in source.config().items() if key != "torch_dtype"}
+    kind = config.pop("model_type")
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**config), attn_implementation="eager")
+    missing, unexpected = model.load_state_dict(hf_parameters(source), strict=False)
+    assert not unexpected
+    assert missing == (["lm_head.weight"] if config["tie_word_embeddings"] else [])
+    model.float().eval().tie_weights()
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0].double().numpy()
+
+
+def hf_parameters(source: Source) -> dict:
+    """All transformers parameters of ``source`` as torch tensors."""
+    import torch
+
+    found = {}
+    for spec in source.tensors():
+        name = source.hf_name(spec.name)
+        if name is not None:
+            found[name] = torch.from_numpy(np.array(source.to_hf(spec.name, source.read(spec.name))))
+    return found
+
+
+def mean_kl(reference: Logits, other: Logits) -> float:
+    """Mean KL divergence in nats a token."""
+    p, q = (x - np.logaddexp.reduce(x, axis=-1, keepdims=True) for x in (reference, other))
+    return float((np.exp(p) * (p - q)).sum(-1).mean())
