@@ -14,16 +14,16 @@ from .allocate.plan import Plan, PlanOptions, TensorPlan, make_plan
 from .allocate.scores import NEEDS
 from .errors import GateError, InputError
 from .files import check_output, check_space
+from .measure.diagnostics import Diagnostics, TextInfo
 from .progress import log, stage
 from .resources import Stopwatch, peak_rss_bytes
 from .settings import ExportSettings
+from .validate.perplexity import Validation, validate
 
 if TYPE_CHECKING:
-    from .measure.diagnostics import Diagnostics, TextInfo
     from .quantize.ggml import Packed
     from .quantize.tensors import Importance
     from .source.base import Source
-    from .validate.perplexity import Validation
 
 
 @dataclass(frozen=True)
@@ -223,8 +223,6 @@ def calibrate(source: Source, settings: ExportSettings) -> tuple[Importance, Tex
 
 def validate_export(out: Path, source: Source, settings: ExportSettings) -> Validation:
     """Perplexity of the written file and, unless switched off, its divergence from the unquantised model."""
-    from .validate.perplexity import validate
-
     text, name = validation_text(settings.text)
     context, chunks, threads = settings.context, settings.chunks, settings.threads
     if not (settings.reference or settings.max_ppl_ratio):
@@ -324,8 +322,6 @@ def validate_against(
     Raises:
         InputError: a file is missing or unreadable, or the text is shorter than one window.
     """
-    from .validate.perplexity import validate
-
     body, name = validation_text(text)
     if reference is None or reference.endswith(".gguf"):
         path = Path(reference) if reference else None

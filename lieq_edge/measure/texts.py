@@ -46,7 +46,9 @@ def load_text(path: Path) -> str:
     return text
 
 
-def windows(ids: list[int], context: int, count: int | None = None, bos: int | None = None) -> Tensor:
+def windows(
+    ids: list[int], context: int, count: int | None = None, bos: int | None = None, *, name: str = "the text"
+) -> Tensor:
     """Cut token ids into windows, spread evenly over the text.
 
     Args:
@@ -54,6 +56,7 @@ def windows(ids: list[int], context: int, count: int | None = None, bos: int | N
         context: tokens of a window.
         count: at most so many windows; None takes all that fit side by side.
         bos: the id that each window starts with, or None; it takes one of the ``context`` places.
+        name: of the text, for the message.
 
     Returns:
         int64 ``(n, context)``, 1 <= n <= ``count``.
@@ -68,7 +71,8 @@ def windows(ids: list[int], context: int, count: int | None = None, bos: int | N
     fitting = len(ids) // body
     if fitting == 0:
         raise InputError(
-            f"The text has {len(ids)} tokens, fewer than one window of {body}; give a longer text or smaller windows."
+            f"There are {len(ids)} tokens in {name}, fewer than one window of {body}; "
+            "give a longer text or smaller windows."
         )
     n = fitting if count is None else min(count, fitting)
     firsts = [i * fitting // n * body for i in range(n)]
@@ -82,7 +86,7 @@ def text_windows(source: Source, text: str, name: str, *, tokens: int, context: 
         InputError: the text is shorter than one window.
     """
     bos = source.bos_id if source.adds_bos else None
-    cut = windows(source.tokenize(text), context, max(1, tokens // context), bos)
+    cut = windows(source.tokenize(text), context, max(1, tokens // context), bos, name=name)
     return cut, text_info(name, text, cut.numel())
 
 
