@@ -32,7 +32,7 @@ class LayerReport:
 
     index: int
     score: float
-    bits: int
+    bits: float
     delta_ppl: float | None
     compactness_gain: float | None
     energy_gain: float | None

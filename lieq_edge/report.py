@@ -116,7 +116,7 @@ def _plan_table(plan: Plan, console: Console, *, fallbacks: bool = True) -> None
             by_block[int(parts[1])][tensor.type] += 1
     for block in plan.blocks:
         types = ", ".join(f"{count} {name}" for name, count in sorted(by_block[block.index].items()))
-        table.add_row(str(block.index), _number(block.score), str(block.bits), types)
+        table.add_row(str(block.index), _number(block.score), f"{block.bits:.3g}", types)
     console.print(table)
     console.print(
         f"Block weights: {plan.nominal_bits:.3f} nominal bits, {plan.bpw:.3f} bits a weight in the file "

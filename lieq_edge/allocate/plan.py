@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..container import header_size, padded
@@ -43,11 +43,11 @@ class TensorPlan:
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """Score and nominal bits of one block."""
+    """Score and nominal bits of one block (their mean over its weights where types differ within it)."""
 
     index: int
     score: float
-    bits: int
+    bits: float
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class Plan:
         compression_ratio: CR of the paper, nominal bits over 16.
         data_bytes: of all tensors with padding.
         file_bytes: upper bound of the finished file.
+        predicted_loss: sum of the predicted rises of the loss, nats a token, where the metric predicts one.
     """
 
     model: str
@@ -80,6 +81,7 @@ class Plan:
     data_bytes: int
     file_bytes: int
     probe: TextInfo | None = None
+    predicted_loss: float | None = None
     fallbacks: dict[str, str] = field(default_factory=dict)
 
 
@@ -95,6 +97,7 @@ class PlanOptions:
         strict_types: refuse types that do not fit a tensor's rows instead of replacing them.
         seed: of the metric ``random``.
         weights: (a, b, c) of the metric ``composite``.
+        granularity: ``block``, or ``tensor`` for the metric ``loss``.
     """
 
     metric: str = "geometry"
@@ -104,6 +107,7 @@ class PlanOptions:
     strict_types: bool = False
     seed: int = 0
     weights: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
+    granularity: str = "block"
 
 
 def make_plan(diagnostics: Diagnostics, budget: str | Budget, options: PlanOptions | None = None) -> Plan:
@@ -117,26 +121,24 @@ def make_plan(diagnostics: Diagnostics, budget: str | Budget, options: PlanOptio
     budget = parse_budget(budget) if isinstance(budget, str) else budget
     levels = _check_levels(options.levels)
     scores = score_blocks(diagnostics, options.metric, seed=options.seed, weights=options.weights)
-    members = _block_tensors(diagnostics.tensors, len(diagnostics.blocks))
-    sizes = [sum(_count(tensor) for tensor in tensors) for tensors in members]
-    fixed = [
-        _plan_fixed(tensor, diagnostics, options) for tensor in diagnostics.tensors if not _is_block_weight(tensor)
-    ]
+    members = block_tensors(diagnostics.tensors, len(diagnostics.blocks))
+    sizes = [sum(count_weights(tensor) for tensor in tensors) for tensors in members]
+    fixed = [plan_fixed(tensor, diagnostics, options) for tensor in diagnostics.tensors if not is_block_weight(tensor)]
 
     def at_level(tensor: TensorInfo, level: int) -> TensorPlan:
-        return _plan_tensor(tensor, LEVEL_TYPES[level], options.strict_types)
+        return plan_tensor(tensor, LEVEL_TYPES[level], options.strict_types)
 
     def block_bytes(block: int, level: int) -> int:
         return sum(padded(at_level(tensor, level).nbytes) for tensor in members[block])
 
-    overhead = _overhead(diagnostics) + sum(padded(tensor.nbytes) for tensor in fixed)
+    overhead = overhead_bytes(diagnostics) + sum(padded(tensor.nbytes) for tensor in fixed)
     bits = _allocate(budget, levels, scores, sizes, block_bytes, overhead)
     types = {
         tensor.name: at_level(tensor, level) for tensors, level in zip(members, bits, strict=True) for tensor in tensors
     }
     types.update({tensor.name: tensor for tensor in fixed})
     tensors = tuple(types[tensor.name] for tensor in diagnostics.tensors)
-    return _summarise(diagnostics, budget, options, scores, bits, tensors)
+    return summarise(diagnostics, budget, options, scores, tensors, nominal={i: float(b) for i, b in enumerate(bits)})
 
 
 def _allocate(
@@ -172,18 +174,21 @@ def _allocate(
     return bits
 
 
-def _summarise(
+def summarise(
     diagnostics: Diagnostics,
     budget: Budget,
     options: PlanOptions,
-    scores: list[float],
-    bits: list[int],
+    scores: Sequence[float],
     tensors: tuple[TensorPlan, ...],
+    *,
+    nominal: Mapping[int, float],
+    predicted_loss: float | None = None,
 ) -> Plan:
-    in_blocks = [tensor for tensor in tensors if _is_block_weight(tensor)]
-    block_weights = sum(_count(tensor) for tensor in in_blocks)
-    all_weights = sum(_count(tensor) for tensor in tensors)
-    nominal = sum(bits[_block_of(tensor.name)] * _count(tensor) for tensor in in_blocks) / block_weights
+    """A plan from the types of all tensors, with what they add up to; ``nominal`` gives the bits of each block."""
+    in_blocks = [tensor for tensor in tensors if is_block_weight(tensor)]
+    block_weights = sum(count_weights(tensor) for tensor in in_blocks)
+    all_weights = sum(count_weights(tensor) for tensor in tensors)
+    mean_bits = sum(nominal[block_of(tensor.name)] * count_weights(tensor) for tensor in in_blocks) / block_weights
     data = sum(padded(tensor.nbytes) for tensor in tensors)
     return Plan(
         model=diagnostics.model,
@@ -193,61 +198,67 @@ def _summarise(
         seed=options.seed,
         budget=budget.text,
         levels=tuple(options.levels),
-        blocks=tuple(BlockPlan(i, score, b) for i, (score, b) in enumerate(zip(scores, bits, strict=True))),
+        blocks=tuple(BlockPlan(i, score, nominal[i]) for i, score in enumerate(scores)),
         tensors=tensors,
-        nominal_bits=nominal,
+        nominal_bits=mean_bits,
         bpw=8 * sum(tensor.nbytes for tensor in in_blocks) / block_weights,
         file_bpw=8 * sum(tensor.nbytes for tensor in tensors) / all_weights,
-        compression_ratio=nominal / 16,
+        compression_ratio=mean_bits / 16,
         data_bytes=data,
-        file_bytes=data + _overhead(diagnostics),
+        file_bytes=data + overhead_bytes(diagnostics),
         probe=diagnostics.probe,
+        predicted_loss=predicted_loss,
         fallbacks={tensor.name: f"{tensor.wanted} -> {tensor.type}" for tensor in tensors if tensor.wanted},
     )
 
 
-def _plan_fixed(tensor: TensorInfo, diagnostics: Diagnostics, options: PlanOptions) -> TensorPlan:
+def plan_fixed(tensor: TensorInfo, diagnostics: Diagnostics, options: PlanOptions) -> TensorPlan:
     """Types outside the levels: embedding and head by option or default, everything else in full precision."""
     tied = not any(other.name == "output.weight" for other in diagnostics.tensors)
     if tensor.name == "token_embd.weight":
-        return _plan_tensor(tensor, options.token_embedding_type or ("Q6_K" if tied else "Q4_K"), options.strict_types)
+        return plan_tensor(tensor, options.token_embedding_type or ("Q6_K" if tied else "Q4_K"), options.strict_types)
     if tensor.name == "output.weight":
-        return _plan_tensor(tensor, options.output_type or "Q6_K", options.strict_types)
+        return plan_tensor(tensor, options.output_type or "Q6_K", options.strict_types)
     return TensorPlan(tensor.name, tensor.shape, "F32", TYPES["F32"].nbytes(tensor.shape))
 
 
-def _plan_tensor(tensor: TensorInfo, type_name: str, strict: bool) -> TensorPlan:
+def plan_tensor(tensor: TensorInfo, type_name: str, strict: bool) -> TensorPlan:
+    """One tensor in the type that fits its rows."""
     resolved = resolve(type_name, tensor.shape[-1], strict=strict, tensor=tensor.name)
     return TensorPlan(
         tensor.name, tensor.shape, resolved.type.name, resolved.type.nbytes(tensor.shape), resolved.wanted
     )
 
 
-def _overhead(diagnostics: Diagnostics) -> int:
+def overhead_bytes(diagnostics: Diagnostics) -> int:
+    """Bytes of the file before its tensors' data, at most."""
     own = _OWN_KEYS_BYTES + _OWN_KEYS_BYTES_A_BLOCK * len(diagnostics.blocks)
     return header_size(diagnostics.metadata_bytes + own, [(t.name, t.shape) for t in diagnostics.tensors])
 
 
-def _is_block_weight(tensor: TensorInfo | TensorPlan) -> bool:
+def is_block_weight(tensor: TensorInfo | TensorPlan) -> bool:
     """Matrices inside a block; norms and biases are vectors and stay in full precision."""
     return _BLOCK.fullmatch(tensor.name) is not None and len(tensor.shape) >= 2
 
 
-def _block_of(name: str) -> int:
+def block_of(name: str) -> int:
+    """The block that a tensor belongs to."""
     match = _BLOCK.fullmatch(name)
     assert match is not None
     return int(match[1])
 
 
-def _block_tensors(tensors: Sequence[TensorInfo], count: int) -> list[list[TensorInfo]]:
+def block_tensors(tensors: Sequence[TensorInfo], count: int) -> list[list[TensorInfo]]:
+    """Matrices of each block."""
     members: list[list[TensorInfo]] = [[] for _ in range(count)]
     for tensor in tensors:
-        if _is_block_weight(tensor):
-            members[_block_of(tensor.name)].append(tensor)
+        if is_block_weight(tensor):
+            members[block_of(tensor.name)].append(tensor)
     return members
 
 
-def _count(tensor: TensorInfo | TensorPlan) -> int:
+def count_weights(tensor: TensorInfo | TensorPlan) -> int:
+    """Weights of a tensor."""
     count = 1
     for n in tensor.shape:
         count *= n

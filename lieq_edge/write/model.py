@@ -66,6 +66,9 @@ def own_metadata(plan: Plan, *, calibration: TextInfo | None, rounding: str) -> 
     def integers(key: str, values: list[int]) -> KeyValue:
         return KeyValue(key, values, GGUFValueType.ARRAY, GGUFValueType.INT32)
 
+    def numbers(key: str, values: list[float]) -> KeyValue:
+        return KeyValue(key, values, GGUFValueType.ARRAY, GGUFValueType.FLOAT32)
+
     def described(key: str, info: TextInfo) -> list[KeyValue]:
         return [
             text(f"{key}.name", info.name[-200:]),
@@ -80,13 +83,8 @@ def own_metadata(plan: Plan, *, calibration: TextInfo | None, rounding: str) -> 
         text("lieq.metric", plan.metric),
         text("lieq.budget", plan.budget),
         integers("lieq.levels", list(plan.levels)),
-        integers("lieq.block_bits", [block.bits for block in plan.blocks]),
-        KeyValue(
-            "lieq.block_scores",
-            [block.score for block in plan.blocks],
-            GGUFValueType.ARRAY,
-            GGUFValueType.FLOAT32,
-        ),
+        numbers("lieq.block_bits", [block.bits for block in plan.blocks]),
+        numbers("lieq.block_scores", [block.score for block in plan.blocks]),
         number("lieq.nominal_bits", plan.nominal_bits),
         number("lieq.bpw", plan.bpw),
         text("lieq.rounding", rounding),

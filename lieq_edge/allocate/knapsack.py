@@ -1,0 +1,92 @@
+"""Choose one option for each item so that the sum of losses is small and the sum of costs stays within a limit.
+
+A Lagrange multiplier prices the cost: at a price, each item takes the option with the least ``loss + price * cost``, a
+corner of its lower convex hull. Bisection finds the smallest price that keeps the limit. What the limit leaves over is
+spent on single changes, the best loss for the cost first, options inside the hulls included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to store an item: its name, what it costs (bytes, or bits), and the loss it brings (nats a token)."""
+
+    name: str
+    cost: float
+    loss: float
+
+
+def solve(items: Sequence[Sequence[Option]], limit: float) -> list[int] | None:
+    """Choose options.
+
+    Args:
+        items: the options of each item, at least one.
+        limit: for the sum of costs.
+
+    Returns:
+        Index of the chosen option of each item, or None when even the cheapest options exceed the limit.
+    """
+    if sum(min(option.cost for option in options) for options in items) > limit:
+        return None
+    width = max(len(options) for options in items)
+    costs = np.full((len(items), width), np.inf)
+    losses = np.full((len(items), width), np.inf)
+    for row, options in enumerate(items):
+        costs[row, : len(options)] = [option.cost for option in options]
+        losses[row, : len(options)] = [option.loss for option in options]
+    chosen = _by_price(costs, losses, limit)
+    return [int(index) for index in _spend_the_rest(costs, losses, chosen, limit)]
+
+
+def _by_price(costs: np.ndarray, losses: np.ndarray, limit: float) -> np.ndarray:
+    rows = np.arange(len(costs))
+    finite = np.isfinite(costs)
+    priced_costs = np.where(finite, costs, 0.0)
+
+    def at(price: float) -> np.ndarray:
+        total = np.where(finite, losses + price * priced_costs, np.inf)
+        best = total.min(axis=1, keepdims=True)
+        # Of equal totals the cheapest, so that a price that is high enough always keeps the limit.
+        return np.where(total <= best, costs, np.inf).argmin(axis=1)
+
+    def keeps(choice: np.ndarray) -> bool:
+        return bool(costs[rows, choice].sum() <= limit)
+
+    free = at(0.0)
+    if keeps(free):
+        return free
+    low, high = 0.0, 1e-12
+    while not keeps(at(high)):
+        low, high = high, high * 16
+        if high > 1e30:
+            return costs.argmin(axis=1)
+    for _ in range(200):
+        middle = (low + high) / 2
+        if keeps(at(middle)):
+            high = middle
+        else:
+            low = middle
+    return at(high)
+
+
+def _spend_the_rest(costs: np.ndarray, losses: np.ndarray, chosen: np.ndarray, limit: float) -> np.ndarray:
+    rows = np.arange(len(costs))
+    chosen = chosen.copy()
+    while True:
+        spare = limit - costs[rows, chosen].sum()
+        extra = costs - costs[rows, chosen][:, None]
+        gain = losses[rows, chosen][:, None] - losses
+        usable = (gain > 0) & (extra <= spare)
+        if not usable.any():
+            return chosen
+        # A change that is better and cheaper at once comes before all others.
+        floor = 1e-9 * max(abs(limit), 1.0)
+        rate = np.divide(gain, np.maximum(extra, floor), out=np.full_like(gain, -np.inf), where=usable)
+        row, option = np.unravel_index(int(rate.argmax()), rate.shape)
+        chosen[row] = option

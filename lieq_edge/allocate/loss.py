@@ -1,0 +1,170 @@
+"""Allocate by predicted loss: each tensor's type is chosen so that the sum of predicted losses is least at a budget.
+
+The predictions are additive in nats a token (``tr(E H E^T)``, see ``quantize.sensitivity``), so the choice is a
+knapsack over tensors. With ``granularity="block"`` all matrices of a block share one type, as in LieQ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..container import padded
+from ..errors import InputError
+from ..ggml_types import TYPES
+from ..measure.diagnostics import Diagnostics, TensorInfo
+from .budget import Budget, parse_budget
+from .knapsack import Option, solve
+from .plan import (
+    Plan,
+    PlanOptions,
+    TensorPlan,
+    block_of,
+    count_weights,
+    is_block_weight,
+    overhead_bytes,
+    plan_fixed,
+    plan_tensor,
+    summarise,
+)
+
+Losses = Mapping[str, Mapping[str, float]]
+"""Predicted loss in nats a token, by tensor name and type name."""
+
+
+def make_loss_plan(
+    diagnostics: Diagnostics, budget: str | Budget, losses: Losses, options: PlanOptions | None = None
+) -> Plan:
+    """Choose types under a budget.
+
+    Args:
+        diagnostics: names and shapes of the tensors.
+        budget: nominal bits and bits a weight count the block weights; bytes count the whole file, and then embedding
+            and head are chosen too unless ``options`` fix them.
+        losses: of every block matrix, and of the embedding and the head for a budget in bytes.
+        options: ``granularity``, ``token_embedding_type``, ``output_type`` and ``strict_types`` are read.
+
+    Raises:
+        InputError: the budget is out of reach (the reachable range is told).
+    """
+    options = options or PlanOptions(metric="loss", granularity="tensor")
+    budget = parse_budget(budget) if isinstance(budget, str) else budget
+    free = [tensor for tensor in diagnostics.tensors if _is_free(tensor, budget, options, losses)]
+    free_names = {tensor.name for tensor in free}
+    fixed = {t.name: plan_fixed(t, diagnostics, options) for t in diagnostics.tensors if t.name not in free_names}
+    groups = _groups(free, options)
+    items, choices = _items(groups, losses, budget)
+    limit = _limit(budget, diagnostics, free, fixed)
+    chosen = solve(items, limit)
+    if chosen is None:
+        raise _out_of_reach(budget, items, limit)
+    types = dict(fixed)
+    for group, made, index in zip(groups, choices, chosen, strict=True):
+        types.update({tensor.name: plan for tensor, plan in zip(group, made[index], strict=True)})
+    tensors = tuple(types[tensor.name] for tensor in diagnostics.tensors)
+    return summarise(
+        diagnostics,
+        budget,
+        options,
+        _scores(diagnostics, losses),
+        tensors,
+        nominal=_nominal_bits(tensors, len(diagnostics.blocks)),
+        predicted_loss=sum(losses[t.name].get(t.type, 0.0) for t in tensors if t.name in losses),
+    )
+
+
+def _is_free(tensor: TensorInfo, budget: Budget, options: PlanOptions, losses: Losses) -> bool:
+    if is_block_weight(tensor):
+        return True
+    given = {"token_embd.weight": options.token_embedding_type, "output.weight": options.output_type}
+    return budget.kind == "bytes" and tensor.name in losses and given.get(tensor.name) is None
+
+
+def _groups(free: Sequence[TensorInfo], options: PlanOptions) -> list[list[TensorInfo]]:
+    """What is chosen together: single tensors, or the matrices of a block."""
+    if options.granularity == "tensor":
+        return [[tensor] for tensor in free]
+    blocks: dict[int, list[TensorInfo]] = {}
+    for tensor in free:
+        # Tensors outside the blocks stand alone, under numbers that no block has.
+        key = block_of(tensor.name) if is_block_weight(tensor) else -1 - len(blocks)
+        blocks.setdefault(key, []).append(tensor)
+    return list(blocks.values())
+
+
+def _items(
+    groups: Sequence[Sequence[TensorInfo]], losses: Losses, budget: Budget
+) -> tuple[list[list[Option]], list[list[list[TensorPlan]]]]:
+    items, choices = [], []
+    for group in groups:
+        names = list(dict.fromkeys(name for tensor in group for name in losses[tensor.name]))
+        options, made = [], []
+        for name in names:
+            plans = [_fitting(tensor, name, losses) for tensor in group]
+            cost = sum(_cost(plan, budget) for plan in plans)
+            loss = sum(losses[plan.name][plan.type] for plan in plans)
+            options.append(Option(name, cost, loss))
+            made.append(plans)
+        items.append(options)
+        choices.append(made)
+    return items, choices
+
+
+def _fitting(tensor: TensorInfo, name: str, losses: Losses) -> TensorPlan:
+    """The type where the tensor has a loss for it, else the smallest measured one with at least as many bits."""
+    measured = losses[tensor.name]
+    if name in measured:
+        return plan_tensor(tensor, name, strict=True)
+    enough = [other for other in measured if TYPES[other].bits >= TYPES[name].bits]
+    other = min(enough or measured, key=lambda kind: TYPES[kind].bpw)
+    plan = plan_tensor(tensor, other, strict=True)
+    return TensorPlan(plan.name, plan.shape, plan.type, plan.nbytes, wanted=name)
+
+
+def _cost(plan: TensorPlan, budget: Budget) -> float:
+    if budget.kind == "nominal":
+        return float(TYPES[plan.type].bits * count_weights(plan))
+    return float(padded(plan.nbytes))
+
+
+def _limit(
+    budget: Budget, diagnostics: Diagnostics, free: Sequence[TensorInfo], fixed: Mapping[str, TensorPlan]
+) -> float:
+    weights = sum(count_weights(tensor) for tensor in free)
+    if budget.kind == "nominal":
+        return budget.value * weights * (1 + 1e-12)
+    if budget.kind == "bpw":
+        return budget.value * weights / 8 * (1 + 1e-12)
+    return budget.value - overhead_bytes(diagnostics) - sum(padded(tensor.nbytes) for tensor in fixed.values())
+
+
+def _out_of_reach(budget: Budget, items: Sequence[Sequence[Option]], limit: float) -> InputError:
+    least = sum(min(option.cost for option in options) for options in items)
+    share = least / limit if limit > 0 else float("inf")
+    if budget.kind == "bytes":
+        needed = f"{(budget.value - limit + least) / 1e6:.1f} MB"
+    else:
+        needed = f"{budget.value * share:.3f}"
+    return InputError(
+        f"The budget {budget.text} is out of reach: with the smallest of the types it takes {needed} or more; "
+        "raise the budget or allow smaller --types."
+    )
+
+
+def _nominal_bits(tensors: Sequence[TensorPlan], blocks: int) -> dict[int, float]:
+    """Mean nominal bits of each block's weights."""
+    bits, weights = [0.0] * blocks, [0] * blocks
+    for tensor in tensors:
+        if is_block_weight(tensor):
+            index = block_of(tensor.name)
+            bits[index] += TYPES[tensor.type].bits * count_weights(tensor)
+            weights[index] += count_weights(tensor)
+    return {index: bits[index] / max(weights[index], 1) for index in range(blocks)}
+
+
+def _scores(diagnostics: Diagnostics, losses: Losses) -> list[float]:
+    """A block's score: its predicted loss with every matrix in its smallest type."""
+    scores = [0.0] * len(diagnostics.blocks)
+    for name, by_type in losses.items():
+        if name.startswith("blk."):
+            scores[block_of(name)] += by_type[min(by_type, key=lambda kind: TYPES[kind].bpw)]
+    return scores
