@@ -1,0 +1,89 @@
+"""Loss weights against plain automatic differentiation of the whole model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lieq_edge.measure.loss_weights import LossWeights, measure_loss_weights
+from lieq_edge.measure.model import BlockModel
+from lieq_edge.source import open_source
+from tiny import make_model
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> BlockModel:
+    folder: Path = tmp_path_factory.mktemp("model")
+    return BlockModel(open_source(str(make_model(folder, "llama", tied=request.param, blocks=3))))
+
+
+@pytest.fixture(scope="module")
+def tokens() -> torch.Tensor:
+    return torch.randint(0, 300, (3, 24), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def weights(model: BlockModel, tokens: torch.Tensor) -> LossWeights:
+    return measure_loss_weights(model, tokens, seed=5)
+
+
+def _plain(model: BlockModel, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Gradients of the summed loss at the outputs of all linears and the embedding, with the same labels."""
+    kept: dict[str, torch.Tensor] = {}
+    with model.whole() as whole:
+        modules = {model.head_name: whole.get_output_embeddings()}
+        for index in range(model.n_blocks):
+            modules |= model.linears(whole.model.layers[index], index)
+
+        def keep(name: str, out: torch.Tensor) -> None:
+            kept[name] = out
+            out.retain_grad()
+
+        hooks = [
+            module.register_forward_hook(lambda _, __, out, name=name: keep(name, out) and None)
+            for name, module in modules.items()
+        ]
+        embedded = whole.get_input_embeddings()(tokens).requires_grad_()
+        logits = whole(inputs_embeds=embedded, use_cache=False).logits
+        for hook in hooks:
+            hook.remove()
+        generator = torch.Generator().manual_seed(5)
+        labels = torch.multinomial(logits.detach().softmax(-1).flatten(0, 1), 1, generator=generator).flatten()
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels, reduction="sum").backward()
+    gradients = {name: out.grad for name, out in kept.items() if out.grad is not None}
+    assert embedded.grad is not None
+    return gradients | {"embedding": embedded.grad}
+
+
+def test_they_are_mean_squares_of_the_gradients(model: BlockModel, tokens: torch.Tensor, weights: LossWeights) -> None:
+    plain = _plain(model, tokens)
+    names = set(plain) - {"embedding"}
+    assert names == set(weights.tokens) == set(weights.channels)
+    assert len(names) == 3 * 7 + 1
+    for name in names:
+        squares = plain[name].square()
+        torch.testing.assert_close(weights.tokens[name], squares.mean(-1), rtol=1e-3, atol=1e-12)
+        energy = squares.flatten(0, 1).sum(0)
+        torch.testing.assert_close(weights.channels[name], energy / energy.mean(), rtol=1e-3, atol=1e-6)
+
+
+def test_the_embedding_counts_each_token_where_it_is_used(
+    model: BlockModel, tokens: torch.Tensor, weights: LossWeights
+) -> None:
+    squares = _plain(model, tokens)["embedding"].square()
+    expected = torch.zeros(len(weights.embedding))
+    for token, square in zip(tokens.flatten(), squares.flatten(0, 1), strict=True):
+        expected[token] += square.mean()
+    torch.testing.assert_close(weights.embedding, expected, rtol=1e-3, atol=1e-12)
+    assert (weights.embedding[torch.tensor(sorted(set(range(300)) - set(tokens.flatten().tolist())))] == 0).all()
+
+
+def test_batches_do_not_change_them(
+    model: BlockModel, tokens: torch.Tensor, weights: LossWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lieq_edge.measure.loss_weights._KEPT_BYTES", 1)
+    other = measure_loss_weights(model, tokens, seed=5)
+    for name, expected in weights.tokens.items():
+        torch.testing.assert_close(other.tokens[name], expected, rtol=1e-3, atol=1e-12)
