@@ -17,6 +17,13 @@ Get = Callable[[str], Any]
 """Gives the value of a GGUF key in which ``{arch}`` stands for the architecture, or None."""
 
 
+# gguf 0.17 does not name these.
+_BETAS = {
+    "beta_fast": "{arch}.rope.scaling.yarn_beta_fast",
+    "beta_slow": "{arch}.rope.scaling.yarn_beta_slow",
+}
+
+
 @dataclass(frozen=True)
 class Rope:
     """Rotary position embedding of a model.
@@ -94,10 +101,9 @@ def write_rope(rope: Rope, context: int, writer: GGUFWriter) -> None:
         ratio = _yarn_attention(values) / _mscale(values["factor"])
         if not math.isclose(ratio, 1.0, rel_tol=1e-7):
             writer.add_rope_scaling_attn_factors(ratio)
-        if values.get("beta_fast"):
-            writer.add_rope_scaling_yarn_beta_fast(values["beta_fast"])
-        if values.get("beta_slow"):
-            writer.add_rope_scaling_yarn_beta_slow(values["beta_slow"])
+        for name, key in _BETAS.items():
+            if values.get(name):
+                writer.add_float32(key.format(arch=writer.arch), values[name])
     writer.add_rope_freq_base(rope.theta)
 
 
@@ -113,10 +119,7 @@ def rope_of_keys(get: Get, context: int) -> Rope:
         values["original_max_position_embeddings"] = get(Keys.Rope.SCALING_ORIG_CTX_LEN) or context
         if (ratio := get(Keys.Rope.SCALING_ATTN_FACTOR)) is not None:
             values["attention_factor"] = shortest(ratio * _mscale(factor))
-        for name, key in (
-            ("beta_fast", Keys.Rope.SCALING_YARN_BETA_FAST),
-            ("beta_slow", Keys.Rope.SCALING_YARN_BETA_SLOW),
-        ):
+        for name, key in _BETAS.items():
             if get(key) is not None:
                 values[name] = shortest(get(key))
     return Rope(theta, kind, values)

@@ -35,6 +35,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama3 rope": ("llama", {"rope_scaling": LLAMA3_ROPE, "rope_theta": 500000.0, "head_dim": 32}),
     "llama linear rope": ("llama", {"rope_scaling": {"type": "linear", "factor": 4.0}}),
     "llama yarn": ("llama", {"rope_scaling": YARN}),
+    "llama yarn with its own limits": ("llama", {"rope_scaling": {**YARN, "beta_fast": 8.0, "beta_slow": 2.0}}),
     "llama biases": ("llama", {"blocks": 1, "config": {"attention_bias": True, "mlp_bias": True}, "tensors": BIASES}),
     "qwen2": ("qwen2", {}),
     "qwen2 untied, 288 wide": ("qwen2", {"tied": False, "hidden": 288, "heads": (9, 3)}),
