@@ -37,7 +37,7 @@ class Source(ABC):
         label: what the user named the model.
         architecture: GGUF architecture, e.g. ``llama``.
         n_blocks: number of Transformer blocks.
-        warnings: sentences that the user should see; reading the tokenizer (``metadata``, ``tokenize``) may add to them.
+        warnings: sentences for the user; reading the tokenizer (``metadata``, ``tokenize``) may add to them.
         gguf_path: the model as one GGUF file that llama.cpp can load, when the source is one.
     """
 
