@@ -33,7 +33,7 @@ class GgufSource(Source):
         Raises:
             InputError: the file is missing or damaged, or the model is of a kind that is not read.
         """
-        self._path = path
+        self._path = self.gguf_path = path
         self.label = label
         self._header = read_header(path)
         architecture = self._header.get(Keys.General.ARCHITECTURE)

@@ -186,3 +186,9 @@ def test_demo_model() -> None:
     assert source.read("blk.0.attn_q.weight").shape == (576, 576)
     assert source.config()["rope_theta"] == 100000.0
     assert source.detokenize(source.tokenize("Gravity is 9.81 m/s².")) == "Gravity is 9.81 m/s²."
+
+
+def test_a_gguf_file_is_its_own_reference(tmp_path: Path) -> None:
+    path = quantised(tmp_path / "x.gguf", "Q8_0")
+    assert open_source(str(path)).gguf_path == path
+    assert open_source(str(cached_model("llama"))).gguf_path is None
