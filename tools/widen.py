@@ -18,6 +18,7 @@ import shutil
 import sys
 import tempfile
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from wrapped import Wrapped
 
 from lieq_edge.errors import InputError
 from lieq_edge.files import check_output, check_space
+from lieq_edge.header import read_header
 from lieq_edge.progress import stage
 from lieq_edge.source.base import Array, KeyValue, Source, TensorSpec
 from lieq_edge.source.battery import BATTERY
@@ -192,29 +194,34 @@ def save_directory(source: Source, out: Path, *, dtype: str = "float32", tokeniz
     Raises:
         InputError: the tokenizer that transformers makes of a GGUF file differs from llama.cpp's.
     """
-    import torch
-    from safetensors.torch import save_file
-
-    kind = getattr(torch, dtype)
-    specs = [spec for spec in source.tensors() if source.hf_name(spec.name) is not None]
-    count = sum(int(np.prod(spec.shape)) for spec in specs)
-    check_space(out.parent, count * kind.itemsize)
-    weights: dict[str, Any] = {}
-    with stage("Widening", len(specs)) as advance:
-        for spec in specs:
-            array = torch.from_numpy(np.ascontiguousarray(source.to_hf(spec.name, source.read(spec.name))))
-            weights[str(source.hf_name(spec.name))] = array.to(kind) if array.ndim > 1 else array
-            advance()
+    count = sum(prod(spec.shape) for spec in source.tensors())
+    check_space(out.parent, count * (2 if dtype == "bfloat16" else 4))
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+        _save_tokenizer(source, tokenizer, temporary)
+        _save_weights(source, dtype, temporary / "model.safetensors")
         config = source.config() | {"torch_dtype": dtype}
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        _save_tokenizer(source, tokenizer, temporary)
         temporary.chmod(0o755)
         temporary.rename(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _save_weights(source: Source, dtype: str, path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    kind = getattr(torch, dtype)
+    weights: dict[str, Any] = {}
+    names = [(spec.name, source.hf_name(spec.name)) for spec in source.tensors()]
+    with stage("Widening", len(names)) as advance:
+        for name, hf_name in names:
+            if hf_name is not None:
+                array = torch.from_numpy(np.ascontiguousarray(source.to_hf(name, source.read(name))))
+                weights[hf_name] = array.to(kind) if array.ndim > 1 else array
+            advance()
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 def _save_tokenizer(source: Source, origin: Path, folder: Path) -> None:
@@ -223,9 +230,15 @@ def _save_tokenizer(source: Source, origin: Path, folder: Path) -> None:
             for path in origin.glob(pattern):
                 shutil.copy(path, folder / path.name)
         return
+    from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(origin.parent, gguf_file=origin.name)
+    if read_header(origin).get("tokenizer.ggml.pre") == "smollm":
+        # transformers takes it for GPT-2's, which keeps digits together.
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
     for text in BATTERY:
         if tokenizer(text, add_special_tokens=False)["input_ids"] != source.tokenize(text):
             raise InputError(
