@@ -97,7 +97,8 @@ class GeometryPass:
             name.removeprefix(f"blk.{index}.").removesuffix(".weight"): linear
             for name, linear in self._model.linears(module, index).items()
         }
-        return {role: found[role] for role in found if self._projections == "all" or role in ATTENTION}
+        # In order of name: random numbers must not depend on the order of tensors in a file.
+        return {role: found[role] for role in sorted(found) if self._projections == "all" or role in ATTENTION}
 
     def _spectrum(self, role: str, z: Tensor) -> Tensor:
         """Energy spectra ``(heads, K)`` of the output ``(n, T, channels)`` of a projection."""

@@ -7,18 +7,12 @@ from typing import Any
 import pytest
 import torch
 from memory_source import MemorySource, random_tokens, tiny_lm
+from tiny import FAMILIES, LLAMA3_ROPE, cached_model
+from transformers import AutoModelForCausalLM
 
 from lieq_edge.errors import InputError
 from lieq_edge.measure.model import BlockModel
-
-LLAMA3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 10000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}
+from lieq_edge.source import open_source
 
 
 def run(model: BlockModel, tokens: torch.Tensor) -> torch.Tensor:
@@ -33,7 +27,7 @@ def run(model: BlockModel, tokens: torch.Tensor) -> torch.Tensor:
     ("family", "changes"),
     [
         ("llama", {}),
-        ("llama", {"rope_scaling": LLAMA3_ROPE}),
+        ("llama", {"rope_scaling": {**LLAMA3_ROPE, "rope_theta": 10000.0}}),
         ("qwen2", {"tie_word_embeddings": False}),
         ("qwen3", {"head_dim": 16}),
         ("mistral", {"sliding_window": 8}),
@@ -127,3 +121,14 @@ def test_wrong_models_are_told_in_a_sentence(changes: dict[str, Any], words: str
 
     with pytest.raises(InputError, match=words), BlockModel(Broken(tiny_lm())).block(0):
         pass
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_directory_equals_transformers_own_loading(family: str, tied: bool) -> None:
+    directory = cached_model(family, tied=tied, rope_scaling=LLAMA3_ROPE if family == "llama" else None)
+    plain = AutoModelForCausalLM.from_pretrained(directory)
+    model = BlockModel(open_source(str(directory)))
+    tokens = random_tokens(2, 90, plain.config.vocab_size)
+    with torch.no_grad():
+        torch.testing.assert_close(model.logits(run(model, tokens)), plain(tokens).logits, atol=2e-5, rtol=1e-5)
