@@ -8,9 +8,9 @@ from ..files import atomic_path
 from .diagnostics import Diagnostics
 
 _PANELS = (
-    ("delta_ppl", "ΔPPL without the block", "#b5443a"),
-    ("compactness_gain", "compactness gain Δr", "#2f6f9f"),
-    ("energy_gain", "top-k energy gain ΔE", "#3d8b5a"),
+    ("delta_ppl", "ΔPPL", "ΔPPL without the block", "#b5443a"),
+    ("compactness_gain", "Δr", "compactness gain Δr", "#2f6f9f"),
+    ("energy_gain", "ΔE", "top-k energy gain ΔE", "#3d8b5a"),
 )
 
 
@@ -19,17 +19,13 @@ def plot_layers(diagnostics: Diagnostics, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = [
-        (field, label, color)
-        for field, label, color in _PANELS
-        if any(getattr(block, field) is not None for block in diagnostics.blocks)
-    ]
+    panels = [panel for panel in _PANELS if any(getattr(b, panel[0]) is not None for b in diagnostics.blocks)]
     count = len(diagnostics.blocks)
     width = min(18.0, max(6.0, 0.28 * count + 2))
     figure = Figure(figsize=(width, 1.0 + 2.1 * max(1, len(panels))), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(max(1, len(panels)), 1, sharex=True, squeeze=False)[:, 0]
-    for axis, (field, label, color) in zip(axes, panels, strict=False):
+    for axis, (field, _, label, color) in zip(axes, panels, strict=False):
         values = [getattr(block, field) for block in diagnostics.blocks]
         axis.bar(range(count), values, color=color, width=0.75)
         # Single blocks (often the first) can matter a thousand times as much as the others.
@@ -44,8 +40,11 @@ def plot_layers(diagnostics: Diagnostics, path: Path) -> None:
     axes[-1].set_xticks(range(0, count, step))
     axes[-1].set_xlim(-0.6, count - 0.4)
     axes[-1].set_xlabel("block")
-    notes = [f"Spearman |ΔPPL| and {name}: {rho:.2f}" for name, rho in diagnostics.correlations.items()]
-    axes[0].set_title("\n".join([diagnostics.model, "; ".join(notes)]).strip(), fontsize=10)
+    symbols = {field: symbol for field, symbol, _, _ in _PANELS}
+    rhos = [f"{symbols.get(field, field)} {rho:.2f}" for field, rho in diagnostics.correlations.items()]
+    note = f"Spearman correlation with |ΔPPL|: {', '.join(rhos)}" if rhos else ""
+    axes[0].set_title(f"{diagnostics.model}\n{note}".strip(), fontsize=10)
+    figure.align_ylabels(axes)
     with atomic_path(path) as temporary:
         # No date or software version in the file: the same measurements give the same picture.
         figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
