@@ -15,6 +15,9 @@ from ..ggml_types import TYPES
 
 Packed = npt.NDArray[np.uint8]
 
+NEVER_WITHOUT_IMPORTANCE = frozenset({"IQ2_XXS", "IQ2_XS"})
+"""Types for which ggml ends the process where there is no importance (``ggml_quantize_requires_imatrix``)."""
+
 _FLOAT_P = ctypes.POINTER(ctypes.c_float)
 # Rows are handed to threads in pieces of about this many weights: long enough to hide the hand-over,
 # short enough to keep all threads busy to the end of a tensor.
@@ -86,12 +89,14 @@ def encode(
         uint8 ``(rows, bytes of a row)``.
 
     Raises:
-        InputError: the type does not fit the row length.
+        InputError: the type does not fit the row length, or ggml does not write it without importance.
     """
     kind = TYPES[type_name]
     rows, columns = array.shape
     if not kind.fits(columns):
         raise InputError(f"{type_name} stores blocks of {kind.block} weights and does not fit rows of {columns}.")
+    if importance is None and type_name in NEVER_WITHOUT_IMPORTANCE:
+        raise InputError(f"{type_name} is not written without importance; calibrate or choose another type.")
     source = np.ascontiguousarray(array, dtype=np.float32)
     if type_name == "F32":
         return source.view(np.uint8).reshape(rows, columns * 4)

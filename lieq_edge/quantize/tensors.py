@@ -12,7 +12,7 @@ from ..allocate.plan import Plan, TensorPlan
 from ..errors import InputError
 from ..ggml_types import TYPES
 from ..source.base import Array, Source
-from .ggml import Packed, encode
+from .ggml import NEVER_WITHOUT_IMPORTANCE, Packed, encode
 
 Importance = Mapping[str, npt.NDArray[np.float32]]
 """Importance vectors by GGUF tensor name: mean of x^2 of each input column."""
@@ -31,10 +31,20 @@ def check_importance(plan: Plan, importance: Importance, *, allow_none: bool = F
     Raises:
         InputError: a type needs importance and the tensor has none.
     """
-    if allow_none:
-        return
     for tensor in plan.tensors:
-        if TYPES[tensor.type].needs_importance and tensor.name not in importance:
+        if tensor.name in importance:
+            continue
+        if importance and TYPES[tensor.type].needs_importance:
+            raise InputError(
+                f"{tensor.name} is to be {tensor.type}, which needs an importance vector, and a tensor that is only "
+                "looked up has none; choose a larger type for it."
+            )
+        if tensor.type in NEVER_WITHOUT_IMPORTANCE:
+            raise InputError(
+                f"{tensor.name} is to be {tensor.type}, which ggml does not write without importance; "
+                "calibrate (--calibration docs) or choose another type."
+            )
+        if TYPES[tensor.type].needs_importance and not allow_none:
             raise InputError(
                 f"{tensor.name} is to be {tensor.type}, which needs calibration; "
                 "calibrate (--calibration docs), raise --levels, or say --calibration none to do without."

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize as gguf_dequantize
+from records import make_diagnostics
 
+from lieq_edge.allocate.plan import PlanOptions, make_plan
 from lieq_edge.errors import InputError
 from lieq_edge.ggml_types import TYPES
-from lieq_edge.quantize.ggml import dequantize, encode, supports
+from lieq_edge.quantize.ggml import NEVER_WITHOUT_IMPORTANCE, dequantize, encode, supports
+from lieq_edge.quantize.tensors import check_importance
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +58,25 @@ def test_a_type_that_does_not_fit_is_refused() -> None:
 def test_an_importance_vector_of_the_wrong_length_is_refused(weights) -> None:
     with pytest.raises(ValueError, match="importance"):
         encode(weights, "Q4_K", np.ones(7, np.float32))
+
+
+@pytest.mark.parametrize("name", sorted(NEVER_WITHOUT_IMPORTANCE))
+def test_types_for_which_ggml_would_end_the_process_are_refused(name, weights, importance) -> None:
+    with pytest.raises(InputError, match="importance"):
+        encode(weights, name)
+    assert encode(weights, name, importance).nbytes == TYPES[name].nbytes(weights.shape)
+
+
+def test_plans_are_refused_before_writing_where_importance_is_lacking() -> None:
+    two_bits = make_plan(make_diagnostics([0.1, 0.2]), "2")
+    measured = {t.name: np.ones(t.shape[-1], np.float32) for t in two_bits.tensors if len(t.shape) == 2}
+    check_importance(two_bits, measured)
+    check_importance(two_bits, {}, allow_none=True)
+    with pytest.raises(InputError, match="--calibration none"):
+        check_importance(two_bits, {})
+    embedding = make_plan(make_diagnostics([0.1, 0.2]), "4", PlanOptions(token_embedding_type="IQ2_XS"))
+    with pytest.raises(InputError, match="IQ2_XS"):
+        check_importance(embedding, {}, allow_none=True)
+    looked_up = {name: vector for name, vector in measured.items() if name != "token_embd.weight"}
+    with pytest.raises(InputError, match="looked up"):
+        check_importance(embedding, looked_up)
