@@ -35,8 +35,10 @@ def load_json(kind: type[T], path: Path) -> T:
 
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Cannot read {path}: {error}") from error
+    except OSError as error:
+        raise InputError(f"Cannot read {path} ({error.strerror}); check the path.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no JSON file (byte {error.start} is not UTF-8); check the path.") from error
     try:
         return TypeAdapter(kind).validate_json(text)
     except ValidationError as error:

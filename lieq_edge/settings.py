@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from .errors import InputError
 
-Metric = Literal["geometry", "composite", "saliency", "random", "first", "last"]
+Metric = Literal["geometry", "composite", "saliency", "loss", "random", "first", "last"]
+RoundingName = Literal["nearest", "imatrix", "feedback"]
+Granularity = Literal["block", "tensor"]
 Projections = Literal["qkv", "all"]
 Baseline = Literal["projection", "network"]
 
@@ -21,6 +23,10 @@ class ExportSettings:
         budget: ``2.1`` nominal bits, ``3.0bpw`` or ``90MB``.
         metric: what scores the blocks.
         levels: ascending nominal bits that blocks may get.
+        types: candidates of the metric ``loss``: ``k``, ``all``, or names with commas between them.
+        granularity: of the metric ``loss``: one type a ``block`` or a ``tensor``; None is by tensor.
+        rounding: ``nearest``, ``imatrix`` (weighted by the inputs' mean squares), or ``feedback`` (error feedback that
+            follows the model's loss).
         projections: ``qkv``, or ``all`` linears of a block, for the geometry.
         baseline: the untrained counterpart: ``projection`` or ``network``.
         seed: first seed of everything that is drawn.
@@ -43,6 +49,9 @@ class ExportSettings:
     budget: str
     metric: Metric = "geometry"
     levels: tuple[int, ...] = (2, 3, 4)
+    types: str = "k"
+    granularity: Granularity | None = None
+    rounding: RoundingName = "imatrix"
     projections: Projections = "qkv"
     baseline: Baseline = "projection"
     seed: int = 0
@@ -76,8 +85,10 @@ def load_recipe(path: Path) -> dict[str, Any]:
 
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Cannot read the recipe {path}: {error}.") from error
+    except OSError as error:
+        raise InputError(f"Cannot read the recipe {path} ({error.strerror}); check the path.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"The recipe {path} is no text (byte {error.start} is not UTF-8); check the path.") from error
     except yaml.YAMLError as error:
         raise InputError(f"The recipe {path} is no YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(document, dict):

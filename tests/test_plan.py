@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +17,8 @@ from records import make_diagnostics
 from lieq_edge.allocate.plan import Plan, PlanOptions, make_plan
 from lieq_edge.errors import InputError
 from lieq_edge.ggml_types import TYPES
-from lieq_edge.jsonio import load_json, save_json
+from lieq_edge.jsonio import load_json, save_json, to_json
+from lieq_edge.measure.diagnostics import Diagnostics
 
 GAINS = [0.1, 0.9, 0.5, 0.3]
 
@@ -99,6 +103,39 @@ def test_a_damaged_plan_is_told_in_one_sentence(tmp_path: Path) -> None:
     path.write_text('{"model": 3}')
     with pytest.raises(InputError, match="not a saved Plan"):
         load_json(Plan, path)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda saved: saved.update(blocks=[]), "not numbered"),
+        (lambda saved: saved["blocks"].pop(), "not those of the blocks"),
+        (lambda saved: saved["blocks"][0].update(index=7), "not numbered"),
+        (lambda saved: saved.update(tensors=[]), "not those of the blocks"),
+        (lambda saved: saved["tensors"][0].update(shape=[]), "shape"),
+        (lambda saved: saved["tensors"][0].update(shape=[0, 256]), "shape"),
+        (lambda saved: saved["blocks"][0].update(compactness_gain="much"), "compactness_gain"),
+        (lambda saved: saved.pop("tensors"), "tensors"),
+    ],
+)
+def test_damaged_measurements_are_told_in_one_sentence(
+    tmp_path: Path, edit: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    saved = to_json(make_diagnostics(GAINS))
+    edit(saved)
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps(saved))
+    with pytest.raises(InputError, match=message):
+        load_json(Diagnostics, path)
+
+
+def test_files_that_are_no_json_are_told_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        load_json(Plan, tmp_path / "none.json")
+    path = tmp_path / "d.json"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="UTF-8"):
+        load_json(Diagnostics, path)
 
 
 def test_planning_needs_no_torch(tmp_path: Path) -> None:

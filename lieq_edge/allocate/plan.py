@@ -268,5 +268,5 @@ def count_weights(tensor: TensorInfo | TensorPlan) -> int:
 def _check_levels(levels: tuple[int, ...]) -> tuple[int, ...]:
     if not levels or any(level not in LEVEL_TYPES for level in levels) or sorted(set(levels)) != list(levels):
         known = ",".join(str(level) for level in LEVEL_TYPES)
-        raise InputError(f"--levels takes rising numbers out of {known}, e.g. 2,3,4; got {levels}.")
+        raise InputError(f"--levels takes rising numbers out of {known}, e.g. 2,3,4; got {','.join(map(str, levels))}.")
     return levels

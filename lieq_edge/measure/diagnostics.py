@@ -69,3 +69,18 @@ class Diagnostics:
     seeds: tuple[int, ...]
     correlations: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what is of no model, e.g. a file that was edited.
+
+        Raises:
+            ValueError: the blocks are not numbered 0, 1, ..., a shape is empty, or a block has no matrix.
+        """
+        if not self.blocks or [block.index for block in self.blocks] != list(range(len(self.blocks))):
+            raise ValueError("the blocks are not numbered from 0 on")
+        for tensor in self.tensors:
+            if not tensor.shape or min(tensor.shape) < 1:
+                raise ValueError(f"{tensor.name} has the shape {tensor.shape}")
+        matrices = (t.name.split(".") for t in self.tensors if t.name.startswith("blk.") and len(t.shape) >= 2)
+        if {parts[1] for parts in matrices} != {str(block.index) for block in self.blocks}:
+            raise ValueError("the tensors are not those of the blocks")
