@@ -15,7 +15,7 @@ from .errors import InputError
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; rename it onto ``path`` on success, remove it otherwise."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    handle, name = tempfile.mkstemp(dir=path.parent, **_marks(path))
     os.close(handle)
     temporary = Path(name)
     try:
@@ -29,24 +29,32 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def _marks(path: Path) -> dict[str, str]:
+    """How the temporary file of ``path`` is called: hidden, and recognisable."""
+    return {"prefix": f".{path.name}.", "suffix": ".tmp"}
+
+
 def check_output(path: Path, *, force: bool) -> None:
     """Refuse an output path that cannot be written, before any time is spent.
 
     Raises:
-        InputError: the folder is missing or read-only, ``path`` is a folder, or it exists and not ``force``.
+        InputError: the folder is missing or read-only, ``path`` is a folder or a device or has too long a name, or
+            it exists and not ``force``.
     """
     if not path.parent.is_dir():
         raise InputError(f"The folder {path.parent} does not exist; create it or choose another output path.")
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the path of the file to write.")
+    if path.exists() and not path.is_file():
+        # The finished file is renamed onto the path, which would take the place of e.g. /dev/null.
+        raise InputError(f"{path} is no ordinary file; give the path of the file to write.")
     if path.exists() and not force:
         raise InputError(f"{path} exists; pass --force to replace it.")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent):
+        with tempfile.NamedTemporaryFile(dir=path.parent, **_marks(path)):
             pass
     except OSError as error:
-        reason = f"The folder {path.parent} is not writable ({error.strerror}); choose another."
-        raise InputError(reason) from error
+        raise InputError(f"{path} cannot be written ({error.strerror}); choose another output path.") from error
 
 
 def check_space(folder: Path, needed: int) -> None:

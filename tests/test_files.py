@@ -46,13 +46,21 @@ def test_bad_output_paths_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--force"):
         check_output(existing, force=False)
     check_output(existing, force=True)
+    with pytest.raises(InputError, match="cannot be written"):
+        check_output(tmp_path / ("n" * 250), force=False)
+
+
+@pytest.mark.skipif(not Path(os.devnull).is_char_device(), reason="needs a device file")
+def test_a_device_is_not_replaced() -> None:
+    with pytest.raises(InputError, match="no ordinary file"):
+        check_output(Path(os.devnull), force=True)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(InputError, match="not writable"):
+        with pytest.raises(InputError, match="cannot be written"):
             check_output(tmp_path / "out", force=False)
     finally:
         tmp_path.chmod(0o700)
@@ -63,7 +71,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("lieq_edge.files.tempfile.NamedTemporaryFile", refuse)
-    with pytest.raises(InputError, match="not writable"):
+    with pytest.raises(InputError, match="cannot be written"):
         check_output(tmp_path / "out", force=False)
 
 
