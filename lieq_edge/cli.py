@@ -25,7 +25,7 @@ BudgetFlag = Annotated[
     str | None, typer.Option(help="2.1 = nominal bits, 3.0bpw = bits a weight, 90MB = bytes of the file.")
 ]
 MetricFlag = Annotated[
-    str, typer.Option(help="What scores the blocks: geometry, composite, saliency, random, first, last.")
+    str, typer.Option(help="What scores the blocks: geometry, composite, saliency, loss, random, first, last.")
 ]
 LevelsFlag = Annotated[str, typer.Option(help="Bits a block may get: 2,3,4, or 2,4 as in the paper.")]
 ProjectionsFlag = Annotated[str, typer.Option(help="Projections whose geometry counts: qkv or all.")]
@@ -57,6 +57,13 @@ def export(
     budget: BudgetFlag = None,
     metric: MetricFlag = "geometry",
     levels: LevelsFlag = "2,3,4",
+    rounding: Annotated[
+        str, typer.Option(help="nearest, imatrix, or feedback (error feedback that follows the model's loss).")
+    ] = "imatrix",
+    types: Annotated[str, typer.Option(help="Candidates of the metric loss: k, all, or names with commas.")] = "k",
+    granularity: Annotated[
+        str | None, typer.Option(help="Metric loss: one type a block or a tensor; default tensor.")
+    ] = None,
     projections: ProjectionsFlag = "qkv",
     baseline: BaselineFlag = "projection",
     probe_text: ProbeFlag = None,
@@ -98,6 +105,9 @@ def export(
         "budget": budget,
         "metric": metric,
         "levels": parse_levels(levels),
+        "rounding": rounding,
+        "types": types,
+        "granularity": granularity,
         "projections": projections,
         "baseline": baseline,
         "probe_text": probe_text,

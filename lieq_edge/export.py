@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .allocate.budget import parse_budget
+from .allocate.loss import make_loss_plan
 from .allocate.plan import Plan, PlanOptions, TensorPlan, make_plan
 from .allocate.scores import NEEDS
 from .errors import GateError, InputError
@@ -21,7 +22,10 @@ from .settings import ExportSettings
 from .validate.perplexity import Validation, validate
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .quantize.ggml import Packed
+    from .quantize.streamed import FeedbackInputs
     from .quantize.tensors import Importance
     from .source.base import Source
 
@@ -113,6 +117,7 @@ def plan_options(settings: ExportSettings) -> PlanOptions:
         output_type=settings.output_type,
         strict_types=settings.strict_types,
         seed=settings.seed,
+        granularity=settings.granularity or ("tensor" if settings.metric == "loss" else "block"),
     )
 
 
@@ -143,6 +148,7 @@ def export_model(
 
     The gate ``max_ppl_ratio`` is not applied here: see ``check_gate``.
     """
+    from .quantize.streamed import encode_streamed
     from .quantize.tensors import check_importance, encode_tensors
     from .source import open_source
     from .write.model import write_model
@@ -161,19 +167,26 @@ def export_model(
             diagnostics = analyze_model(source, settings)
         elif diagnostics.model_hash != source.content_hash:
             raise InputError(f"The saved measurements are of another model ({diagnostics.model}); run analyze again.")
-    with watch.measure("allocate"):
-        plan = make_plan(diagnostics, settings.budget, plan_options(settings))
     if settings.validation:
         _check_text_length(source, settings)
+    tokens, calibration = calibration_tokens(source, settings)
+    plan, inputs = _plan_and_measure(source, diagnostics, settings, tokens, watch)
     check_space(out.parent, plan.file_bytes)
     if show_plan:
         show_plan(plan)
-    with watch.measure("calibrate"):
-        importance, calibration = calibrate(source, settings)
-    check_importance(plan, importance, allow_none=settings.calibration == "none")
-    rounding = "imatrix" if importance else "nearest"
+    importance: Importance = {}
+    if tokens is not None and settings.rounding != "nearest":
+        from .measure.importance import measure_importance
+
+        with watch.measure("calibrate"):
+            importance = measure_importance(source, tokens, threads=settings.threads)
+    check_importance(plan, importance, allow_none=settings.calibration == "none" or settings.rounding == "nearest")
+    rounding = settings.rounding if tokens is not None else "nearest"
     with watch.measure("quantize and write"), stage("Quantise and write", len(plan.tensors)) as advance:
-        encoded = encode_tensors(source, plan, importance, threads=settings.threads)
+        if inputs is not None and rounding == "feedback":
+            encoded = encode_streamed(source, plan, importance, inputs, threads=settings.threads)
+        else:
+            encoded = encode_tensors(source, plan, importance, threads=settings.threads)
         stepped = (_step(item, advance) for item in encoded)
         file_bytes = write_model(out, source, plan, stepped, calibration=calibration, rounding=rounding)
     validation = None
@@ -204,21 +217,41 @@ def export_model(
     )
 
 
-def calibrate(source: Source, settings: ExportSettings) -> tuple[Importance, TextInfo | None]:
-    """Importance vectors on the calibration text, or none of either for ``--calibration none``."""
+def calibration_tokens(source: Source, settings: ExportSettings) -> tuple[Tensor | None, TextInfo | None]:
+    """Windows of the calibration text, or none of either for ``--calibration none``."""
     if settings.calibration == "none":
-        return {}, None
-    from .measure.importance import measure_importance
+        if settings.metric == "loss":
+            raise InputError("The metric loss is measured on a calibration text; choose one, or another --metric.")
+        return None, None
     from .measure.texts import calibration_windows
 
-    tokens, info = calibration_windows(
-        source,
-        settings.calibration,
-        tokens=settings.calibration_tokens,
-        seed=settings.seed,
-        threads=settings.threads,
+    return calibration_windows(
+        source, settings.calibration, tokens=settings.calibration_tokens, seed=settings.seed, threads=settings.threads
     )
-    return measure_importance(source, tokens, threads=settings.threads), info
+
+
+def _plan_and_measure(
+    source: Source, diagnostics: Diagnostics, settings: ExportSettings, tokens: Tensor | None, watch: Stopwatch
+) -> tuple[Plan, FeedbackInputs | None]:
+    """The plan, and what feedback needs: predicted losses come before the one or after it."""
+    options = plan_options(settings)
+    by_loss = settings.metric == "loss"
+    if not by_loss:
+        with watch.measure("allocate"):
+            plan = make_plan(diagnostics, settings.budget, options)
+        if settings.rounding != "feedback" or tokens is None:
+            return plan, None
+    assert tokens is not None  # the metric loss without calibration was refused
+    from .lossaware import candidate_types, losses_of, measure_loss, planned_types
+
+    candidates = candidate_types(diagnostics.tensors, settings.types) if by_loss else planned_types(plan)
+    with watch.measure("loss weights"):
+        inputs = measure_loss(source, tokens, candidates, seed=settings.seed, threads=settings.threads)
+    if by_loss:
+        with watch.measure("allocate"):
+            losses = losses_of(inputs.sensitivity, settings.rounding)
+            plan = make_loss_plan(diagnostics, settings.budget, losses, options)
+    return plan, inputs
 
 
 def validate_export(out: Path, source: Source, settings: ExportSettings) -> Validation:

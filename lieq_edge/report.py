@@ -139,9 +139,9 @@ def _print_fallbacks(fallbacks: dict[str, str], console: Console) -> None:
         wanted, _, taken = change.partition(" -> ")
         grouped.setdefault((".".join(parts[2:]) if parts[0] == "blk" else name, taken), []).append(wanted)
     console.print("  rows that the wanted type does not fit took the smallest type that fits them:")
-    for (name, taken), wanted in grouped.items():
-        count = f" ({len(wanted)} tensors)" if len(wanted) > 1 else ""
-        console.print(f"    {name}: {', '.join(sorted(set(wanted)))} -> {taken}{count}", highlight=False)
+    for (name, taken), replaced in grouped.items():
+        count = f" ({len(replaced)} tensors)" if len(replaced) > 1 else ""
+        console.print(f"    {name}: {', '.join(sorted(set(replaced)))} -> {taken}{count}", highlight=False)
 
 
 def _print_validation(validation: Validation, console: Console) -> None:

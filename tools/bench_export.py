@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from peer import quantize_with_llama_cpp
 
 from lieq_edge.errors import InputError
-from lieq_edge.export import calibrate, reference_file, validation_text
+from lieq_edge.export import calibration_tokens, reference_file, validation_text
+from lieq_edge.measure.importance import measure_importance
 from lieq_edge.progress import log
 from lieq_edge.settings import ExportSettings
 from lieq_edge.source import open_source
@@ -123,7 +124,8 @@ def bench(args: argparse.Namespace, folder: Path) -> list[Row]:
                 rows.append(make_row(name, path, score(path), seconds, report["peak_rss_bytes"]))
                 log(to_markdown(rows[-1:]).splitlines()[-1])
         start = time.monotonic()
-        importance, _ = calibrate(source, ExportSettings(budget="2", calibration=args.calibration))
+        tokens, _ = calibration_tokens(source, ExportSettings(budget="2", calibration=args.calibration))
+        importance = measure_importance(source, tokens) if tokens is not None else None
         shared = time.monotonic() - start
         for preset in args.preset:
             path = folder / "peer.gguf"

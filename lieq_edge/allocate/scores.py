@@ -19,6 +19,7 @@ NEEDS = {
     "random": frozenset[str](),
     "first": frozenset[str](),
     "last": frozenset[str](),
+    "loss": frozenset[str](),
 }
 """What has to be measured before a metric can be computed."""
 

@@ -103,7 +103,7 @@ class _Collector:
             labels = torch.multinomial(slope, 1, generator=generator)
             # d(cross entropy)/d(logits) = softmax - one-hot.
             slope.scatter_add_(1, labels, torch.full_like(labels, -1.0, dtype=slope.dtype))
-            logits.backward(slope)  # type: ignore[no-untyped-call]
+            logits.backward(slope)
             assert piece.grad is not None
             gradient[rows] = piece.grad
             squares = slope.square_()
@@ -128,7 +128,7 @@ class _Collector:
             ]
             try:
                 piece = hidden[row : row + 1].detach().requires_grad_()
-                self.model.run_block(module, index, piece).backward(gradient[row : row + 1])  # type: ignore[no-untyped-call]
+                self.model.run_block(module, index, piece).backward(gradient[row : row + 1])
             finally:
                 for hook in hooks:
                     hook.remove()

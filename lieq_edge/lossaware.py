@@ -1,0 +1,92 @@
+"""Loss-aware measurements for an export: loss weights and predicted losses, ready for allocation and rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from .allocate.loss import Losses
+from .allocate.plan import Plan
+from .errors import InputError
+from .ggml_types import TYPES
+from .measure.diagnostics import TensorInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .quantize.sensitivity import Sensitivity
+    from .quantize.streamed import FeedbackInputs
+    from .source.base import Source
+
+K_QUANTS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
+"""Candidates for rows of a multiple of 256, all with fast kernels on ARM."""
+
+NARROW: tuple[str, ...] = ("Q2_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+"""Candidates for other rows. ggml encodes Q2_0 without looking for a scale; it serves with our own search for one."""
+
+I_QUANTS = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS")
+"""What ``all`` adds: smaller at the same loss, about half the decoding speed on ARM."""
+
+
+def candidate_types(tensors: Sequence[TensorInfo], types: str) -> dict[str, tuple[str, ...]]:
+    """Types to try for each matrix.
+
+    Args:
+        tensors: of the model.
+        types: ``k``, ``all``, or type names with commas between them.
+
+    Raises:
+        InputError: a name is unknown, or none of the types fits a matrix.
+    """
+    if types in ("k", "all"):
+        names: tuple[str, ...] = (*K_QUANTS, *(I_QUANTS if types == "all" else ()))
+        narrow = NARROW
+    else:
+        names = narrow = tuple(dict.fromkeys(name.strip().upper() for name in types.split(",")))
+        for name in names:
+            if name not in TYPES:
+                raise InputError(f"The type {name!r} is unknown; choose k, all, or some of {', '.join(TYPES)}.")
+    found = {}
+    for tensor in tensors:
+        if len(tensor.shape) < 2:
+            continue
+        columns = tensor.shape[-1]
+        fitting = tuple(name for name in (names if columns % 256 == 0 else narrow) if TYPES[name].fits(columns))
+        if not fitting:
+            raise InputError(f"None of the types {types} fits the rows of {columns} weights of {tensor.name}; add one.")
+        found[tensor.name] = fitting
+    return found
+
+
+def planned_types(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """The one type of each matrix of a plan."""
+    return {tensor.name: (tensor.type,) for tensor in plan.tensors if len(tensor.shape) >= 2}
+
+
+def measure_loss(
+    source: Source,
+    tokens: Tensor,
+    candidates: Mapping[str, Sequence[str]],
+    *,
+    seed: int = 0,
+    threads: int | None = None,
+) -> FeedbackInputs:
+    """Loss weights on the calibration tokens ``(n, T)``, and the predicted losses of the candidate types."""
+    from .measure.loss_weights import measure_loss_weights
+    from .measure.model import BlockModel
+    from .quantize.sensitivity import predict_losses
+    from .quantize.streamed import FeedbackInputs
+
+    model = BlockModel(source, threads=threads)
+    weights = measure_loss_weights(model, tokens, seed=seed)
+    sensitivity = predict_losses(model, tokens, weights, candidates, threads=threads)
+    # Rounding overwrites blocks as it goes, so it reads each anew.
+    return FeedbackInputs(BlockModel(source, threads=threads, keep_blocks=False), tokens, weights, sensitivity)
+
+
+def losses_of(sensitivity: Sensitivity, rounding: str) -> Losses:
+    """Predicted losses with the rounding that the file will get."""
+    return {
+        name: {kind: found.loss if rounding == "feedback" else found.nearest_loss for kind, found in by_type.items()}
+        for name, by_type in sensitivity.losses.items()
+    }

@@ -1,0 +1,211 @@
+"""Predict what each type would do to the loss, tensor by tensor, before anything is decided.
+
+The prediction is ``1/2 tr(E H E^T)`` a token, in nats: E the rounding error, H the loss-weighted second moment of the
+inputs (``measure.loss_weights``), each row counted with its output channel's share of the gradient. E is that of a
+sample of rows. It is learned on some sequences and judged on others, as the file will be.
+
+What error feedback gains is measured with two of the types and taken to change evenly with the bits between them; it
+costs much more than encoding, and hardly differs from type to type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..ggml_types import TYPES
+from ..progress import stage
+from . import ggml
+from .codec import LAYOUTS
+from .feedback import round_with_feedback
+from .statistics import MomentCollector, Moments, held_out_share, importance_of, weighted_moments
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..measure.loss_weights import LossWeights
+    from ..measure.model import BlockModel
+
+Floats = npt.NDArray[np.float32]
+
+ROWS = 96
+"""Rows of a tensor that are rounded to predict its losses."""
+
+DAMPINGS = (0.1, 0.3, 1.0)
+"""Dampings of H that are tried; the held-out error chooses, tensor by tensor."""
+
+
+@dataclass(frozen=True)
+class TypeLoss:
+    """One type for one tensor.
+
+    Attributes:
+        loss: predicted rise of the loss, nats a token, with the better rounding.
+        nearest_loss: the same with importance rounding.
+        rounding: ``feedback``, or ``imatrix`` where that has the smaller held-out error.
+        damping: of the feedback.
+    """
+
+    loss: float
+    nearest_loss: float
+    rounding: str
+    damping: float
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What was predicted of a model.
+
+    Attributes:
+        losses: by GGUF tensor name and type name.
+        outer: H of the matrices outside the blocks, float32 ``(columns, columns)``, to round them with.
+    """
+
+    losses: dict[str, dict[str, TypeLoss]]
+    outer: dict[str, Floats]
+
+
+def predict_losses(
+    model: BlockModel,
+    tokens: Tensor,
+    weights: LossWeights,
+    candidates: Mapping[str, Sequence[str]],
+    *,
+    threads: int | None = None,
+) -> Sensitivity:
+    """Predict the losses of all matrices.
+
+    Args:
+        model: in full precision.
+        tokens: the windows ``(n, T)`` that ``weights`` were measured on.
+        weights: of the loss.
+        candidates: types to try by tensor name; all must fit the tensor's rows.
+        threads: of ggml's encoder.
+    """
+    import torch
+
+    held_out = tokens.numel() * held_out_share(tokens.shape[0])
+    losses: dict[str, dict[str, TypeLoss]] = {}
+    with torch.no_grad(), stage("Predicting losses of types", model.n_blocks + 1) as advance:
+        hidden = model.embed(tokens)
+        for index in range(model.n_blocks):
+            with model.block(index) as module:
+                collector = MomentCollector(model, module, index, weights)
+                collector.run(module, index, hidden)
+                for name, linear in model.linears(module, index).items():
+                    losses[name] = predict_tensor(
+                        linear.weight.numpy(),
+                        collector.moments[name],
+                        weights.channels[name].numpy(),
+                        held_out,
+                        candidates.get(name, ()),
+                        threads=threads,
+                    )
+            advance()
+        outer = _outer_moments(model, hidden, weights)
+        for name, (moments, channels) in outer.items():
+            matrix = model.source.read(name)
+            losses[name] = predict_tensor(
+                matrix, moments, channels, held_out, candidates.get(name, ()), threads=threads
+            )
+        advance()
+    return Sensitivity(losses, {name: moments.whole.numpy() for name, (moments, _) in outer.items()})
+
+
+def predict_tensor(
+    matrix: Floats,
+    moments: Moments,
+    channels: Floats,
+    held_out_tokens: float,
+    types: Sequence[str],
+    *,
+    threads: int | None = None,
+) -> dict[str, TypeLoss]:
+    """Predicted losses of one tensor, by type.
+
+    Args:
+        matrix: float32 ``(rows, columns)``.
+        moments: of its inputs.
+        channels: relative energy of the gradient at each row, ``(rows,)``, mean 1.
+        held_out_tokens: how many tokens ``moments.held_out`` is over.
+        types: candidates.
+        threads: of ggml's encoder.
+    """
+    rows, counts = sample_rows(channels)
+    sample = np.ascontiguousarray(matrix[rows])
+    learned, held_out = moments.learned.numpy(), moments.held_out.numpy()
+    importance = importance_of(learned)
+
+    def loss(values: Floats) -> float:
+        error = sample - values
+        return 0.5 * float(np.einsum("ij,ij->i", error @ held_out, error) @ counts) / held_out_tokens
+
+    nearest = {
+        name: loss(ggml.dequantize(ggml.encode(sample, name, importance, threads), name, sample.shape))
+        for name in types
+    }
+    anchors = sorted((name for name in types if name in LAYOUTS), key=lambda name: TYPES[name].bits)
+    damping, gains = DAMPINGS[0], dict[int, float]()
+    for name in dict.fromkeys([*anchors[:1], *anchors[len(anchors) // 2 : len(anchors) // 2 + 1]]):
+        tried = {
+            value: loss(round_with_feedback(sample, learned, name, damping=value, threads=threads).values)
+            for value in (DAMPINGS if not gains else (damping,))
+        }
+        damping = min(tried, key=lambda value: tried[value])
+        gains[TYPES[name].bits] = tried[damping] / max(nearest[name], 1e-30)
+    found = {}
+    for name in types:
+        gain = 1.0
+        if name in LAYOUTS:
+            gain = float(np.interp(TYPES[name].bits, list(gains), list(gains.values())))
+        rounding = "feedback" if gain < 1 else "imatrix"
+        found[name] = TypeLoss(nearest[name] * min(gain, 1.0), nearest[name], rounding, damping)
+    return found
+
+
+def sample_rows(channels: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Rows to stand for a tensor, and how much the error of each counts.
+
+    Half of them are those that count most, each for itself; the others are spread evenly over the rest and stand for
+    all of it.
+    """
+    if len(channels) <= ROWS:
+        return np.arange(len(channels)), channels
+    order = np.argsort(-channels, kind="stable")
+    top, rest = order[: ROWS // 2], np.sort(order[ROWS // 2 :])
+    spread = rest[np.linspace(0, len(rest) - 1, ROWS - len(top), dtype=np.int64)]
+    scale = channels[rest].sum() / max(float(channels[spread].sum()), 1e-30)
+    counts = np.concatenate([channels[top], channels[spread] * scale]).astype(np.float32)
+    return np.concatenate([top, spread]), counts
+
+
+def _outer_moments(model: BlockModel, hidden: Tensor, weights: LossWeights) -> dict[str, tuple[Moments, Floats]]:
+    """H and row energies of head and embedding; ``hidden`` is the last block's output ``(n, T, d)``.
+
+    A row of the embedding errs only where its token is read; that error meets the same gradient column by column,
+    whatever the other rows do, so its H is diagonal and its rows count by their use. A tied matrix has both H; each
+    row has its own mixture of them, and the mean over the rows stands for it.
+    """
+    head = weighted_moments((model.final_norm(part) for part in hidden), weights.tokens[model.head_name])
+    uses = weights.embedding / max(float(weights.embedding.mean()), 1e-30)
+    diagonal = weights.embedding_columns * weights.embedding.mean()
+    embedding = Moments(*((diagonal * share).diag() for share in _shares(hidden.shape[0])))
+    if model.head_name == "token_embd.weight":
+        both = Moments(head.learned + embedding.learned, head.held_out + embedding.held_out)
+        # The part of the summed squared gradient that each role brings.
+        part = float(head.whole.trace() / both.whole.trace())
+        channels = part * weights.channels[model.head_name] + (1 - part) * uses
+        return {model.head_name: (both, channels.numpy())}
+    return {
+        "token_embd.weight": (embedding, uses.numpy()),
+        model.head_name: (head, weights.channels[model.head_name].numpy()),
+    }
+
+
+def _shares(sequences: int) -> tuple[float, float]:
+    share = held_out_share(sequences)
+    return 1 - share, share
