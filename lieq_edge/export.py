@@ -258,10 +258,19 @@ def validate_export(out: Path, source: Source, settings: ExportSettings) -> Vali
     """Perplexity of the written file and, unless switched off, its divergence from the unquantised model."""
     text, name = validation_text(settings.text)
     context, chunks, threads = settings.context, settings.chunks, settings.threads
-    if not (settings.reference or settings.max_ppl_ratio):
+    if not settings.reference and settings.max_ppl_ratio is None:
         return validate(out, text, text_name=name, context=context, chunks=chunks, threads=threads)
     with reference_file(source, out.parent) as reference:
-        return validate(out, text, text_name=name, context=context, chunks=chunks, threads=threads, reference=reference)
+        return validate(
+            out,
+            text,
+            text_name=name,
+            context=context,
+            chunks=chunks,
+            threads=threads,
+            reference=reference,
+            reference_name=source.label,
+        )
 
 
 @contextlib.contextmanager
@@ -365,4 +374,13 @@ def validate_against(
         tempfile.TemporaryDirectory(prefix="lieq-validate.") as folder,
         reference_file(open_source(reference), Path(folder)) as path,
     ):
-        return validate(file, body, text_name=name, context=context, chunks=chunks, threads=threads, reference=path)
+        return validate(
+            file,
+            body,
+            text_name=name,
+            context=context,
+            chunks=chunks,
+            threads=threads,
+            reference=path,
+            reference_name=reference,
+        )

@@ -37,13 +37,16 @@ class Engine:
 
     Attributes:
         path: the file.
+        label: what messages call it.
         context: tokens in a window.
         parallel: most windows in one call of ``logits``.
         n_vocab: tokens in the vocabulary.
         trained_context: tokens in the longest window that the model was trained on.
     """
 
-    def __init__(self, path: Path, *, context: int, parallel: int = 1, threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, *, context: int, parallel: int = 1, threads: int | None = None, label: str | None = None
+    ) -> None:
         """Load ``path``.
 
         Raises:
@@ -56,10 +59,12 @@ class Engine:
         self._context: Any = None
         self._batch: Any = None
         self.path = path
+        self.label = label or str(path)
         self.context = context
         self.parallel = parallel
         if not path.is_file():
-            raise InputError(f"{path} does not exist; give the path of a GGUF file.")
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise InputError(f"{path} {what}; give the path of a GGUF file.")
         self._load(threads or available_threads())
         vocab = self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(vocab))
@@ -76,7 +81,7 @@ class Engine:
         if not self._model:
             # The first line names the cause, the later ones only that loading failed.
             reason = errors[0] if errors else "no reason given"
-            raise InputError(f"llama.cpp cannot load {self.path} ({reason}); write the file again or choose another.")
+            raise InputError(f"llama.cpp cannot load {self.label} ({reason}); write the file again or choose another.")
         params = api.llama_context_default_params()
         params.n_ctx = params.n_batch = self.context * self.parallel
         params.n_ubatch = min(UBATCH, params.n_batch)
@@ -89,7 +94,7 @@ class Engine:
             self.close()
             reason = errors[0] if errors else "no reason given"
             raise InputError(
-                f"llama.cpp cannot run {self.path} on windows of {self.context} tokens ({reason}); "
+                f"llama.cpp cannot run {self.label} on windows of {self.context} tokens ({reason}); "
                 "try a smaller context."
             )
 
@@ -124,7 +129,7 @@ class Engine:
         with captured_log():
             count = self._api.llama_tokenize(self._vocab, data, len(data), buffer, capacity, True, False)
         if count < 0:
-            raise InputError(f"llama.cpp cannot tokenize the text with {self.path}; give a shorter text.")
+            raise InputError(f"llama.cpp cannot tokenize the text with {self.label}; give a shorter text.")
         return np.ctypeslib.as_array(buffer)[:count].copy()
 
     def logits(self, windows: Tokens) -> Logits:
@@ -149,7 +154,7 @@ class Engine:
             status = api.llama_decode(self._context, batch)
         if status != 0:
             reason = errors[0] if errors else f"status {status}"
-            raise InputError(f"llama.cpp failed to run {self.path} ({reason}); try a smaller context.")
+            raise InputError(f"llama.cpp failed to run {self.label} ({reason}); try a smaller context.")
         pointer = api.llama_get_logits(self._context)
         return np.ctypeslib.as_array(pointer, (count * self.scored, self.n_vocab)).reshape(
             count, self.scored, self.n_vocab

@@ -66,6 +66,7 @@ def validate(
     context: int = 512,
     chunks: int | None = None,
     reference: Path | None = None,
+    reference_name: str | None = None,
     threads: int | None = None,
 ) -> Validation:
     """Measure the GGUF file ``path`` on ``text``.
@@ -77,6 +78,7 @@ def validate(
         context: tokens in a window.
         chunks: most windows to use; all when None.
         reference: GGUF file to compare with, run in lock-step, window by window.
+        reference_name: what messages call it, by default its path.
         threads: CPU threads; all cores when None.
 
     Raises:
@@ -97,7 +99,9 @@ def validate(
         windows = _cut(tokens, context, chunks, text_name)
         base = None
         if reference is not None:
-            base = stack.enter_context(Engine(reference, context=context, parallel=parallel, threads=threads))
+            base = stack.enter_context(
+                Engine(reference, context=context, parallel=parallel, threads=threads, label=reference_name)
+            )
             _check_same_tokens(engine, base, tokens, text)
         if context > engine.trained_context:
             log(f"{path.name} was trained on {engine.trained_context} tokens; windows of {context} are longer.")
@@ -146,12 +150,12 @@ def _cut(tokens: Tokens, context: int, chunks: int | None, text_name: str) -> To
 def _check_same_tokens(engine: Engine, base: Engine, tokens: Tokens, text: str) -> None:
     if base.n_vocab != engine.n_vocab:
         raise InputError(
-            f"{base.path} has {base.n_vocab} tokens in its vocabulary and {engine.path} has {engine.n_vocab}; "
+            f"{base.label} has {base.n_vocab} tokens in its vocabulary and {engine.label} has {engine.n_vocab}; "
             "give a reference of the same model."
         )
     if not np.array_equal(base.tokenize(text), tokens):
         raise InputError(
-            f"{base.path} and {engine.path} cut the text into different tokens; "
+            f"{base.label} and {engine.label} cut the text into different tokens; "
             "give a reference with the same tokenizer."
         )
 
@@ -172,7 +176,7 @@ def _score(engine: Engine, base: Engine | None, windows: Tokens, pool: Executor)
                 parts.append(compare(base.logits(batch).reshape(logits.shape), logits, targets, pool))
             for name, model in (("nll", engine), ("reference_nll", base)):
                 if model is not None and not np.isfinite(getattr(parts[-1], name)).all():
-                    raise InputError(f"{model.path} gives outputs that are not numbers; write the file again.")
+                    raise InputError(f"{model.label} gives outputs that are not numbers; write the file again.")
             for _ in batch:
                 step()
     return Comparison(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Comparison)))

@@ -149,6 +149,8 @@ def test_bad_arguments(tiny_gguf: MakeGguf, text: str) -> None:
 
 
 def test_missing_and_damaged_files(tiny_gguf: MakeGguf, text: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder"):
+        Engine(tmp_path, context=32)
     with pytest.raises(InputError, match="does not exist"):
         validate(tmp_path / "none.gguf", text, text_name="sample")
     data = tiny_gguf("llama").read_bytes()
