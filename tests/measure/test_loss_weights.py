@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import make_model
 
 from lieq_edge.measure.loss_weights import LossWeights, measure_loss_weights
 from lieq_edge.measure.model import BlockModel
 from lieq_edge.source import open_source
-from tiny import make_model
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
