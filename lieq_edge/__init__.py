@@ -13,7 +13,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .allocate.plan import Plan, PlanOptions, make_plan
     from .errors import GateError, InputError
-    from .export import ExportReport, analyze_model, check_gate, export_model, validate_against
+    from .export import analyze_model, check_gate, export_model, plan_model, validate_against
+    from .export_report import ExportReport
     from .jsonio import load_json, save_json
     from .measure.diagnostics import Diagnostics
     from .settings import ExportSettings, load_recipe
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Diagnostics": "measure.diagnostics",
-    "ExportReport": "export",
+    "ExportReport": "export_report",
     "ExportSettings": "settings",
     "FileReport": "validate.inspect",
     "GateError": "errors",
@@ -39,6 +40,7 @@ _HOME = {
     "load_recipe": "settings",
     "make_plan": "allocate.plan",
     "open_source": "source",
+    "plan_model": "export",
     "save_json": "jsonio",
     "validate_against": "export",
 }
@@ -61,6 +63,7 @@ __all__ = [
     "load_recipe",
     "make_plan",
     "open_source",
+    "plan_model",
     "save_json",
     "validate_against",
 ]

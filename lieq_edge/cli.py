@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,8 +15,10 @@ from . import __version__
 from .errors import GateError, InputError
 from .progress import set_quiet
 
+if TYPE_CHECKING:
+    from .measure.diagnostics import Diagnostics
+
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Make a small mixed-precision GGUF of a language model: bits go to the blocks that matter.",
@@ -32,7 +36,7 @@ ProjectionsFlag = Annotated[str, typer.Option(help="Projections whose geometry c
 BaselineFlag = Annotated[str, typer.Option(help="Untrained counterpart: projection or network.")]
 ProbeFlag = Annotated[Path | None, typer.Option(help="Text for the geometry; default: built in.")]
 ProbeTokensFlag = Annotated[int, typer.Option(min=16, help="Tokens of the probe text.")]
-SeedFlag = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")]
+SeedFlag = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything that is drawn.")]
 ThreadsFlag = Annotated[int | None, typer.Option(min=1, help="Threads; default: all cores.")]
 EmbeddingFlag = Annotated[
     str | None,
@@ -97,45 +101,16 @@ def export(
 ) -> None:
     """Measure, allocate, quantise, write and validate: one GGUF under a budget."""
     from . import report
-    from .export import analyze_model, check_gate, export_model, plan_options
+    from .export import check_gate, export_model, plan_model
     from .settings import load_recipe, merge
 
     set_quiet(quiet)
-    given = {
-        "budget": budget,
-        "metric": metric,
-        "levels": parse_levels(levels),
-        "rounding": rounding,
-        "types": types,
-        "granularity": granularity,
-        "projections": projections,
-        "baseline": baseline,
-        "probe_text": probe_text,
-        "probe_tokens": probe_tokens,
-        "seed": seed,
-        "threads": threads,
-        "calibration": calibration,
-        "calibration_tokens": calibration_tokens,
-        "token_embedding_type": token_embedding_type,
-        "output_type": output_type,
-        "strict_types": strict_types,
-        "validation": not no_validate,
-        "reference": not no_reference,
-        "text": text,
-        "context": context_tokens,
-        "chunks": chunks,
-        "max_ppl_ratio": max_ppl_ratio,
-    }
-    flags = {"validation": "no_validate", "reference": "no_reference", "context": "context_tokens"}
-    explicit = {name: value for name, value in given.items() if _is_given(context, flags.get(name, name))}
-    settings = merge(load_recipe(recipe) if recipe else {}, explicit)
-    saved = _load_diagnostics(diagnostics)
+    _check_ratio(max_ppl_ratio)
+    values = {**(load_recipe(recipe) if recipe else {}), **_given(context)}
+    settings = merge(values, {})
+    saved = None if diagnostics is None else _load_diagnostics(diagnostics, values)
     if dry_run:
-        from .allocate.plan import make_plan
-        from .source import open_source
-
-        measured = saved or analyze_model(open_source(model), settings)
-        report.show_plan(make_plan(measured, settings.budget, plan_options(settings)), as_json=json_output)
+        report.show_plan(plan_model(model, settings, saved), as_json=json_output)
         return
     show = None if json_output or quiet else report.announce_plan
     done = export_model(model, out, settings, diagnostics=saved, force=force, show_plan=show)
@@ -145,6 +120,7 @@ def export(
 
 @app.command()
 def analyze(
+    context: typer.Context,
     model: Model,
     out: Annotated[Path | None, typer.Option(help="Save the measurements as JSON.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the layer profile as a PNG.")] = None,
@@ -174,17 +150,12 @@ def analyze(
     for path in (out, plot):
         if path is not None:
             check_output(path, force=force)
-    values = {
-        "budget": "2",
-        "metric": metric,
-        "projections": projections,
-        "baseline": baseline,
-        "probe_text": probe_text,
-        "probe_tokens": probe_tokens,
-        "seed": seed,
-        "threads": threads,
-    }
-    diagnostics = analyze_model(open_source(model), merge({}, values))
+    if metric not in ("geometry", "saliency", "composite"):
+        raise InputError(f"--metric of analyze takes geometry, saliency or composite; got {metric!r}.")
+    if out is not None and plot is not None and out.resolve() == plot.resolve():
+        raise InputError(f"--out and --plot are both {out}; choose two files.")
+    settings = merge({"budget": "2", "metric": metric}, _given(context))
+    diagnostics = analyze_model(open_source(model), settings)
     if out is not None:
         save_json(diagnostics, out)
     if plot is not None:
@@ -196,6 +167,7 @@ def analyze(
 
 @app.command()
 def plan(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="A model, or measurements saved by `analyze --out`.")],
     budget: Annotated[str, typer.Option(help="2.1 = nominal bits, 3.0bpw, or 90MB of file.")],
     out: Annotated[Path | None, typer.Option(help="Save the plan as JSON.")] = None,
@@ -218,8 +190,6 @@ def plan(
     """Share out the bits; from saved measurements this takes no model and no time."""
     from . import report
     from .allocate.budget import parse_budget
-    from .allocate.plan import make_plan
-    from .export import analyze_model, plan_options
     from .files import check_output
     from .jsonio import save_json
     from .settings import merge
@@ -228,31 +198,19 @@ def plan(
     parse_budget(budget)
     if out is not None:
         check_output(out, force=force)
-    settings = merge(
-        {},
-        {
-            "budget": budget,
-            "metric": metric,
-            "levels": parse_levels(levels),
-            "projections": projections,
-            "baseline": baseline,
-            "probe_text": probe_text,
-            "probe_tokens": probe_tokens,
-            "seed": seed,
-            "threads": threads,
-            "token_embedding_type": token_embedding_type,
-            "output_type": output_type,
-            "strict_types": strict_types,
-        },
-    )
+    given = _given(context)
+    settings = merge({}, given)
     if model.endswith(".json"):
-        diagnostics = _load_diagnostics(Path(model))
-    else:
-        from .source import open_source
+        from .allocate.plan import make_plan
+        from .export import plan_options
 
-        diagnostics = analyze_model(open_source(model), settings)
-    assert diagnostics is not None
-    made = make_plan(diagnostics, budget, plan_options(settings))
+        if metric == "loss":
+            raise InputError("The metric loss needs the model at hand; give it instead of saved measurements.")
+        made = make_plan(_load_diagnostics(Path(model), given), budget, plan_options(settings))
+    else:
+        from .export import plan_model
+
+        made = plan_model(model, settings)
     if out is not None:
         save_json(made, out)
     report.show_plan(made, as_json=json_output)
@@ -278,6 +236,7 @@ def validate(
     from .export import check_gate, validate_against
 
     set_quiet(quiet)
+    _check_ratio(max_ppl_ratio)
     if max_ppl_ratio is not None and reference is None:
         raise InputError("--max-ppl-ratio compares with a reference; pass --reference too.")
     result = validate_against(file, reference, text=text, context=context, chunks=chunks, threads=threads)
@@ -323,39 +282,110 @@ def parse_levels(text: str) -> tuple[int, ...]:
         raise InputError(f"--levels takes numbers with commas, e.g. 2,3,4; got {text!r}.") from None
 
 
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
+def _given(context: typer.Context) -> dict[str, Any]:
+    """The settings among the flags that the user gave; where they gave none, a recipe or the default counts.
+
+    The commands name their flags for typer; the values of settings are taken from here.
+    """
+    from dataclasses import fields
+
+    from .settings import ExportSettings
+
+    names = {field.name for field in fields(ExportSettings)}
+    given: dict[str, Any] = {}
+    for name, value in context.params.items():
+        source = context.get_parameter_source(name)
+        if source is None or source.name == "DEFAULT":
+            continue
+        if name == "levels":
+            given[name] = parse_levels(value)
+        elif name in ("no_validate", "no_reference"):
+            given[{"no_validate": "validation", "no_reference": "reference"}[name]] = not value
+        elif name == "context_tokens":
+            given["context"] = value
+        elif name in names:
+            given[name] = value
+    return given
 
 
-def _load_diagnostics(path: Path | None) -> Any:
-    if path is None:
-        return None
+def _load_diagnostics(path: Path, asked: dict[str, Any]) -> Diagnostics:
+    """Saved measurements; settings that say how to measure must agree with how they were made."""
     from .jsonio import load_json
     from .measure.diagnostics import Diagnostics
 
-    return load_json(Diagnostics, path)
+    saved = load_json(Diagnostics, path)
+    made: dict[str, Any] = {"projections": saved.projections, "baseline": saved.baseline}
+    if saved.probe is not None:
+        made |= {"probe_text": saved.probe.name, "probe_tokens": saved.probe.tokens}
+    for name, value in made.items():
+        wanted = asked.get(name)
+        if wanted is not None and value != (Path(wanted).name if name == "probe_text" else wanted):
+            flag = name.replace("_", "-")
+            raise InputError(f"{path} was measured with --{flag} {value}, not {wanted}; run analyze again.")
+    return saved
+
+
+def _check_ratio(ratio: float | None) -> None:
+    # The comparison asks for success, so that NaN is refused too.
+    if ratio is not None and not ratio > 0:
+        raise InputError(f"--max-ppl-ratio takes a number above 0, e.g. 1.1; got {ratio:g}.")
 
 
 def main() -> None:
-    """Entry point: turn errors into one sentence and an exit code (1 gate, 2 bad input, 130 interrupted)."""
-    debug = "--debug" in sys.argv
+    """Entry point: turn errors into one sentence and an exit code.
+
+    0 done, 1 a gate failed, 2 bad input, 130 interrupted; 141 the reader of a pipe went away (as for other programs),
+    70 a mistake of our own, with its traceback.
+    """
     try:
-        app()
-    except (InputError, GateError) as error:
-        if debug:
+        # Without typer's own way of ending, which draws boxes and takes 1 for a closed pipe.
+        code = app(None if len(sys.argv) > 1 else ["--help"], standalone_mode=False)
+        sys.stdout.flush()
+    except SystemExit:
+        # All that is left of typer's own way: so it ends when the reader of a pipe went away.
+        code = 141
+    except Exception as error:
+        if "--debug" in sys.argv:
             raise
-        code = 1 if isinstance(error, GateError) else 2
-        kind = "Failed" if code == 1 else "Error"
-        if "--json" in sys.argv and code == 2:
-            print(json.dumps({"error": str(error)}))
-        print(f"{kind}: {error}", file=sys.stderr)
+        code = _tell(error)
+    if code == 130:
+        print("Interrupted.", file=sys.stderr)
+    if code:
         sys.exit(code)
-    except (MemoryError, OSError) as error:
-        if debug:
-            raise
-        print(f"Error: {error or 'out of memory'}", file=sys.stderr)
-        sys.exit(2)
+
+
+def _tell(error: Exception) -> int:
+    """Print what went wrong, on stdout too where a program reads it; returns the exit code."""
+    if isinstance(error, BrokenPipeError):
+        _give_up_stdout()
+        return 141
+    if isinstance(error, GateError):
+        print(f"Failed: {error}", file=sys.stderr)
+        return 1
+    code, message = 2, str(error)
+    if isinstance(error, MemoryError):
+        message = "The memory is full; take a smaller model, --context or --calibration-tokens."
+    elif isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        message = f"The system says: {error.strerror or error}{where}; mend that and try again."
+    elif hasattr(error, "format_message"):  # typer's errors of usage
+        message = f"{error.format_message().rstrip('.')}; see lieq-edge --help."
+    elif not isinstance(error, InputError):
+        traceback.print_exc()
+        code, message = 70, f"This is a mistake in lieq-edge ({type(error).__name__}); please report it."
+    try:
+        if "--json" in sys.argv:
+            print(json.dumps({"error": message}))
+        sys.stdout.flush()
+    except OSError:
+        _give_up_stdout()
+    print(f"Error: {message}", file=sys.stderr)
+    return code
+
+
+def _give_up_stdout() -> None:
+    """Python flushes stdout once more at its end, and would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

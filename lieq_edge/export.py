@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from .allocate.loss import make_loss_plan
 from .allocate.plan import Plan, PlanOptions, TensorPlan, make_plan
 from .allocate.scores import NEEDS
 from .errors import GateError, InputError
+from .export_report import ExportReport, layer_reports
 from .files import check_output, check_space
 from .measure.diagnostics import Diagnostics, TextInfo
 from .progress import log, stage
@@ -28,57 +29,6 @@ if TYPE_CHECKING:
     from .quantize.streamed import FeedbackInputs
     from .quantize.tensors import Importance
     from .source.base import Source
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """One block of the report: what was measured, the nominal bits, and the type of each projection."""
-
-    index: int
-    score: float
-    bits: float
-    delta_ppl: float | None
-    compactness_gain: float | None
-    energy_gain: float | None
-    types: dict[str, str]
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """What an export did.
-
-    Attributes:
-        file_bytes: of the written file.
-        nominal_bits: average code bits of the block weights.
-        bpw: physical bits a weight of the block weights.
-        file_bpw: physical bits a weight of all weights.
-        layers: one record a block.
-        fallbacks: tensors whose rows the wanted type does not fit, with the type they got.
-        seconds: by stage.
-        peak_rss_bytes: largest resident size of the process.
-        validation: of the written file, None when it was not asked for.
-    """
-
-    model: str
-    out: str
-    architecture: str
-    file_bytes: int
-    nominal_bits: float
-    bpw: float
-    file_bpw: float
-    metric: str
-    budget: str
-    rounding: str
-    embedding_types: dict[str, str]
-    layers: tuple[LayerReport, ...]
-    fallbacks: dict[str, str]
-    calibration: TextInfo | None
-    probe: TextInfo | None
-    warnings: tuple[str, ...]
-    seconds: dict[str, float]
-    peak_rss_bytes: int
-    validation: Validation | None = None
-    correlations: dict[str, float] = field(default_factory=dict)
 
 
 def analyze_model(source: Source, settings: ExportSettings, metrics: frozenset[str] | None = None) -> Diagnostics:
@@ -157,16 +107,16 @@ def export_model(
     parse_budget(settings.budget)
     if settings.validation:
         validation_text(settings.text)  # a missing file is told before any time is spent
+    elif settings.max_ppl_ratio is not None:
+        raise InputError("--max-ppl-ratio needs the validation; leave out one of it and --no-validate.")
     watch = Stopwatch()
     with watch.measure("open"):
         source = open_source(model)
+    _check_not_source(out, model, source)
     for warning in source.warnings:
         log(f"Note: {warning}")
     with watch.measure("measure"):
-        if diagnostics is None:
-            diagnostics = analyze_model(source, settings)
-        elif diagnostics.model_hash != source.content_hash:
-            raise InputError(f"The saved measurements are of another model ({diagnostics.model}); run analyze again.")
+        diagnostics = _measure_blocks(source, settings, diagnostics)
     if settings.validation:
         _check_text_length(source, settings)
     tokens, calibration = calibration_tokens(source, settings)
@@ -215,6 +165,55 @@ def export_model(
         validation=validation,
         correlations=diagnostics.correlations,
     )
+
+
+def plan_model(model: str, settings: ExportSettings, diagnostics: Diagnostics | None = None) -> Plan:
+    """Measure a model and share out the bits as ``export_model`` would; nothing is written.
+
+    Args:
+        model: Hugging Face directory, hub id, ``.gguf`` file or ``demo``.
+        settings: of the export.
+        diagnostics: saved measurements of the same model, to skip measuring.
+
+    Raises:
+        InputError: bad input.
+    """
+    from .source import open_source
+
+    parse_budget(settings.budget)
+    source = open_source(model)
+    for warning in source.warnings:
+        log(f"Note: {warning}")
+    measured = _measure_blocks(source, settings, diagnostics)
+    tokens = calibration_tokens(source, settings)[0] if settings.metric == "loss" else None
+    return _plan_and_measure(source, measured, settings, tokens, Stopwatch())[0]
+
+
+def _measure_blocks(source: Source, settings: ExportSettings, saved: Diagnostics | None) -> Diagnostics:
+    """Saved measurements, if they are of this model, or new ones."""
+    if saved is not None:
+        if saved.model_hash != source.content_hash:
+            raise InputError(f"The saved measurements are of another model ({saved.model}); run analyze again.")
+        return saved
+    if settings.metric != "loss":
+        from .measure.analyze import describe
+
+        # Which budgets, levels and types are possible does not depend on the scores: told before the model is run.
+        make_plan(describe(source), settings.budget, replace(plan_options(settings), metric="first"))
+    return analyze_model(source, settings)
+
+
+def _check_not_source(out: Path, model: str, source: Source) -> None:
+    """Refuse to write over the model, which the validation still reads and the user may have only once."""
+    if not out.exists():
+        return
+    directory = Path(model).expanduser()
+    if source.gguf_path is not None:
+        clash = out.samefile(source.gguf_path)
+    else:
+        clash = out.suffix != ".gguf" and directory.is_dir() and out.resolve().parent == directory.resolve()
+    if clash:
+        raise InputError(f"{out} belongs to the model itself; choose another output path.")
 
 
 def calibration_tokens(source: Source, settings: ExportSettings) -> tuple[Tensor | None, TextInfo | None]:
@@ -327,27 +326,6 @@ def check_gate(validation: Validation | None, max_ppl_ratio: float | None) -> No
 def _step(item: tuple[TensorPlan, Packed], advance: Callable[[], None]) -> tuple[TensorPlan, Packed]:
     advance()
     return item
-
-
-def layer_reports(plan: Plan, diagnostics: Diagnostics) -> tuple[LayerReport, ...]:
-    """Measurements, bits and types block by block."""
-    types: list[dict[str, str]] = [{} for _ in plan.blocks]
-    for tensor in plan.tensors:
-        parts = tensor.name.split(".")
-        if parts[0] == "blk" and len(tensor.shape) >= 2:
-            types[int(parts[1])][".".join(parts[2:]).removesuffix(".weight")] = tensor.type
-    return tuple(
-        LayerReport(
-            index=block.index,
-            score=block.score,
-            bits=block.bits,
-            delta_ppl=measured.delta_ppl,
-            compactness_gain=measured.compactness_gain,
-            energy_gain=measured.energy_gain,
-            types=types[block.index],
-        )
-        for block, measured in zip(plan.blocks, diagnostics.blocks, strict=True)
-    )
 
 
 def validate_against(

@@ -15,7 +15,7 @@ from .errors import InputError
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; rename it onto ``path`` on success, remove it otherwise."""
-    handle, name = tempfile.mkstemp(dir=path.parent, **_marks(path))
+    handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -29,9 +29,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _marks(path: Path) -> dict[str, str]:
-    """How the temporary file of ``path`` is called: hidden, and recognisable."""
-    return {"prefix": f".{path.name}.", "suffix": ".tmp"}
+def _prefix(path: Path) -> str:
+    """How the name of the temporary file of ``path`` begins: hidden, and recognisable."""
+    return f".{path.name}."
 
 
 def check_output(path: Path, *, force: bool) -> None:
@@ -51,7 +51,7 @@ def check_output(path: Path, *, force: bool) -> None:
     if path.exists() and not force:
         raise InputError(f"{path} exists; pass --force to replace it.")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, **_marks(path)):
+        with tempfile.NamedTemporaryFile(prefix=_prefix(path), suffix=".tmp", dir=path.parent):
             pass
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another output path.") from error

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from .allocate.plan import Plan
-    from .export import ExportReport
+    from .export_report import ExportReport
     from .measure.diagnostics import Diagnostics
     from .validate.inspect import FileReport
     from .validate.perplexity import Validation

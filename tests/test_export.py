@@ -3,61 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
 import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
+from runner import assert_refused, run, run_installed
 from tiny import make_model
 
-from lieq_edge.cli import main
 from lieq_edge.export import check_gate
 from lieq_edge.validate.inspect import inspect_file
 
 FAST = ("--calibration-tokens", "256", "--probe-tokens", "64", "--context", "64", "--chunks", "2", "--threads", "2")
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """The command line in this process: importing torch and transformers anew would take most of the time."""
-    out, errors = io.StringIO(), io.StringIO()
-    words = ["lieq-edge", *map(str, arguments)]
-    with mock.patch.object(sys, "argv", words), redirect_stdout(out), redirect_stderr(errors):
-        try:
-            main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        else:
-            code = 0
-    return subprocess.CompletedProcess(words, code, out.getvalue(), errors.getvalue())
-
-
-def run_installed(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """The installed entry point, as a user calls it."""
-    program = Path(sys.executable).parent / "lieq-edge"
-    return subprocess.run([str(program), *map(str, arguments)], capture_output=True, text=True, timeout=600)
-
-
 def export(model: Path, out: Path, *arguments: object) -> dict:
     done = run("export", model, "--out", out, *FAST, *arguments, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
-
-
-def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    """Exit code 2, one sentence that says the words, no traceback."""
-    assert done.returncode == 2, done.stderr
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("Error: ")
-    assert "Traceback" not in done.stderr
-    for word in words:
-        assert word in last, last
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,81 @@
+"""What an export tells when it is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .allocate.plan import Plan
+from .measure.diagnostics import Diagnostics, TextInfo
+from .validate.perplexity import Validation
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One block of the report: what was measured, the nominal bits, and the type of each projection."""
+
+    index: int
+    score: float
+    bits: float
+    delta_ppl: float | None
+    compactness_gain: float | None
+    energy_gain: float | None
+    types: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export did.
+
+    Attributes:
+        file_bytes: of the written file.
+        nominal_bits: average code bits of the block weights.
+        bpw: physical bits a weight of the block weights.
+        file_bpw: physical bits a weight of all weights.
+        layers: one record a block.
+        fallbacks: tensors whose rows the wanted type does not fit, with the type they got.
+        seconds: by stage.
+        peak_rss_bytes: largest resident size of the process.
+        validation: of the written file, None when it was not asked for.
+    """
+
+    model: str
+    out: str
+    architecture: str
+    file_bytes: int
+    nominal_bits: float
+    bpw: float
+    file_bpw: float
+    metric: str
+    budget: str
+    rounding: str
+    embedding_types: dict[str, str]
+    layers: tuple[LayerReport, ...]
+    fallbacks: dict[str, str]
+    calibration: TextInfo | None
+    probe: TextInfo | None
+    warnings: tuple[str, ...]
+    seconds: dict[str, float]
+    peak_rss_bytes: int
+    validation: Validation | None = None
+    correlations: dict[str, float] = field(default_factory=dict)
+
+
+def layer_reports(plan: Plan, diagnostics: Diagnostics) -> tuple[LayerReport, ...]:
+    """Measurements, bits and types block by block."""
+    types: list[dict[str, str]] = [{} for _ in plan.blocks]
+    for tensor in plan.tensors:
+        parts = tensor.name.split(".")
+        if parts[0] == "blk" and len(tensor.shape) >= 2:
+            types[int(parts[1])][".".join(parts[2:]).removesuffix(".weight")] = tensor.type
+    return tuple(
+        LayerReport(
+            index=block.index,
+            score=block.score,
+            bits=block.bits,
+            delta_ppl=measured.delta_ppl,
+            compactness_gain=measured.compactness_gain,
+            energy_gain=measured.energy_gain,
+            types=types[block.index],
+        )
+        for block, measured in zip(plan.blocks, diagnostics.blocks, strict=True)
+    )
