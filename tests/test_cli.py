@@ -17,6 +17,7 @@ from tiny import make_model
 
 import lieq_edge
 from lieq_edge import jsonio
+from lieq_edge.__main__ import main as program
 from lieq_edge.measure.diagnostics import TextInfo
 
 
@@ -142,8 +143,8 @@ def test_damaged_weights_are_named_without_a_measurement_too(tmp_path: Path) -> 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pipes and devices of Unix")
 def test_a_closed_pipe_and_a_full_disk_end_quietly(saved: Path) -> None:
-    program = [str(Path(sys.executable).parent / "lieq-edge"), "plan", str(saved), "--budget", "2.5", "--json"]
-    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [str(Path(sys.executable).parent / "lieq-edge"), "plan", str(saved), "--budget", "2.5", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.close()
     assert process.stderr is not None
@@ -151,8 +152,18 @@ def test_a_closed_pipe_and_a_full_disk_end_quietly(saved: Path) -> None:
     assert process.wait() == 141
     if os.path.exists("/dev/full"):
         with open("/dev/full", "w") as full:
-            done = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True)
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
         assert_refused(done, "No space left")
+
+
+def test_an_interrupt_before_the_command_line_is_there_ends_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lieq_edge.cli.main", interrupt)
+    with pytest.raises(SystemExit) as end:
+        program()
+    assert end.value.code == 130
 
 
 def test_the_installed_program_tells_its_version() -> None:
