@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,7 @@ class GgmlType:
 
     def nbytes(self, shape: tuple[int, ...]) -> int:
         """Bytes of a tensor of ``shape`` (numpy order, the row length last)."""
-        count = 1
-        for n in shape:
-            count *= n
-        return count // self.block * self.block_bytes
+        return prod(shape) // self.block * self.block_bytes
 
 
 _ALL = (

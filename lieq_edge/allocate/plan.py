@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 from ..container import header_size, padded
 from ..errors import InputError
@@ -259,10 +260,7 @@ def block_tensors(tensors: Sequence[TensorInfo], count: int) -> list[list[Tensor
 
 def count_weights(tensor: TensorInfo | TensorPlan) -> int:
     """Weights of a tensor."""
-    count = 1
-    for n in tensor.shape:
-        count *= n
-    return count
+    return prod(tensor.shape)
 
 
 def _check_levels(levels: tuple[int, ...]) -> tuple[int, ...]:

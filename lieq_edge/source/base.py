@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..container import KeyValue as KeyValue
+from ..llama import Vocabulary
 
 Array = npt.NDArray[np.float32]
 
@@ -102,3 +103,27 @@ class Source(ABC):
     @abstractmethod
     def detokenize(self, ids: list[int]) -> str:
         """Text of token ids (special tokens are left out)."""
+
+
+class TokenizingSource(Source):
+    """A source whose tokenizer is a vocabulary that llama.cpp has loaded."""
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> Vocabulary:
+        """The tokenizer, loaded on first use."""
+
+    def tokenize(self, text: str, *, add_bos: bool = False) -> list[int]:
+        bos = [self.bos_id] if add_bos and self.bos_id is not None else []
+        return bos + self.vocabulary.tokenize(text)
+
+    @property
+    def bos_id(self) -> int | None:
+        return self.vocabulary.bos_id
+
+    @property
+    def adds_bos(self) -> bool:
+        return self.vocabulary.adds_bos
+
+    def detokenize(self, ids: list[int]) -> str:
+        return self.vocabulary.detokenize(ids)

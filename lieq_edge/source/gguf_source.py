@@ -16,7 +16,7 @@ from ..container import KeyValue
 from ..errors import InputError
 from ..header import StoredTensor, read_header, type_name
 from ..llama import Vocabulary
-from .base import Array, Source, TensorSpec
+from .base import Array, TensorSpec, TokenizingSource
 from .checks import check_finite, check_parameters, hash_files, read_bytes
 from .families import ROPE_FACTORS, family_of_architecture
 
@@ -24,7 +24,7 @@ _FLOATS = ("F32", "F16", "BF16")
 _NOT_CARRIED = ("general.file_type", "general.quantization_version")
 
 
-class GgufSource(Source):
+class GgufSource(TokenizingSource):
     """A model in one GGUF file."""
 
     def __init__(self, path: Path, label: str) -> None:
@@ -106,23 +106,8 @@ class GgufSource(Source):
         return self._family.to_hf(name, array, self._dims)
 
     @functools.cached_property
-    def _vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> Vocabulary:
         return Vocabulary(self._path)
-
-    def tokenize(self, text: str, *, add_bos: bool = False) -> list[int]:
-        bos = [self.bos_id] if add_bos and self.bos_id is not None else []
-        return bos + self._vocabulary.tokenize(text)
-
-    @property
-    def bos_id(self) -> int | None:
-        return self._vocabulary.bos_id
-
-    @property
-    def adds_bos(self) -> bool:
-        return self._vocabulary.adds_bos
-
-    def detokenize(self, ids: list[int]) -> str:
-        return self._vocabulary.detokenize(ids)
 
 
 def _can_read(kind: int) -> bool:

@@ -11,7 +11,8 @@ from gguf import GGUFValueType, GGUFWriter
 
 from ..container import KeyValue
 from ..errors import InputError
-from .base import Array, Source, TensorSpec
+from ..llama import Vocabulary
+from .base import Array, TensorSpec, TokenizingSource
 from .checks import check_finite, check_parameters, hash_files
 from .families import ROPE_FACTORS, family_of_config
 from .safetensors_files import find_files, read_index
@@ -62,7 +63,7 @@ def _no_config(directory: Path) -> str:
     return f"{directory} holds no {CONFIG_FILE}; give the directory of a Hugging Face model."
 
 
-class HuggingFaceSource(Source):
+class HuggingFaceSource(TokenizingSource):
     """A model in a Hugging Face directory."""
 
     def __init__(self, directory: Path, label: str, name: str | None = None) -> None:
@@ -143,17 +144,6 @@ class HuggingFaceSource(Source):
         self.warnings += trial.warnings
         return trial
 
-    def tokenize(self, text: str, *, add_bos: bool = False) -> list[int]:
-        bos = [self.bos_id] if add_bos and self.bos_id is not None else []
-        return bos + self._trial.vocabulary.tokenize(text)
-
     @property
-    def bos_id(self) -> int | None:
-        return self._trial.vocabulary.bos_id
-
-    @property
-    def adds_bos(self) -> bool:
-        return self._trial.vocabulary.adds_bos
-
-    def detokenize(self, ids: list[int]) -> str:
-        return self._trial.vocabulary.detokenize(ids)
+    def vocabulary(self) -> Vocabulary:
+        return self._trial.vocabulary

@@ -9,7 +9,7 @@ from pathlib import Path
 from gguf import GGUFValueType, LlamaFileType
 
 from .. import __version__
-from ..allocate.plan import Plan, TensorPlan
+from ..allocate.plan import Plan, TensorPlan, count_weights
 from ..container import write_container
 from ..errors import InputError
 from ..files import atomic_path, check_space
@@ -47,10 +47,7 @@ def main_file_type(plan: Plan) -> int:
     """``general.file_type``: the type that holds most of the weights (``llama_ftype``)."""
     held: Counter[str] = Counter()
     for tensor in plan.tensors:
-        count = 1
-        for n in tensor.shape:
-            count *= n
-        held[tensor.type] += count
+        held[tensor.type] += count_weights(tensor)
     return int(_FILE_TYPES[held.most_common(1)[0][0]])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 
 from gguf import GGUFValueType, LlamaFileType
@@ -21,13 +22,7 @@ _FILE_TYPES = {
 
 def plain_bytes(source: Source) -> int:
     """About how many bytes ``write_plain`` needs for a 16-bit file."""
-    count = 0
-    for tensor in source.tensors():
-        size = 1
-        for n in tensor.shape:
-            size *= n
-        count += size
-    return 2 * count + (64 << 20)
+    return 2 * sum(prod(tensor.shape) for tensor in source.tensors()) + (64 << 20)
 
 
 def native_type(source: Source) -> str:
