@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all, and checks that must come before long work."""
+"""Outputs that appear whole or not at all, texts, and checks that must come before long work."""
 
 from __future__ import annotations
 
@@ -55,6 +55,20 @@ def check_output(path: Path, *, force: bool) -> None:
             pass
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror}); choose another output path.") from error
+
+
+def read_text(path: Path, what: str) -> str:
+    """The UTF-8 text of ``path``; ``what`` names it in messages, e.g. ``the recipe``.
+
+    Raises:
+        InputError: it is missing, unreadable or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"Cannot read {what} {path} ({error.strerror}); check the path.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 (byte {error.start}); convert it, or check the path.") from error
 
 
 def check_space(folder: Path, needed: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .errors import InputError
-from .files import atomic_path
+from .files import atomic_path, read_text
 
 T = TypeVar("T")
 
@@ -33,12 +33,7 @@ def load_json(kind: type[T], path: Path) -> T:
     """
     from pydantic import TypeAdapter, ValidationError
 
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"Cannot read {path} ({error.strerror}); check the path.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no JSON file (byte {error.start} is not UTF-8); check the path.") from error
+    text = read_text(path, f"the saved {kind.__name__}")
     try:
         return TypeAdapter(kind).validate_json(text)
     except ValidationError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import InputError
+from .files import read_text
 
 Metric = Literal["geometry", "composite", "saliency", "loss", "random", "first", "last"]
 RoundingName = Literal["nearest", "imatrix", "feedback"]
@@ -84,11 +85,7 @@ def load_recipe(path: Path) -> dict[str, Any]:
     from pydantic import ValidationError
 
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"Cannot read the recipe {path} ({error.strerror}); check the path.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"The recipe {path} is no text (byte {error.start} is not UTF-8); check the path.") from error
+        document = yaml.safe_load(read_text(path, "the recipe"))
     except yaml.YAMLError as error:
         raise InputError(f"The recipe {path} is no YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(document, dict):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..files import read_text
 from ..source.base import Source
 from .diagnostics import TextInfo
 from .stdlib_text import stdlib_text
@@ -35,12 +36,7 @@ def load_text(path: Path) -> str:
     Raises:
         InputError: the file is missing, not UTF-8, or empty.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"Cannot read the text {path}: {error.strerror}; check the path.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"The text {path} is not UTF-8 (byte {error.start}); convert it.") from error
+    text = read_text(path, "the text")
     if not text.strip():
         raise InputError(f"The text {path} is empty; give one with some pages of writing.")
     return text
