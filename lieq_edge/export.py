@@ -221,6 +221,8 @@ def calibration_tokens(source: Source, settings: ExportSettings) -> tuple[Tensor
     if settings.calibration == "none":
         if settings.metric == "loss":
             raise InputError("The metric loss is measured on a calibration text; choose one, or another --metric.")
+        if settings.rounding == "feedback":
+            raise InputError("--rounding feedback follows a calibration text; choose one, or another --rounding.")
         return None, None
     from .measure.texts import calibration_windows
 

@@ -86,6 +86,13 @@ def test_a_budget_out_of_range_is_told_before_the_model_is_run(tmp_path: Path, m
         assert "Measuring" not in done.stderr
 
 
+def test_feedback_without_calibration_is_refused(tmp_path: Path, model: Path) -> None:
+    flags = ("--calibration", "none", "--rounding", "feedback", "--metric", "first")
+    done = run("export", model, "--budget", "4", "--out", tmp_path / "o.gguf", *flags)
+    assert_refused(done, "--rounding")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_model_itself_is_not_written_over(tmp_path: Path, model: Path) -> None:
     path = tmp_path / "m.gguf"
     done = run("export", model, "--budget", "4", "--out", path, "--calibration", "none", "--no-validate")
