@@ -75,8 +75,10 @@ def measure_loss(
     from .measure.loss_weights import measure_loss_weights
     from .measure.model import BlockModel
     from .quantize.sensitivity import predict_losses
+    from .quantize.statistics import held_out_sequences
     from .quantize.streamed import FeedbackInputs
 
+    held_out_sequences(tokens.shape[0])  # too few windows are told before any work
     model = BlockModel(source, threads=threads)
     weights = measure_loss_weights(model, tokens, seed=seed)
     sensitivity = predict_losses(model, tokens, weights, candidates, threads=threads)

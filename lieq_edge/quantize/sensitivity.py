@@ -22,7 +22,7 @@ from ..progress import stage
 from . import ggml
 from .codec import LAYOUTS
 from .feedback import round_with_feedback
-from .statistics import MomentCollector, Moments, held_out_share, importance_of, weighted_moments
+from .statistics import MomentCollector, Moments, held_out_sequences, importance_of, weighted_moments
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,7 +88,7 @@ def predict_losses(
     """
     import torch
 
-    held_out = tokens.numel() * held_out_share(tokens.shape[0])
+    held_out = len(held_out_sequences(tokens.shape[0])) * tokens.shape[1]
     losses: dict[str, dict[str, TypeLoss]] = {}
     with torch.no_grad(), stage("Predicting losses of types", model.n_blocks + 1) as advance:
         hidden = model.embed(tokens)
@@ -193,7 +193,8 @@ def _outer_moments(model: BlockModel, hidden: Tensor, weights: LossWeights) -> d
     head = weighted_moments((model.final_norm(part) for part in hidden), weights.tokens[model.head_name])
     uses = weights.embedding / max(float(weights.embedding.mean()), 1e-30)
     diagonal = weights.embedding_columns * weights.embedding.mean()
-    embedding = Moments(*((diagonal * share).diag() for share in _shares(hidden.shape[0])))
+    share = len(held_out_sequences(hidden.shape[0])) / hidden.shape[0]
+    embedding = Moments((diagonal * (1 - share)).diag(), (diagonal * share).diag())
     if model.head_name == "token_embd.weight":
         both = Moments(head.learned + embedding.learned, head.held_out + embedding.held_out)
         # The part of the summed squared gradient that each role brings.
@@ -204,8 +205,3 @@ def _outer_moments(model: BlockModel, hidden: Tensor, weights: LossWeights) -> d
         "token_embd.weight": (embedding, uses.numpy()),
         model.head_name: (head, weights.channels[model.head_name].numpy()),
     }
-
-
-def _shares(sequences: int) -> tuple[float, float]:
-    share = held_out_share(sequences)
-    return 1 - share, share

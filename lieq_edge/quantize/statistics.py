@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import InputError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -32,10 +34,10 @@ class Moments:
         """Over all tokens."""
         return self.learned + self.held_out
 
-    def add(self, sequence: int, x: Tensor, weights: Tensor) -> None:
+    def add(self, x: Tensor, weights: Tensor, *, held_out: bool) -> None:
         """Add the tokens of a sequence: inputs ``(T, columns)`` with their w_t ``(T,)``."""
         scaled = x * weights.sqrt()[:, None]
-        (self.held_out if is_held_out(sequence) else self.learned).addmm_(scaled.T, scaled)
+        (self.held_out if held_out else self.learned).addmm_(scaled.T, scaled)
 
 
 def importance_of(moments: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -45,14 +47,17 @@ def importance_of(moments: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return floored if floored.any() else np.ones_like(floored)
 
 
-def is_held_out(sequence: int) -> bool:
-    """The last of every ``HELD_OUT`` sequences is held out."""
-    return sequence % HELD_OUT == HELD_OUT - 1
+def held_out_sequences(count: int) -> frozenset[int]:
+    """Which of ``count`` sequences are held out: the last of every ``HELD_OUT``, and at least one.
 
-
-def held_out_share(sequences: int) -> float:
-    """The share of the sequences that is held out."""
-    return sum(map(is_held_out, range(sequences))) / sequences
+    Raises:
+        InputError: there are not two.
+    """
+    if count < 2:
+        raise InputError(
+            "Feedback and the metric loss need two windows of calibration text; raise --calibration-tokens."
+        )
+    return frozenset(range(HELD_OUT - 1, count, HELD_OUT)) or frozenset({count - 1})
 
 
 def weighted_moments(sequences: Iterable[Tensor], weights: Tensor) -> Moments:
@@ -64,11 +69,12 @@ def weighted_moments(sequences: Iterable[Tensor], weights: Tensor) -> Moments:
     """
     import torch
 
+    held_out = held_out_sequences(len(weights))
     found: Moments | None = None
     for sequence, x in enumerate(sequences):
         if found is None:
             found = Moments(torch.zeros(x.shape[1], x.shape[1]), torch.zeros(x.shape[1], x.shape[1]))
-        found.add(sequence, x, weights[sequence])
+        found.add(x, weights[sequence], held_out=sequence in held_out)
     assert found is not None
     return found
 
@@ -99,7 +105,8 @@ class MomentCollector:
     @contextlib.contextmanager
     def _listening(self, sequence: int) -> Iterator[None]:
         def collect(name: str, x: Tensor) -> None:
-            self.moments[name].add(sequence, x[0], self._weights.tokens[name][sequence])
+            weights = self._weights.tokens[name]
+            self.moments[name].add(x[0], weights[sequence], held_out=sequence in held_out_sequences(len(weights)))
 
         hooks = [
             linear.register_forward_pre_hook(lambda _, args, name=name: collect(name, args[0]))

@@ -1,0 +1,107 @@
+"""Predicted losses and streamed rounding on a tiny model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lieq_edge.allocate.plan import PlanOptions, make_plan
+from lieq_edge.errors import InputError
+from lieq_edge.lossaware import candidate_types, measure_loss, planned_types
+from lieq_edge.measure.analyze import describe
+from lieq_edge.quantize.ggml import dequantize, encode
+from lieq_edge.quantize.sensitivity import ROWS, predict_tensor, sample_rows
+from lieq_edge.quantize.statistics import Moments, held_out_sequences
+from lieq_edge.quantize.streamed import FeedbackInputs, encode_streamed
+from lieq_edge.source import open_source
+from lieq_edge.source.base import Source
+from tiny import make_model
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    folder: Path = tmp_path_factory.mktemp("model")
+    return open_source(str(make_model(folder, "llama", hidden=256, intermediate=256, blocks=1, vocab=384)))
+
+
+@pytest.fixture(scope="module")
+def tokens() -> torch.Tensor:
+    return torch.randint(0, 300, (8, 64), generator=torch.Generator().manual_seed(0))
+
+
+def test_held_out_sequences_are_one_in_four_and_never_all() -> None:
+    assert held_out_sequences(8) == {3, 7}
+    assert held_out_sequences(3) == {2}
+    with pytest.raises(InputError, match="--calibration-tokens"):
+        held_out_sequences(1)
+
+
+def test_sampled_rows_count_for_the_whole_tensor() -> None:
+    channels = np.random.default_rng(0).exponential(size=1000).astype(np.float32)
+    rows, counts = sample_rows(channels)
+    assert len(rows) == len(set(rows.tolist())) == ROWS
+    assert counts.sum() == pytest.approx(channels.sum(), rel=1e-4)
+    # Those that count most are there, each for itself.
+    top = np.argsort(-channels)[: ROWS // 2]
+    assert dict(zip(rows.tolist(), counts.tolist(), strict=True)).items() >= {
+        (int(row), float(channels[row])) for row in top
+    }
+
+
+def test_the_prediction_is_the_quadratic_form_of_the_error() -> None:
+    rng = np.random.default_rng(1)
+    matrix = rng.standard_normal((ROWS, 256), dtype=np.float32)
+    x = rng.standard_normal((400, 256)).astype(np.float32)
+    moments = Moments(torch.from_numpy(x[:300].T @ x[:300]), torch.from_numpy(x[300:].T @ x[300:]))
+    channels = np.ones(ROWS, np.float32)
+    found = predict_tensor(matrix, moments, channels, 100, ["Q3_K", "Q4_K"])
+    importance = moments.learned.diagonal().numpy()
+    error = matrix - dequantize(encode(matrix, "Q3_K", importance), "Q3_K", matrix.shape)
+    assert found["Q3_K"].nearest_loss == pytest.approx(0.5 * np.square(x[300:] @ error.T).sum() / 100, rel=1e-3)
+    assert found["Q4_K"].loss < found["Q3_K"].loss <= found["Q3_K"].nearest_loss
+
+
+def test_candidates_fit_the_rows_and_unknown_names_are_refused(source: Source) -> None:
+    tensors = describe(source).tensors
+    found = candidate_types(tensors, "k")
+    assert "Q2_K" in found["blk.0.ffn_down.weight"]
+    assert "blk.0.attn_norm.weight" not in found
+    assert candidate_types(tensors, "q4_k, Q8_0")["blk.0.attn_q.weight"] == ("Q4_K", "Q8_0")
+    with pytest.raises(InputError, match="Q9"):
+        candidate_types(tensors, "Q9")
+
+
+def test_streamed_rounding_has_less_weighted_error_and_is_repeatable(source: Source, tokens: torch.Tensor) -> None:
+    plan = make_plan(describe(source), "2", PlanOptions(metric="first", levels=(2, 4)))
+    inputs = measure_loss(source, tokens, planned_types(plan))
+
+    def all_bytes() -> dict[str, bytes]:
+        return {tensor.name: packed.tobytes() for tensor, packed in encode_streamed(source, plan, {}, inputs)}
+
+    first = all_bytes()
+    assert [tensor.name for tensor in plan.tensors] == list(first)
+    assert first == all_bytes()
+    roundings = [found.rounding for by_type in inputs.sensitivity.losses.values() for found in by_type.values()]
+    assert roundings.count("feedback") > len(roundings) / 2
+    for by_type in inputs.sensitivity.losses.values():
+        for found in by_type.values():
+            assert found.loss <= found.nearest_loss
+
+
+def test_where_feedback_was_judged_worse_importance_rounding_is_kept(source: Source, tokens: torch.Tensor) -> None:
+    plan = make_plan(describe(source), "2", PlanOptions(metric="first", levels=(2, 4)))
+    inputs = measure_loss(source, tokens, planned_types(plan))
+    losses = {
+        name: {kind: replace(found, rounding="imatrix") for kind, found in by_type.items()}
+        for name, by_type in inputs.sensitivity.losses.items()
+    }
+    guarded = FeedbackInputs(inputs.model, tokens, inputs.weights, replace(inputs.sensitivity, losses=losses))
+    name = "token_embd.weight"
+    packed = {tensor.name: packed for tensor, packed in encode_streamed(source, plan, {}, guarded)}[name]
+    kind = {tensor.name: tensor.type for tensor in plan.tensors}[name]
+    importance = np.maximum(inputs.sensitivity.outer[name].diagonal(), 0).astype(np.float32)
+    assert np.array_equal(packed, encode(source.read(name), kind, importance))
