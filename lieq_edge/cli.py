@@ -106,9 +106,9 @@ def export(
 
     set_quiet(quiet)
     _check_ratio(max_ppl_ratio)
-    values = {**(load_recipe(recipe) if recipe else {}), **_given(context)}
-    settings = merge(values, {})
-    saved = None if diagnostics is None else _load_diagnostics(diagnostics, values)
+    from_recipe, given = load_recipe(recipe) if recipe else {}, _given(context)
+    settings = merge(from_recipe, given)
+    saved = None if diagnostics is None else _load_diagnostics(diagnostics, {**from_recipe, **given})
     if dry_run:
         report.show_plan(plan_model(model, settings, saved), as_json=json_output)
         return

@@ -124,14 +124,15 @@ def export_model(
     check_space(out.parent, plan.file_bytes)
     if show_plan:
         show_plan(plan)
+    rounding = settings.rounding if tokens is not None else "nearest"
     importance: Importance = {}
-    if tokens is not None and settings.rounding != "nearest":
+    if tokens is not None and rounding == "imatrix":
         from .measure.importance import measure_importance
 
         with watch.measure("calibrate"):
             importance = measure_importance(source, tokens, threads=settings.threads)
-    check_importance(plan, importance, allow_none=settings.calibration == "none" or settings.rounding == "nearest")
-    rounding = settings.rounding if tokens is not None else "nearest"
+    if rounding != "feedback":  # which has importance of its own for every matrix
+        check_importance(plan, importance, allow_none=settings.calibration == "none")
     with watch.measure("quantize and write"), stage("Quantise and write", len(plan.tensors)) as advance:
         if inputs is not None and rounding == "feedback":
             encoded = encode_streamed(source, plan, importance, inputs, threads=settings.threads)
@@ -246,6 +247,10 @@ def _plan_and_measure(
     from .lossaware import candidate_types, losses_of, measure_loss, planned_types
 
     candidates = candidate_types(diagnostics.tensors, settings.types) if by_loss else planned_types(plan)
+    if by_loss:
+        # Which budgets are possible does not depend on the losses: told before the model is run.
+        nothing = {name: dict.fromkeys(names, 0.0) for name, names in candidates.items()}
+        make_loss_plan(diagnostics, settings.budget, nothing, options)
     with watch.measure("loss weights"):
         inputs = measure_loss(source, tokens, candidates, seed=settings.seed, threads=settings.threads)
     if by_loss:

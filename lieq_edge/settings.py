@@ -110,6 +110,11 @@ def merge(recipe: dict[str, Any], given: dict[str, Any]) -> ExportSettings:
         raise InputError("No budget is given; pass --budget (e.g. 2.1, 3.0bpw or 90MB) or a --recipe that has one.")
     from pydantic import TypeAdapter, ValidationError
 
+    by_loss = values.get("metric") == "loss"
+    for name in ("levels",) if by_loss else ("types", "granularity"):
+        if name in given:
+            other = "no use with --metric loss, which chooses among --types" if by_loss else "for --metric loss only"
+            raise InputError(f"--{name} is {other}; leave it out.")
     try:
         return TypeAdapter(ExportSettings).validate_python(values)
     except ValidationError as error:

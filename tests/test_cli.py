@@ -175,3 +175,10 @@ def test_an_interrupt_before_the_command_line_is_there_ends_quietly(monkeypatch:
 
 def test_the_installed_program_tells_its_version() -> None:
     assert run_installed("--version").stdout == f"lieq-edge {lieq_edge.__version__}\n"
+
+
+def test_flags_of_another_metric_are_refused(tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "o.gguf", "--budget", "3")
+    assert_refused(run("export", "none", *out, "--metric", "loss", "--levels", "2,4"), "--levels")
+    assert_refused(run("export", "none", *out, "--types", "all"), "--types")
+    assert_refused(run("export", "none", *out, "--granularity", "tensor"), "--granularity")

@@ -271,3 +271,28 @@ def test_the_demo_model_keeps_its_perplexity_and_chats(tmp_path: Path) -> None:
     question = [{"role": "user", "content": "What is the capital of France?"}]
     answer = model.create_chat_completion(question, max_tokens=24, temperature=0.0)
     assert "Paris" in answer["choices"][0]["message"]["content"]
+
+
+def test_feedback_is_closer_to_the_reference_than_importance(tmp_path: Path, llama: Path) -> None:
+    out = tmp_path / "o.gguf"
+    flags = ("--budget", "2", "--calibration-tokens", "4096", "--force")
+    plain = export(llama, out, *flags)
+    fed = export(llama, out, *flags, "--rounding", "feedback")
+    assert fed["rounding"] == "feedback"
+    assert fed["file_bytes"] == pytest.approx(plain["file_bytes"], abs=64)
+    assert fed["validation"]["kld"] < 0.9 * plain["validation"]["kld"]
+
+
+def test_the_metric_loss_keeps_a_byte_budget_and_repeats_itself(tmp_path: Path, llama: Path) -> None:
+    first, second = tmp_path / "a.gguf", tmp_path / "b.gguf"
+    flags = ("--budget", "1.0MB", "--metric", "loss", "--rounding", "feedback", "--calibration-tokens", "2048")
+    report = export(llama, first, *flags, "--no-validate")
+    assert 0.985e6 < report["file_bytes"] <= 1.0e6
+    export(llama, second, *flags, "--no-validate")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_an_unreachable_budget_of_the_metric_loss_is_told_before_the_model_runs(tmp_path: Path, llama: Path) -> None:
+    done = run("export", llama, "--budget", "10kB", "--metric", "loss", "--out", tmp_path / "o.gguf")
+    assert_refused(done, "or more")
+    assert "loss weights" not in done.stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import make_model
 
 from lieq_edge.allocate.plan import PlanOptions, make_plan
 from lieq_edge.errors import InputError
@@ -19,7 +20,6 @@ from lieq_edge.quantize.statistics import Moments, held_out_sequences
 from lieq_edge.quantize.streamed import FeedbackInputs, encode_streamed
 from lieq_edge.source import open_source
 from lieq_edge.source.base import Source
-from tiny import make_model
 
 
 @pytest.fixture(scope="module")
