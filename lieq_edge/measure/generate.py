@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ..progress import stage
 from ..source.base import Source
@@ -33,6 +34,9 @@ PROMPTS = (
 )
 """Short neutral openings in several styles."""
 
+# Keys and values of all sequences that are written side by side take at most this much.
+_CACHE_BYTES = 400_000_000
+
 
 def self_windows(
     source: Source, *, tokens: int, context: int, seed: int = 0, threads: int | None = None
@@ -53,11 +57,10 @@ def self_windows(
     return ids, text_info(f"self-generated (seed {seed})", text, ids.numel())
 
 
-@torch.no_grad()
 def generate(
     model: BlockModel, openings: list[list[int]], length: int, *, seed: int = 0, stop: frozenset[int] = frozenset()
 ) -> Tensor:
-    """Sample from the model's own distribution, all sequences side by side.
+    """Sample from the model's own distribution, many sequences side by side.
 
     Args:
         model: its blocks are all brought into memory meanwhile.
@@ -69,27 +72,88 @@ def generate(
     Returns:
         int64 ``(len(openings), length)``.
     """
-    from transformers import DynamicCache
-
+    config = model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    one = 2 * 4 * model.n_blocks * heads * width * length
+    groups = min(len(openings), -(-len(openings) * one // _CACHE_BYTES))
+    size = -(-len(openings) // groups)
     generator = torch.Generator().manual_seed(seed)
-    # Tokens still to be put in, by sequence; a sequence whose list is empty samples its next token.
-    pending = [list(opening) for opening in openings]
-    ids = torch.empty(len(openings), length, dtype=torch.long)
-    sampled = torch.zeros(len(openings), dtype=torch.long)
-    with model.whole() as causal_lm, stage("Writing calibration text", length) as advance:
-        cache: Any = DynamicCache()
-        for position in range(length):
-            for row, queue in enumerate(pending):
-                ids[row, position] = queue.pop(0) if queue else sampled[row]
-                if int(ids[row, position]) in stop and not queue:
-                    pending[row] = list(openings[row])
-            advance()
-            if position + 1 == length:
-                break
-            out = causal_lm(ids[:, position : position + 1], past_key_values=cache, use_cache=True)
-            probabilities = out.logits[:, -1].softmax(-1)
-            sampled = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
-    return ids
+    starts = range(0, len(openings), size)
+    with (
+        torch.no_grad(),
+        model.whole() as causal_lm,
+        stage("Writing calibration text", length * len(starts)) as advance,
+    ):
+        parts = []
+        for first in starts:
+            cache = DynamicCache()
+            cache.layers = [_Reserved(length) for _ in range(model.n_blocks)]
+            writer = _Writer(openings[first : first + size], length, stop)
+            for position in range(length):
+                column = writer.put(position)
+                if position + 1 < length:
+                    logits = causal_lm(column, past_key_values=cache, use_cache=True).logits[:, -1]
+                    writer.sampled = _sample(logits, generator)
+                advance()
+            parts.append(writer.ids)
+    return torch.cat(parts)
+
+
+class _Writer:
+    """Sequences that grow by a token at a time: their openings first, then what was sampled."""
+
+    def __init__(self, openings: list[list[int]], length: int, stop: frozenset[int]) -> None:
+        self._openings = openings
+        self._pending = [list(opening) for opening in openings]
+        self._stop = stop
+        self.ids = torch.empty(len(openings), length, dtype=torch.long)
+        self.sampled = torch.zeros(len(openings), dtype=torch.long)
+
+    def put(self, position: int) -> Tensor:
+        """Fill in the tokens at ``position`` and return them, ``(sequences, 1)``."""
+        for row, queue in enumerate(self._pending):
+            token = queue.pop(0) if queue else int(self.sampled[row])
+            self.ids[row, position] = token
+            if token in self._stop and not queue:
+                self._pending[row] = list(self._openings[row])
+        return self.ids[:, position : position + 1]
+
+
+class _Reserved(DynamicLayer):
+    """Keys and values of a block in memory reserved at once.
+
+    The usual layer copies everything it holds at each token, which took half of the time.
+    """
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self._length = length
+        self._store: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if self._store is None:
+            self.lazy_initialization(key_states, value_states)
+            n, heads, width = key_states.shape[0], key_states.shape[1], key_states.shape[3]
+            self._store = (
+                key_states.new_empty(n, heads, self._length, width),
+                value_states.new_empty(n, heads, self._length, value_states.shape[-1]),
+            )
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        keys, values = self._store
+        keys[:, :, start:end] = key_states
+        values[:, :, start:end] = value_states
+        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+        return self.keys, self.values
+
+
+def _sample(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """One token ``(n,)`` of each row's distribution, by one random number a row and the running sum."""
+    # float64: a running sum of so many small float32 numbers would lose the rarest tokens.
+    running = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
+    drawn = torch.rand(len(running), 1, generator=generator, dtype=torch.float64) * running[:, -1:]
+    return torch.searchsorted(running, drawn, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
 
 
 def _end_ids(source: Source) -> frozenset[int]:

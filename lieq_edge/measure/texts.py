@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 DEFAULT_CALIBRATION = "docs"
 CALIBRATION_CONTEXT = 512
+# Text that the model writes comes in shorter windows: half the memory and time, and importance as good.
+SELF_CONTEXT = 256
 SALIENCY_CONTEXT = 512
 SALIENCY_TOKENS = 2048
 
@@ -105,26 +107,33 @@ def calibration_windows(
         threads: CPU threads for torch.
 
     Returns:
-        int64 ``(n, CALIBRATION_CONTEXT)`` and the record of the text.
+        int64 ``(n, T)``, T = ``CALIBRATION_CONTEXT`` or ``SELF_CONTEXT``, and the record of the text (of ``mixed``,
+        its hash is that of both texts' hashes).
 
     Raises:
         InputError: the file cannot be read or is shorter than one window.
     """
-    context = max(2, min(CALIBRATION_CONTEXT, tokens))
     if calibration == "docs":
-        text, name = stdlib_text("calibration", tokens * _CHARACTERS_PER_TOKEN, seed)
-        return text_windows(source, text, name, tokens=tokens, context=context)
-    if calibration == "self":
+        return _documentation(source, tokens, min(CALIBRATION_CONTEXT, tokens), seed)
+    if calibration in ("self", "mixed"):
         from .generate import self_windows
 
-        return self_windows(source, tokens=tokens, context=context, seed=seed, threads=threads)
-    if calibration == "mixed":
+        half = tokens if calibration == "self" else tokens // 2
+        context = min(SELF_CONTEXT, half)
+        own, info = self_windows(source, tokens=half, context=context, seed=seed, threads=threads)
+        if calibration == "self":
+            return own, info
         import torch
 
-        half = max(context, tokens // 2)
-        docs, first = calibration_windows(source, "docs", tokens=half, seed=seed)
-        own, second = calibration_windows(source, "self", tokens=half, seed=seed, threads=threads)
-        info = text_info(f"{first.name} + {second.name}", first.sha256 + second.sha256, docs.numel() + own.numel())
-        return torch.cat([docs, own]), info
+        docs, docs_info = _documentation(source, half, context, seed)
+        together = torch.cat([docs, own])
+        name = f"{docs_info.name} + {info.name}"
+        return together, text_info(name, f"{docs_info.sha256} {info.sha256}", together.numel())
     path = Path(calibration)
+    context = min(CALIBRATION_CONTEXT, tokens)
     return text_windows(source, load_text(path), path.name, tokens=tokens, context=context)
+
+
+def _documentation(source: Source, tokens: int, context: int, seed: int) -> tuple[Tensor, TextInfo]:
+    text, name = stdlib_text("calibration", tokens * _CHARACTERS_PER_TOKEN, seed)
+    return text_windows(source, text, name, tokens=tokens, context=context)

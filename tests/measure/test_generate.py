@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from memory_source import MemorySource, tiny_lm
 
-from lieq_edge.measure.generate import generate, self_windows
+from lieq_edge.measure.generate import _sample, generate, self_windows
 from lieq_edge.measure.model import BlockModel
 
 
@@ -22,6 +23,26 @@ def test_openings_stay_and_the_rest_is_likely() -> None:
         assert ids[row, :start].tolist() == opening
         agreement = (ids[row, start:] == best[row, start - 1 : -1]).float().mean()
         assert float(agreement) > 0.9
+
+
+def test_groups_share_the_memory_and_change_no_opening(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = BlockModel(MemorySource(tiny_lm()))
+    openings = [[i, i + 1] for i in range(5, 12)]
+    monkeypatch.setattr("lieq_edge.measure.generate._CACHE_BYTES", 3 * 2 * 4 * 3 * 2 * 12 * 20)
+    ids = generate(model, openings, 20)
+    assert ids[:, :2].tolist() == openings
+    assert ids.shape == (7, 20)
+    assert int(ids.min()) >= 0
+    assert len({tuple(row) for row in ids[:, 2:].tolist()}) == 7
+
+
+def test_sampling_follows_the_probabilities() -> None:
+    probabilities = torch.tensor([0.5, 0.0, 0.3, 0.2, 0.0])
+    rows = probabilities.log().expand(20_000, 5)
+    drawn = _sample(rows, torch.Generator().manual_seed(0))
+    shares = torch.bincount(drawn, minlength=5) / 20_000
+    torch.testing.assert_close(shares, probabilities, atol=0.015, rtol=0)
+    assert int(shares[[1, 4]].sum()) == 0
 
 
 def test_a_text_that_ends_starts_anew() -> None:
