@@ -75,8 +75,11 @@ def export(
     diagnostics: Annotated[Path | None, typer.Option(help="Saved measurements of this model.")] = None,
     seed: SeedFlag = 0,
     threads: ThreadsFlag = None,
-    calibration: Annotated[str, typer.Option(help="docs, self, mixed, none, or a text file.")] = "docs",
-    calibration_tokens: Annotated[int, typer.Option(min=64, help="Tokens to calibrate on.")] = 16384,
+    calibration: Annotated[str, typer.Option(help="self, docs, mixed, none, or a text file.")] = "self",
+    calibration_tokens: Annotated[
+        int | None,
+        typer.Option(min=64, help="Tokens to calibrate on; default 8192, or 16384 where the loss is followed."),
+    ] = None,
     token_embedding_type: EmbeddingFlag = None,
     output_type: OutputTypeFlag = None,
     strict_types: StrictFlag = False,

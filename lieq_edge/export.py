@@ -227,8 +227,10 @@ def calibration_tokens(source: Source, settings: ExportSettings) -> tuple[Tensor
         return None, None
     from .measure.texts import calibration_windows
 
+    follows_loss = settings.metric == "loss" or settings.rounding == "feedback"
+    tokens = settings.calibration_tokens or (16384 if follows_loss else 8192)
     return calibration_windows(
-        source, settings.calibration, tokens=settings.calibration_tokens, seed=settings.seed, threads=settings.threads
+        source, settings.calibration, tokens=tokens, seed=settings.seed, threads=settings.threads
     )
 
 

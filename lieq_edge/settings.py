@@ -34,8 +34,8 @@ class ExportSettings:
         threads: of torch and ggml; None takes all cores.
         probe_text: file with the text for the geometry; None takes the built-in text.
         probe_tokens: tokens of it.
-        calibration: ``docs``, ``self``, ``mixed``, ``none``, or a file.
-        calibration_tokens: tokens for the importance vectors.
+        calibration: ``self``, ``docs``, ``mixed``, ``none``, or a file.
+        calibration_tokens: tokens to calibrate on; None takes 8192, or 16384 for feedback and the metric ``loss``.
         token_embedding_type: ggml type of ``token_embd.weight``; None takes the default of the plan.
         output_type: ggml type of ``output.weight``.
         strict_types: refuse types that do not fit rows instead of replacing them.
@@ -59,8 +59,8 @@ class ExportSettings:
     threads: int | None = None
     probe_text: Path | None = None
     probe_tokens: int = 512
-    calibration: str = "docs"
-    calibration_tokens: int = 16384
+    calibration: str = "self"
+    calibration_tokens: int | None = None
     token_embedding_type: str | None = None
     output_type: str | None = None
     strict_types: bool = False

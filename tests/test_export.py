@@ -19,6 +19,7 @@ from lieq_edge.export import check_gate
 from lieq_edge.validate.inspect import inspect_file
 
 FAST = ("--calibration-tokens", "256", "--probe-tokens", "64", "--context", "64", "--chunks", "2", "--threads", "2")
+FAST += ("--calibration", "docs")
 
 
 def export(model: Path, out: Path, *arguments: object) -> dict:

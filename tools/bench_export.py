@@ -145,7 +145,7 @@ def main() -> int:
     parser.add_argument("--metric", action="append", default=[])
     parser.add_argument("--preset", action="append", default=[])
     parser.add_argument("--levels", default="2,3,4")
-    parser.add_argument("--calibration", default="docs")
+    parser.add_argument("--calibration", default="self")
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--chunks", type=int, default=32)
     parser.add_argument("--out", type=Path, help="write the Markdown table here, and the numbers beside it as JSON")

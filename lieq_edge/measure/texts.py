@@ -15,7 +15,6 @@ from .stdlib_text import stdlib_text
 if TYPE_CHECKING:
     from torch import Tensor
 
-DEFAULT_CALIBRATION = "docs"
 CALIBRATION_CONTEXT = 512
 # Text that the model writes comes in shorter windows: half the memory and time, and importance as good.
 SELF_CONTEXT = 256
