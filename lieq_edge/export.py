@@ -119,7 +119,8 @@ def export_model(
         diagnostics = _measure_blocks(source, settings, diagnostics)
     if settings.validation:
         _check_text_length(source, settings)
-    tokens, calibration = calibration_tokens(source, settings)
+    with watch.measure("calibration text"):
+        tokens, calibration = calibration_tokens(source, settings)
     plan, inputs = _plan_and_measure(source, diagnostics, settings, tokens, watch)
     check_space(out.parent, plan.file_bytes)
     if show_plan:
