@@ -8,6 +8,9 @@ import sys
 def main() -> None:
     """Run the command line; Ctrl-C while it is still being imported ends it quietly too."""
     try:
+        from . import interrupt
+
+        interrupt.watch()
         from .cli import main as run
 
         run()

@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from . import interrupt
+
 _quiet = False
 
 
@@ -24,13 +26,16 @@ def log(message: str) -> None:
 
 @contextlib.contextmanager
 def stage(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show the progress of ``total`` steps; the value is a function to call after each step."""
+    """Show the progress of ``total`` steps; the value is a function to call after each step.
+
+    The function raises KeyboardInterrupt when the user asked to stop and a library swallowed it.
+    """
     if _quiet:
-        yield lambda: None
+        yield interrupt.check
         return
     if not sys.stderr.isatty():
         start = time.monotonic()
-        yield lambda: None
+        yield interrupt.check
         log(f"{title}: done in {time.monotonic() - start:.1f} s")
         return
     from rich.console import Console
@@ -39,4 +44,9 @@ def stage(title: str, total: int) -> Iterator[Callable[[], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total)
-        yield lambda: bar.advance(task)
+
+        def advance() -> None:
+            interrupt.check()
+            bar.advance(task)
+
+        yield advance

@@ -1,0 +1,36 @@
+"""Ctrl-C that cannot get lost.
+
+Python raises KeyboardInterrupt wherever the main thread happens to be. In a callback of native code, a finaliser, or a
+library's import that catches everything, it is swallowed, and the work would go on. The program therefore remembers
+that it was asked to stop, and every step of long work asks.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+_asked = False
+
+
+def watch() -> None:
+    """Remember interrupts from now on; they still raise KeyboardInterrupt. Only the main thread of a program can."""
+    global _asked
+    _asked = False
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _remember)
+
+
+def check() -> None:
+    """Raise KeyboardInterrupt when one came that had no effect yet."""
+    global _asked
+    if _asked:
+        _asked = False
+        raise KeyboardInterrupt
+
+
+def _remember(number: int, frame: FrameType | None) -> None:
+    global _asked
+    _asked = True
+    raise KeyboardInterrupt

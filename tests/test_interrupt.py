@@ -1,0 +1,45 @@
+"""An interrupt that a library swallows still ends the work at its next step."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from lieq_edge import interrupt
+from lieq_edge.progress import set_quiet, stage
+
+
+@pytest.fixture(autouse=True)
+def own_handler() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    interrupt.watch()
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def _swallow_an_interrupt() -> None:
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except BaseException:  # as a careless library does
+        return
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_a_swallowed_interrupt_ends_the_next_step(quiet: bool) -> None:
+    set_quiet(quiet)
+    try:
+        with stage("Working", 2) as advance:
+            advance()
+            _swallow_an_interrupt()
+            with pytest.raises(KeyboardInterrupt):
+                advance()
+            advance()  # told once
+    finally:
+        set_quiet(False)
+
+
+def test_an_interrupt_raises_where_it_comes() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
