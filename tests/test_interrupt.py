@@ -16,6 +16,7 @@ def own_handler() -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
     interrupt.watch()
     yield
+    interrupt.watch()  # forgets what the test has sent, which would end another test
     signal.signal(signal.SIGINT, before)
 
 
