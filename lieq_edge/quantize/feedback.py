@@ -18,6 +18,7 @@ min and keeps the one that rounds best *with* feedback. When all columns are don
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from .rounding.factor import BlockFactors, Factor
 
 Floats = npt.NDArray[np.float32]
+
+DAMPING = 0.2
+"""Damping where nothing is known of the layer; between 0.1 and 0.3 held-out errors hardly differ."""
 
 # Columns whose scales the encoder chooses together.
 _GROUP = 256
@@ -61,10 +65,10 @@ def round_with_feedback(
     hessian: npt.NDArray[np.floating],
     type_name: str,
     *,
-    damping: float = 0.2,
+    damping: float = DAMPING,
     sweeps: int = 2,
     search: bool = True,
-    threads: int = 1,
+    threads: int | None = None,
 ) -> Rounding:
     """Round a linear layer's weights so that tr(E H E^T) is small.
 
@@ -75,7 +79,7 @@ def round_with_feedback(
         damping: added to the diagonal of H as a part of its mean. Raised as far as the factorisation needs.
         sweeps: how often the rounded columns are gone over again.
         search: try the neighbours of the encoder's scales; False keeps these.
-        threads: pieces of rows that are worked on at a time; the bytes do not depend on it.
+        threads: pieces of rows that are worked on at a time, None for one a core; the bytes do not depend on it.
 
     Raises:
         InputError: the type does not fit the rows or has no single codes, or H is not finite or not semi-definite.
@@ -95,13 +99,14 @@ def round_with_feedback(
     def one(piece: Floats) -> Grid:
         return _round_rows(piece, factor, blocks, type_name, sweeps, search)
 
-    if threads == 1 or len(pieces) == 1:
+    workers = threads or os.cpu_count() or 1
+    if workers == 1 or len(pieces) == 1:
         grids = [one(piece) for piece in pieces]
     else:
         import torch
 
         # Each worker is one thread of torch's; the setting is the worker's own.
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             grids = list(pool.map(one, pieces))
     return Rounding(
         np.concatenate([pack(grid) for grid in grids]),

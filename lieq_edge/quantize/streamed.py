@@ -10,7 +10,7 @@ from ..allocate.plan import Plan, TensorPlan
 from ..source.base import Array, Source
 from . import ggml
 from .codec import LAYOUTS
-from .feedback import round_with_feedback
+from .feedback import DAMPING, round_with_feedback
 from .ggml import Packed
 from .sensitivity import Sensitivity, TypeLoss
 from .statistics import MomentCollector, importance_of
@@ -113,8 +113,8 @@ def _round(
 ) -> tuple[Packed, Array]:
     """Bytes and decoded values of a matrix, by feedback or, where that was judged worse, by importance."""
     if type_name in LAYOUTS and (choice is None or choice.rounding == "feedback"):
-        chosen = {} if choice is None else {"damping": choice.damping}
-        rounded = round_with_feedback(matrix, moments, type_name, threads=threads, **chosen)
+        damping = DAMPING if choice is None else choice.damping
+        rounded = round_with_feedback(matrix, moments, type_name, damping=damping, threads=threads)
         return rounded.packed, rounded.values
     importance = importance_of(moments)
     packed = ggml.encode(matrix, type_name, importance, threads)

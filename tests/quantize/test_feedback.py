@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -58,7 +60,7 @@ def test_bytes_decode_to_the_values_and_beat_importance(type_name: str) -> None:
 @pytest.mark.parametrize("type_name", TYPE_NAMES)
 def test_identity_reduces_to_nearest(type_name: str) -> None:
     weights, _ = layer(8, 512)
-    rounding = round_with_feedback(weights, np.eye(512), type_name, damping=0.0)
+    rounding = round_with_feedback(weights, np.eye(512), type_name, damping=0.0, search=False, sweeps=0)
     grid = unpack(rounding.packed, type_name)
     layout = grid.layout
     levels = np.array(layout.levels[layout.lowest_code :], np.float32)
@@ -76,8 +78,9 @@ def test_a_duplicated_column_makes_up_for_its_twin() -> None:
     weights, _ = layer(64, 256, seed=3)
     hessian = np.eye(256)
     hessian[[40, 200], [200, 40]] = 1.0 - 1e-5
-    rounding = round_with_feedback(weights, hessian, "Q3_K", damping=1e-6)
-    plain = round_with_feedback(weights, np.eye(256), "Q3_K", damping=1e-6)
+    fixed_scales: dict[str, Any] = {"damping": 1e-6, "search": False, "sweeps": 0}
+    rounding = round_with_feedback(weights, hessian, "Q3_K", **fixed_scales)
+    plain = round_with_feedback(weights, np.eye(256), "Q3_K", **fixed_scales)
 
     def of_the_sum(values: npt.NDArray[np.float32]) -> float:
         return float(np.mean((values - weights)[:, [40, 200]].sum(axis=1) ** 2))
@@ -85,6 +88,33 @@ def test_a_duplicated_column_makes_up_for_its_twin() -> None:
     assert of_the_sum(rounding.values) < 0.6 * of_the_sum(plain.values)
     others = np.setdiff1d(np.arange(256), [40, 200])
     assert np.array_equal(rounding.values[:, others], plain.values[:, others])
+
+
+@pytest.mark.parametrize("type_name", TYPE_NAMES)
+def test_search_and_sweeps_lower_the_error(type_name: str) -> None:
+    weights, hessian = layer(24, 512)
+    errors = []
+    for options in ({"search": False, "sweeps": 0}, {"sweeps": 0}, {"sweeps": 1}, {"sweeps": 2}):
+        chosen: dict[str, Any] = {"damping": 0.01, **options}
+        errors.append(error(weights, round_with_feedback(weights, hessian, type_name, **chosen).values, hessian))
+    # The search is greedy: a little worse is possible, and the sweeps make up for it.
+    assert errors[1] < 1.02 * errors[0]
+    assert errors[2] < 0.95 * errors[0]
+    assert errors[2] < 0.99 * errors[1]
+    assert errors[3] < errors[2]
+
+
+@pytest.mark.parametrize("type_name", ["Q2_K", "Q3_K", "Q4_1", "IQ4_NL"])
+def test_sweeps_never_raise_the_error_of_a_row(type_name: str) -> None:
+    weights, hessian = layer(40, 512, seed=11)
+    damped = hessian + 0.1 * np.mean(np.diag(hessian)) * np.eye(512)
+    rows = []
+    for sweeps in (0, 1, 2):
+        values = round_with_feedback(weights, hessian, type_name, damping=0.1, sweeps=sweeps).values
+        difference = (weights - values).astype(np.float64)
+        rows.append(np.sum(difference @ damped * difference, axis=1))
+    assert np.all(rows[1] <= rows[0] * (1 + 1e-4))
+    assert np.all(rows[2] <= rows[1] * (1 + 1e-4))
 
 
 def test_singular_matrix_raises_the_damping_and_says_so() -> None:
@@ -106,7 +136,7 @@ def test_dead_columns_are_rounded_to_nearest_and_disturb_nothing() -> None:
 
 
 def test_same_input_same_bytes() -> None:
-    weights, hessian = layer(40, 512)
+    weights, hessian = layer(2100, 256)
     first = round_with_feedback(weights, hessian, "Q3_K", threads=1)
     second = round_with_feedback(weights, hessian, "Q3_K", threads=2)
     assert np.array_equal(first.packed, second.packed)

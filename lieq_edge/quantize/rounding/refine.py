@@ -1,0 +1,112 @@
+"""Going over rounded rows again: every step keeps or lowers tr(E H E^T) of each row.
+
+Rounding with feedback fixes the first columns before it knows the errors of the last. Here each sub-block is rounded
+once more, scale included, with all other columns as they are (block coordinate descent), and the scale and min of each
+block are moved to the H-weighted least squares of its codes.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .factor import BlockFactors
+from .scales import Scales
+from .subblock import Levels, round_sub_block
+
+
+def descend(
+    weights: torch.Tensor,
+    hessian: torch.Tensor,
+    blocks: BlockFactors,
+    scales: Scales,
+    levels: torch.Tensor,
+    errors: torch.Tensor,
+    group: int,
+) -> None:
+    """Round every sub-block again; ``scales``, ``levels`` and ``errors`` are updated in place.
+
+    With the other columns fixed, the errors e of sub-block s cost e^T H_ss e + 2 e^T b, least at e = -H_ss^-1 b. So
+    its targets are the weights plus H_ss^-1 b, and rounding with feedback by the factor of H_ss looks for codes near
+    them. A row keeps what it had unless the new codes cost less.
+
+    Args:
+        weights: ``(columns, rows)``.
+        hessian: damped H.
+        blocks: factors of the diagonal blocks of ``hessian``.
+        scales: of the rows.
+        levels: chosen levels, ``(columns, rows)``.
+        errors: weights minus chosen values, like ``levels``.
+        group: columns whose gradient is kept up to date together.
+    """
+    to_levels = Levels(scales.layout)
+    sub = scales.layout.sub
+    columns = len(weights)
+    for first in range(0, columns, group):
+        last = min(first + group, columns)
+        gradient = hessian[first:last] @ errors
+        for start in range(first, last, sub):
+            part, index = slice(start, start + sub), start // sub
+            old = errors[part]
+            own = gradient[start - first : start - first + sub]
+            # What the present errors lie away from the best ones, and what that costs.
+            excess = blocks.inverse[index] @ own
+            present = (excess * own).sum(0)
+            targets = weights[part] - old + excess
+            candidates = scales.candidates(index, search=True)
+            choice = round_sub_block(
+                targets, targets, blocks.feedback[index], blocks.variances[index], candidates, to_levels
+            )
+            better = choice.cost < present
+            change = torch.where(better, excess.neg_().add_(choice.errors), torch.zeros(()))
+            scales.take(index, candidates, choice.pick, better)
+            levels[part] = torch.where(better, choice.levels, levels[part])
+            errors[part] += change
+            gradient.addmm_(hessian[first:last, part], change)
+
+
+def refit(hessian: torch.Tensor, scales: Scales, levels: torch.Tensor, errors: torch.Tensor) -> None:
+    """Move d (and m) of each block to the least squares of its codes, where rounding to fp16 leaves a gain.
+
+    With codes fixed, an error changes by -delta_d * c + delta_m * u, where c and u are what d and m multiply. The
+    2 x 2 normal equations are solved for each row and block; arguments as in ``descend``.
+    """
+    layout = scales.layout
+    per_block = layout.block // layout.sub
+    for block in range(len(scales.d)):
+        part = slice(block * layout.block, (block + 1) * layout.block)
+        subs = slice(block * per_block, (block + 1) * per_block)
+        square, gradient = hessian[part, part], hessian[part] @ errors
+        by_d = -levels[part]
+        if scales.scale_codes is not None:
+            by_d *= scales.scale_codes[subs].repeat_interleave(layout.sub, 0)
+        curved_d = square @ by_d
+        dd, d_slope = (by_d * curved_d).sum(0), (by_d * gradient).sum(0)
+        d = scales.d[block]
+        if scales.m is None:
+            step = _to_half(d, torch.where(dd > 0, -d_slope / dd, torch.zeros(())))
+            step = torch.where(step * (dd * step + 2 * d_slope) < 0, step, torch.zeros(()))
+            d += step
+            errors[part] += step * by_d
+            continue
+        by_m = torch.full_like(by_d, float(layout.min_sign))
+        if scales.min_codes is not None:
+            by_m = scales.min_codes[subs].repeat_interleave(layout.sub, 0)
+        curved_m = square @ by_m
+        dm, mm, m_slope = (by_m * curved_d).sum(0), (by_m * curved_m).sum(0), (by_m * gradient).sum(0)
+        determinant = dd * mm - dm * dm
+        solvable = determinant > 1e-5 * dd * mm
+        m = scales.m[block]
+        zero = torch.zeros(())
+        d_step = _to_half(d, torch.where(solvable, (dm * m_slope - mm * d_slope) / determinant, zero))
+        m_step = _to_half(m, torch.where(solvable, (dm * d_slope - dd * m_slope) / determinant, zero))
+        gain = d_step * (dd * d_step + 2 * d_slope) + m_step * (mm * m_step + 2 * m_slope) + 2 * dm * d_step * m_step
+        d_step, m_step = torch.where(gain < 0, d_step, zero), torch.where(gain < 0, m_step, zero)
+        d += d_step
+        m += m_step
+        errors[part] += d_step * by_d + m_step * by_m
+
+
+def _to_half(present: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
+    """The step that ends at an fp16 number; none where that is not finite."""
+    reached = (present + step).half().float()
+    return torch.where(torch.isfinite(reached), reached - present, torch.zeros(()))

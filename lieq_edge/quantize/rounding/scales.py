@@ -1,0 +1,130 @@
+"""Scales and mins of rows that are being rounded, and the neighbours of each that a search tries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..codec import Grid, Layout
+
+# Steps to try around the encoder's scale and min. An integer is a step of the stored integer, a fraction a part of
+# it (at least 1). For types without stored integers both are parts of d. Measured on held-out text; see docs.
+_STEPS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "Q2_K": ((-2, -1, 0, 1, 2), (-2, -1, 0, 1, 2)),
+    "Q3_K": ((-4, -3, -2, -1, 0, 1, 2, 3, 4), (0,)),
+    "Q4_K": ((-0.08, -0.04, 0, 0.04, 0.08), (-0.04, 0, 0.04)),
+    "Q5_K": ((-0.08, -0.04, 0, 0.04, 0.08), (-0.04, 0, 0.04)),
+    "Q6_K": ((-0.06, -0.03, 0, 0.03, 0.06), (0,)),
+    "Q4_1": ((-0.08, -0.04, 0, 0.04, 0.08), (-0.3, 0, 0.3)),
+    "Q5_1": ((-0.08, -0.04, 0, 0.04, 0.08), (-0.3, 0, 0.3)),
+}
+_OTHER_STEPS: tuple[tuple[float, ...], tuple[float, ...]] = ((-0.08, -0.04, 0, 0.04, 0.08), (0,))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Scales (and mins) to choose from for one sub-block, each ``(candidates, rows)``.
+
+    ``stored_scales`` and ``stored_mins`` are the same as the block stores them.
+    """
+
+    scales: torch.Tensor
+    mins: torch.Tensor | None
+    stored_scales: torch.Tensor
+    stored_mins: torch.Tensor | None
+
+
+class Scales:
+    """The scale fields of all blocks of some rows, column blocks first, as float32 tensors that hold exact values.
+
+    Attributes:
+        d, m: ``(blocks, rows)``; ``m`` None for types without mins.
+        scale_codes, min_codes: ``(sub-blocks, rows)``, None where the type has none.
+    """
+
+    def __init__(self, layout: Layout, rows: int, columns: int) -> None:
+        blocks, subs = columns // layout.block, columns // layout.sub
+        self.layout = layout
+        self.d = torch.zeros(blocks, rows)
+        self.m = torch.zeros(blocks, rows) if layout.m is not None else None
+        self.scale_codes = torch.zeros(subs, rows) if layout.scales is not None else None
+        has_min_codes = layout.scales is not None and layout.m is not None
+        self.min_codes = torch.zeros(subs, rows) if has_min_codes else None
+        scale_steps, min_steps = _STEPS.get(layout.type_name, _OTHER_STEPS)
+        pairs = torch.tensor([(a, b) for a in scale_steps for b in min_steps], dtype=torch.float32)
+        self._scale_steps, self._min_steps = pairs[:, :1], pairs[:, 1:]
+
+    def fill(self, grid: Grid, column: int) -> None:
+        """Take over the fields of neighbouring columns that start at ``column``."""
+        for mine, theirs, width in (
+            (self.d, grid.d, self.layout.block),
+            (self.m, grid.m, self.layout.block),
+            (self.scale_codes, grid.scale_codes, self.layout.sub),
+            (self.min_codes, grid.min_codes, self.layout.sub),
+        ):
+            if mine is not None and theirs is not None:
+                start = column // width
+                mine[start : start + theirs.shape[1]] = torch.from_numpy(theirs.astype(np.float32)).T
+
+    def candidates(self, sub: int, *, search: bool) -> Candidates:
+        """What sub-block ``sub`` may use: its present scale and, when searching, the neighbours of it."""
+        layout = self.layout
+        scale_steps, min_steps = self._scale_steps, self._min_steps
+        if not search:
+            scale_steps = min_steps = torch.zeros(1, 1)
+        block = sub * layout.sub // layout.block
+        d, m = self.d[block], self.m[block] if self.m is not None else None
+        if self.scale_codes is None:
+            stored = _half(d * (1 + scale_steps))
+            if m is None:
+                return Candidates(stored, None, stored, None)
+            stored_mins = _half(m + d * min_steps)
+            return Candidates(stored, stored_mins * layout.min_sign, stored, stored_mins)
+        assert layout.scales is not None
+        span = layout.scales.lowest, layout.scales.highest
+        codes = _moved(self.scale_codes[sub], scale_steps).clamp_(*span)
+        if self.min_codes is None or m is None:
+            return Candidates(codes * d, None, codes, None)
+        min_codes = _moved(self.min_codes[sub], min_steps).clamp_(*span)
+        return Candidates(codes * d, min_codes * m, codes, min_codes)
+
+    def take(self, sub: int, chosen: Candidates, pick: torch.Tensor, where: torch.Tensor | None = None) -> None:
+        """Store candidate ``pick`` (one index a row) of sub-block ``sub``, in all rows or ``where`` true."""
+        layout = self.layout
+        if self.scale_codes is None:
+            place = sub * layout.sub // layout.block
+            fields = ((self.d, chosen.stored_scales), (self.m, chosen.stored_mins))
+        else:
+            place = sub
+            fields = ((self.scale_codes, chosen.stored_scales), (self.min_codes, chosen.stored_mins))
+        for mine, stored in fields:
+            if mine is not None and stored is not None:
+                new = stored.gather(0, pick[None])[0]
+                mine[place] = new if where is None else torch.where(where, new, mine[place])
+
+    def grid(self, codes: torch.Tensor) -> Grid:
+        """The finished rows; ``codes`` uint8 ``(columns, rows)``."""
+
+        def rows_first(field: torch.Tensor | None, kind: type) -> npt.NDArray:
+            return field.T.contiguous().numpy().astype(kind) if field is not None else None  # type: ignore[return-value]
+
+        return Grid(
+            self.layout.type_name,
+            codes.T.contiguous().numpy(),
+            rows_first(self.d, np.float16),
+            rows_first(self.m, np.float16),
+            rows_first(self.scale_codes, np.int16),
+            rows_first(self.min_codes, np.int16),
+        )
+
+
+def _half(values: torch.Tensor) -> torch.Tensor:
+    return values.half().float()
+
+
+def _moved(codes: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    parts = (steps.abs() * codes.abs()).round_().clamp_(min=1).mul_(steps.sign())
+    return codes + torch.where(steps.abs() < 1, parts, steps)
