@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import __version__
+from . import __version__, interrupt
 from .errors import GateError, InputError
 from .progress import set_quiet
 
@@ -348,9 +348,13 @@ def main() -> None:
         # All that is left of typer's own way: so it ends when the reader of a pipe went away.
         code = 141
     except Exception as error:
-        if "--debug" in sys.argv:
+        if interrupt.came():
+            # An import that is interrupted fails in its own way.
+            code = 130
+        elif "--debug" in sys.argv:
             raise
-        code = _tell(error)
+        else:
+            code = _tell(error)
     if code == 130:
         print("Interrupted.", file=sys.stderr)
     if code:

@@ -22,6 +22,11 @@ def watch() -> None:
         signal.signal(signal.SIGINT, _remember)
 
 
+def came() -> bool:
+    """True when an interrupt came that ``check`` has not told yet; what failed since then may have failed of it."""
+    return _asked
+
+
 def check() -> None:
     """Raise KeyboardInterrupt when one came that had no effect yet."""
     global _asked

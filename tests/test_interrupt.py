@@ -44,3 +44,16 @@ def test_a_swallowed_interrupt_ends_the_next_step(quiet: bool) -> None:
 def test_an_interrupt_raises_where_it_comes() -> None:
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def test_an_error_that_an_interrupt_caused_is_told_as_the_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lieq_edge import cli
+
+    def fail(*_: object, **__: object) -> int:
+        _swallow_an_interrupt()
+        raise ImportError("half imported")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130
