@@ -11,6 +11,7 @@ def main() -> None:
         from . import interrupt
 
         interrupt.watch()
+        interrupt.hush()
         from .cli import main as run
 
         run()

@@ -8,8 +8,10 @@ that it was asked to stop, and every step of long work asks.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from types import FrameType
+from typing import Any
 
 _asked = False
 
@@ -20,6 +22,16 @@ def watch() -> None:
     _asked = False
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _remember)
+
+
+def hush() -> None:
+    """Do not print interrupts that are swallowed in finalisers, where Python can only print them: ``check`` tells."""
+    sys.unraisablehook = _print_but_interrupts
+
+
+def _print_but_interrupts(unraisable: Any) -> None:
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
 
 
 def came() -> bool:
