@@ -1,74 +1,26 @@
-"""ggml's own block encoders and decoders, called through the library that llama-cpp-python brings."""
+"""ggml's own block encoders, called through the library that llama-cpp-python brings; its decoders beside them."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from ..ggml import FLOAT_P, Packed, dequantize, library, supports
 from ..ggml_types import TYPES
 
-Packed = npt.NDArray[np.uint8]
+__all__ = ["NEVER_WITHOUT_IMPORTANCE", "Packed", "dequantize", "encode", "library", "supports"]
 
 NEVER_WITHOUT_IMPORTANCE = frozenset({"IQ2_XXS", "IQ2_XS"})
 """Types for which ggml ends the process where there is no importance (``ggml_quantize_requires_imatrix``)."""
 
-_FLOAT_P = ctypes.POINTER(ctypes.c_float)
 # Rows are handed to threads in pieces of about this many weights: long enough to hide the hand-over,
 # short enough to keep all threads busy to the end of a tensor.
 _PIECE = 1 << 18
-
-
-@cache
-def library() -> ctypes.CDLL:
-    """The loaded ggml, with the signatures of the functions that are used here."""
-    from llama_cpp._ggml import libggml
-
-    lib: ctypes.CDLL = libggml
-    lib.ggml_quantize_chunk.argtypes = [
-        ctypes.c_int,
-        _FLOAT_P,
-        ctypes.c_void_p,
-        ctypes.c_int64,
-        ctypes.c_int64,
-        ctypes.c_int64,
-        _FLOAT_P,
-    ]
-    lib.ggml_quantize_chunk.restype = ctypes.c_size_t
-    lib.ggml_quantize_init.argtypes = [ctypes.c_int]
-    lib.ggml_quantize_init.restype = None
-    lib.ggml_get_type_traits.argtypes = [ctypes.c_int]
-    lib.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
-    return lib
-
-
-class _TypeTraits(ctypes.Structure):
-    """``struct ggml_type_traits`` of ggml.h."""
-
-    _fields_ = [
-        ("type_name", ctypes.c_char_p),
-        ("blck_size", ctypes.c_int64),
-        ("blck_size_interleave", ctypes.c_int64),
-        ("type_size", ctypes.c_size_t),
-        ("is_quantized", ctypes.c_bool),
-        ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, _FLOAT_P, ctypes.c_int64)),
-        ("from_float_ref", ctypes.c_void_p),
-    ]
-
-
-def supports(type_name: str) -> bool:
-    """True when the loaded ggml knows the type, with the block size that this project expects."""
-    kind = TYPES[type_name]
-    try:
-        traits = library().ggml_get_type_traits(kind.id).contents
-    except ValueError:
-        return False
-    return bool(traits.blck_size == kind.block and traits.type_size == kind.block_bytes)
 
 
 def encode(
@@ -111,12 +63,12 @@ def encode(
     # The i-quants build their tables on first use; doing it here keeps that out of the threads.
     lib.ggml_quantize_init(kind.id)
     out = np.empty((rows, columns // kind.block * kind.block_bytes), dtype=np.uint8)
-    weights_pointer = weights.ctypes.data_as(_FLOAT_P) if weights is not None else None
+    weights_pointer = weights.ctypes.data_as(FLOAT_P) if weights is not None else None
 
     def piece(start: int, count: int) -> None:
         lib.ggml_quantize_chunk(
             kind.id,
-            source[start : start + count].ctypes.data_as(_FLOAT_P),
+            source[start : start + count].ctypes.data_as(FLOAT_P),
             out[start : start + count].ctypes.data_as(ctypes.c_void_p),
             0,
             count,
@@ -133,27 +85,4 @@ def encode(
     else:
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(lambda span: piece(*span), spans))
-    return out
-
-
-def dequantize(packed: Packed, type_name: str, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """Decode ggml blocks with ggml's own decoder.
-
-    Args:
-        packed: uint8, the rows of a tensor as ``encode`` gives them.
-        type_name: a name in ``ggml_types.TYPES``.
-        shape: ``(rows, columns)``.
-
-    Returns:
-        float32 ``(rows, columns)``.
-    """
-    kind = TYPES[type_name]
-    source = np.ascontiguousarray(packed)
-    if source.nbytes != kind.nbytes(shape):
-        raise ValueError(f"{source.nbytes} bytes are not a {type_name} tensor of shape {shape}")
-    if type_name == "F32":
-        return source.view(np.float32).reshape(shape).copy()
-    out = np.empty(shape, dtype=np.float32)
-    traits = library().ggml_get_type_traits(kind.id).contents
-    traits.to_float(source.ctypes.data_as(ctypes.c_void_p), out.ctypes.data_as(_FLOAT_P), out.size)
     return out

@@ -8,10 +8,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, Keys
-from gguf.quants import dequantize
+from gguf import Keys
 
+from .. import ggml
 from ..container import KeyValue
 from ..errors import InputError
 from ..header import StoredTensor, read_header, type_name
@@ -68,7 +67,7 @@ class GgufSource(TokenizingSource):
             if type_name(tensor.type) not in _FLOATS:
                 weights[tensor.type] += prod(tensor.shape)
         for kind in weights:
-            if not _can_read(kind):
+            if not ggml.can_decode(kind):
                 raise InputError(
                     f"{self.label} holds weights of type {type_name(kind)}, which cannot be read back; "
                     "give a file of another type, best F16 or BF16."
@@ -110,22 +109,6 @@ class GgufSource(TokenizingSource):
         return Vocabulary(self._path)
 
 
-def _can_read(kind: int) -> bool:
-    """True when gguf can dequantise the type."""
-    try:
-        quantised = GGMLQuantizationType(kind)
-        dequantize(np.zeros((1, GGML_QUANT_SIZES[quantised][1]), np.uint8), quantised)
-    except (NotImplementedError, ValueError):
-        return False
-    return True
-
-
 def _read(path: Path, tensor: StoredTensor) -> Array:
     raw = read_bytes(path, tensor.offset, tensor.nbytes)
-    kind = type_name(tensor.type)
-    if kind == "F32":
-        return raw.view("<f4").reshape(tensor.shape)
-    if kind == "F16":
-        return raw.view("<f2").astype(np.float32).reshape(tensor.shape)
-    rows = raw.reshape(*tensor.shape[:-1], -1)
-    return dequantize(rows, GGMLQuantizationType(tensor.type)).reshape(tensor.shape)
+    return ggml.decode(raw, tensor.type, tensor.shape)

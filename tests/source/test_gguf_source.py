@@ -12,7 +12,7 @@ from tiny import cached_model
 
 from lieq_edge.container import KeyValue, write_container
 from lieq_edge.errors import InputError
-from lieq_edge.ggml_types import TYPES
+from lieq_edge.ggml_types import TYPES, GgmlType
 from lieq_edge.header import read_header
 from lieq_edge.source import open_source
 
@@ -112,6 +112,8 @@ def number(key: str, value: int) -> KeyValue:
     return KeyValue(key, value, int(GGUFValueType.UINT32))
 
 
+INTEGERS = GgmlType("I32", int(GGMLQuantizationType.I32), 1, 4, 32)
+
 CHANGES: dict[str, tuple[Change, str]] = {
     "unknown architecture": (
         lambda kv, _: kv.update({"general.architecture": text("general.architecture", "mamba")}),
@@ -142,8 +144,8 @@ CHANGES: dict[str, tuple[Change, str]] = {
         r"blk\.0\.extra\.weight",
     ),
     "type that cannot be read": (
-        lambda _, t: t.update({"blk.0.attn_k.weight": ("blk.0.attn_k.weight", (32, 64), TYPES["Q2_0"])}),
-        "Q2_0, which cannot be read back",
+        lambda _, t: t.update({"blk.0.attn_k.weight": ("blk.0.attn_k.weight", (32, 64), INTEGERS)}),
+        "I32, which cannot be read back",
     ),
 }
 
