@@ -17,6 +17,18 @@ ATTENTION = ("attn_q", "attn_k", "attn_v")
 """GGUF roles of the projections that are split into heads."""
 
 
+FUSED = "attn_qkv"
+"""GGUF role of a projection that is all three."""
+
+
+@dataclass(frozen=True)
+class _Projection:
+    """Some output channels of a linear: ``weight`` is ``(channels, columns)``, all of its matrix or a part."""
+
+    linear: nn.Linear
+    weight: Tensor
+
+
 @dataclass(frozen=True)
 class Geometry:
     """How far training concentrated the output of one projection; one value a head, means over the seeds.
@@ -65,40 +77,57 @@ class GeometryPass:
         self._hidden = model.embed(tokens)
         self._untrained: list[Tensor] | None = None
         if baseline == "network":
-            # Numbered one past the last block, so that the embedding has random numbers of its own.
-            shape = model.causal_lm.get_input_embeddings().weight.shape
-            self._untrained = [draw(shape, self._deviation, s, model.n_blocks, 0)[tokens] for s in seeds]
+            self._untrained = [self._untrained_embedding(tokens, seed) for seed in seeds]
         self.results: list[dict[str, Geometry]] = []
+
+    def _untrained_embedding(self, tokens: Tensor, seed: int) -> Tensor:
+        # Numbered one past the last block, so that the embeddings have random numbers of their own.
+        tables = [
+            draw(table.weight.shape, self._deviation, seed, self._model.n_blocks, place)
+            for place, table in enumerate(self._model.embeddings())
+        ]
+        with self._model.with_embeddings(tables):
+            return self._model.embed(tokens)
 
     def step(self, module: nn.Module, index: int) -> None:
         """Measure block ``index`` and move on to the next one's input."""
-        linears = self._chosen(module, index)
-        with _inputs(linears) as inputs:
+        projections = self._chosen(module, index)
+        with _inputs(projections) as inputs:
             self._model.advance(module, index, self._hidden)
-        spectra = {role: self._spectrum(role, inputs[role] @ linears[role].weight.T) for role in linears}
-        counterparts: dict[str, list[Tensor]] = {role: [] for role in linears}
+        spectra = {role: self._spectrum(role, inputs[role] @ projections[role].weight.T) for role in projections}
+        counterparts: dict[str, list[Tensor]] = {role: [] for role in projections}
         for number, seed in enumerate(self._seeds):
             if self._untrained is None:
                 fresh = {
-                    role: draw(linear.weight.shape, self._deviation, seed, index, place)
-                    for place, (role, linear) in enumerate(linears.items())
+                    role: draw(projection.weight.shape, self._deviation, seed, index, place)
+                    for place, (role, projection) in enumerate(projections.items())
                 }
             else:
                 block = untrained_block(module, self._deviation, seed, index)
                 with _inputs(self._chosen(block, index)) as inputs:
                     self._model.advance(block, index, self._untrained[number])
-                fresh = {role: linear.weight for role, linear in self._chosen(block, index).items()}
+                fresh = {role: projection.weight for role, projection in self._chosen(block, index).items()}
             for role, weight in fresh.items():
                 counterparts[role].append(self._spectrum(role, inputs[role] @ weight.T))
-        self.results.append({role: gains(spectra[role], torch.stack(counterparts[role])) for role in linears})
+        self.results.append({role: gains(spectra[role], torch.stack(counterparts[role])) for role in projections})
 
-    def _chosen(self, module: nn.Module, index: int) -> dict[str, nn.Linear]:
-        found = {
-            name.removeprefix(f"blk.{index}.").removesuffix(".weight"): linear
-            for name, linear in self._model.linears(module, index).items()
-        }
+    def _chosen(self, module: nn.Module, index: int) -> dict[str, _Projection]:
+        found: dict[str, _Projection] = {}
+        for name, linear in self._model.linears(module, index).items():
+            role = name.removeprefix(f"blk.{index}.").removesuffix(".weight")
+            if role == FUSED:
+                found |= self._split(linear)
+            else:
+                found[role] = _Projection(linear, linear.weight)
         # In order of name: random numbers must not depend on the order of tensors in a file.
         return {role: found[role] for role in sorted(found) if self._projections == "all" or role in ATTENTION}
+
+    def _split(self, linear: nn.Linear) -> dict[str, _Projection]:
+        """q, k and v out of a matrix that holds their rows one after the other."""
+        queries = self._model.config.num_attention_heads * self._head_dim()
+        others = (linear.weight.shape[0] - queries) // 2
+        parts = linear.weight.split([queries, others, others])
+        return {role: _Projection(linear, part) for role, part in zip(ATTENTION, parts, strict=True)}
 
     def _spectrum(self, role: str, z: Tensor) -> Tensor:
         """Energy spectra ``(heads, K)`` of the output ``(n, T, channels)`` of a projection."""
@@ -129,17 +158,18 @@ def block_means(geometry: dict[str, Geometry]) -> tuple[float, float]:
 
 
 @contextmanager
-def _inputs(linears: dict[str, nn.Linear]) -> Iterator[dict[str, Tensor]]:
-    """Collect what each linear receives meanwhile: ``(n, T, columns)`` by role once the context is left."""
-    parts: dict[str, list[Tensor]] = {role: [] for role in linears}
+def _inputs(projections: dict[str, _Projection]) -> Iterator[dict[str, Tensor]]:
+    """Collect what each projection receives meanwhile: ``(n, T, columns)`` by role once the context is left."""
+    parts: dict[nn.Linear, list[Tensor]] = {projection.linear: [] for projection in projections.values()}
     whole: dict[str, Tensor] = {}
     hooks = [
-        linear.register_forward_pre_hook(lambda _, args, role=role: parts[role].append(args[0]))
-        for role, linear in linears.items()
+        linear.register_forward_pre_hook(lambda _, args, linear=linear: parts[linear].append(args[0]))
+        for linear in parts
     ]
     try:
         yield whole
     finally:
         for hook in hooks:
             hook.remove()
-    whole.update({role: torch.cat(pieces) for role, pieces in parts.items()})
+    inputs = {linear: torch.cat(pieces) for linear, pieces in parts.items()}
+    whole.update({role: inputs[projection.linear] for role, projection in projections.items()})

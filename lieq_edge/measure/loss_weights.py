@@ -98,7 +98,9 @@ class _Collector:
         energy = torch.zeros(self.model.causal_lm.get_output_embeddings().weight.shape[0], dtype=torch.float64)
         for rows in self.model.logit_rows(flat.shape[0]):
             piece = flat[rows].detach().requires_grad_()
-            logits = self.model.logits(piece)
+            products, logits = self.model.head(piece)
+            if products is not logits:
+                products.retain_grad()
             slope = torch.softmax(logits.detach(), dim=-1)
             labels = torch.multinomial(slope, 1, generator=generator)
             # d(cross entropy)/d(logits) = softmax - one-hot.
@@ -106,7 +108,10 @@ class _Collector:
             logits.backward(slope)
             assert piece.grad is not None
             gradient[rows] = piece.grad
-            squares = slope.square_()
+            # The gradient at what the matrix gives, which the loss weights of the head are about.
+            at_products = slope if products is logits else products.grad
+            assert at_products is not None
+            squares = at_products.square_()
             weights[rows] = squares.mean(-1)
             energy += squares.sum(0)
         self._add(self.model.head_name, batch, weights.view(hidden.shape[:2]), energy)
@@ -138,7 +143,7 @@ class _Collector:
 
     def embedding(self, batch: slice, gradient: Tensor) -> None:
         """Gradients at the embeddings, by the token that used them."""
-        squares = gradient.square().flatten(0, 1).double()
+        squares = (gradient * self.model.embedding_scale).square().flatten(0, 1).double()
         self.uses.index_add_(0, self.ids[batch].flatten(), squares.mean(-1))
         self.columns += squares.sum(0)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..source.base import Source
+from ..source.base import Array, Source
 
 # Blocks stay in memory when all of them take at most this much in float32: a model of about 250M weights then
 # is read and dequantised once, and the whole program still stays below 2 GB.
@@ -20,6 +20,8 @@ KEEP_BYTES = 1_000_000_000
 _LOGIT_FLOATS = 1 << 24
 # Tokens that ``advance`` sends through a block at once.
 _BATCH_TOKENS = 2048
+# What the families call the norm behind the last block.
+_FINAL_NORMS = ("norm", "ln_f", "final_layernorm")
 
 
 class BlockModel:
@@ -31,9 +33,11 @@ class BlockModel:
     Attributes:
         source: where the weights come from.
         config: the transformers configuration.
-        causal_lm: the transformers model; its blocks are on the meta device outside ``block`` and ``whole``.
+        causal_lm: the transformers model, ``Conv1D`` (GPT-2) replaced by ``nn.Linear``; its blocks are on the meta
+            device outside ``block`` and ``whole``.
         n_blocks: number of Transformer blocks.
         head_name: GGUF name of the matrix that makes the logits; a tied model's is its token embedding.
+        embedding_scale: what the model multiplies token embeddings by (Gemma, Granite); 1 for most.
     """
 
     def __init__(self, source: Source, *, threads: int | None = None, keep_blocks: bool | None = None) -> None:
@@ -51,6 +55,7 @@ class BlockModel:
             torch.set_num_threads(threads)
         self.source = source
         self.causal_lm = empty_model(source.config())
+        self._turned = _turn_matrices(self.causal_lm)
         self.config = self.causal_lm.config
         self._inner: nn.Module = self.causal_lm.base_model
         self._blocks = _block_list(self._inner, source.n_blocks)
@@ -74,6 +79,7 @@ class BlockModel:
                 outer[name] = spec.name
         self._keep = 4 * count <= KEEP_BYTES if keep_blocks is None else keep_blocks
         self.head_name = self._load_outer(outer, prefix)
+        self.embedding_scale = self._embedding_scale()
 
     def _load_outer(self, tensors: dict[str, str], blocks_prefix: str) -> str:
         """Load everything but the blocks, tie a head without weights to the embedding; the head's GGUF name."""
@@ -95,8 +101,13 @@ class BlockModel:
         return gguf_names.get(head, gguf_names[embedding])
 
     def _read(self, gguf_name: str) -> Tensor:
-        array = self.source.to_hf(gguf_name, self.source.read(gguf_name))
-        return torch.from_numpy(array if array.flags.writeable else array.copy()).contiguous()
+        return self.parameter(gguf_name, self.source.read(gguf_name))
+
+    def parameter(self, gguf_name: str, array: Array) -> Tensor:
+        """What the module's parameter is when the GGUF tensor ``gguf_name`` is ``array``."""
+        value = self.source.to_hf(gguf_name, array)
+        tensor = torch.from_numpy(value if value.flags.writeable else value.copy())
+        return (tensor.T if self.source.hf_name(gguf_name) in self._turned else tensor).contiguous()
 
     def _load_block(self, index: int) -> None:
         if index in self._loaded:
@@ -140,9 +151,56 @@ class BlockModel:
                     self._release_block(index)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Input embeddings of token ids ``(n, T)`` as ``(n, T, d)``."""
-        result: Tensor = self.causal_lm.get_input_embeddings()(tokens)
-        return result
+        """What enters the first block, ``(n, T, d)``, for token ids ``(n, T)``.
+
+        That is the embeddings with all that the model does to them before its blocks (scaling, learned positions).
+
+        Raises:
+            InputError: the windows are longer than the model's learned positions.
+        """
+        hidden: list[Tensor] = []
+
+        def enter(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+            hidden.append(hidden_states)
+            return hidden_states
+
+        try:
+            self._run_inner([enter] * self.n_blocks, input_ids=tokens)
+        except IndexError as error:
+            raise InputError(
+                f"{self.source.label} has positions for {self.config.max_position_embeddings} tokens only, and a "
+                f"window has {tokens.shape[1]}; take shorter windows."
+            ) from error
+        return hidden[0]
+
+    def embeddings(self) -> list[nn.Embedding]:
+        """The tables that ``embed`` looks up, that of the tokens first."""
+        tokens = self.causal_lm.get_input_embeddings()
+        others = [m for m in self._inner.children() if isinstance(m, nn.Embedding) and m is not tokens]
+        return [tokens, *others]
+
+    @contextlib.contextmanager
+    def with_embeddings(self, weights: list[Tensor]) -> Iterator[None]:
+        """Other tables for ``embeddings()`` meanwhile."""
+        tables = self.embeddings()
+        kept = [table.weight for table in tables]
+        try:
+            for table, weight in zip(tables, weights, strict=True):
+                table.weight = nn.Parameter(weight, requires_grad=False)
+            yield
+        finally:
+            for table, own in zip(tables, kept, strict=True):
+                table.weight = own
+
+    def _embedding_scale(self) -> float:
+        # Measured, for families differ in where they scale and what they call it.
+        widths = [table.weight.shape[1] for table in self.embeddings()]
+        entered = []
+        for value in (0.0, 1.0):
+            tables = [torch.full((1, width), value if i == 0 else 0.0) for i, width in enumerate(widths)]
+            with torch.no_grad(), self.with_embeddings(tables):
+                entered.append(self.embed(torch.zeros(1, 1, dtype=torch.long)))
+        return float((entered[1] - entered[0]).mean())
 
     def run_block(self, module: nn.Module, index: int, hidden: Tensor) -> Tensor:
         """Block ``index`` on hidden states ``(n, T, d)``; differentiable in ``hidden`` when that asks for it."""
@@ -169,13 +227,45 @@ class BlockModel:
 
     def final_norm(self, hidden: Tensor) -> Tensor:
         """What the head receives, ``(..., d)``, from the last block's output ``(..., d)``."""
-        result: Tensor = self._inner.get_submodule("norm")(hidden)
+        name = next(name for name in _FINAL_NORMS if hasattr(self._inner, name))
+        result: Tensor = self._inner.get_submodule(name)(hidden)
         return result
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits ``(..., vocabulary)`` of the last block's output ``(..., d)``, all at once."""
-        result: Tensor = self.causal_lm.get_output_embeddings()(self.final_norm(hidden))
-        return result
+        return self.head(hidden)[1]
+
+    def head(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """What the head's matrix gives for the last block's output, and the logits made of it.
+
+        They are the same tensor unless the model scales or caps its logits (Granite, Gemma 2).
+
+        Args:
+            hidden: ``(..., d)``.
+
+        Returns:
+            Two of ``(..., vocabulary)``.
+        """
+        from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+        normed = self.final_norm(hidden).reshape(1, -1, hidden.shape[-1])
+        kept: list[Tensor] = []
+
+        def keep(_: nn.Module, __: Any, out: Tensor) -> Tensor:
+            # The model goes on with a view of what is returned here, so that gradients reach it.
+            kept.append(out.view(*hidden.shape[:-1], -1))
+            kept.append(kept[0].view_as(out))
+            return kept[1]
+
+        hook = self.causal_lm.get_output_embeddings().register_forward_hook(keep)
+        output = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=normed)
+        self._inner.forward = lambda *_, **__: output
+        try:
+            made: Tensor = self.causal_lm(inputs_embeds=normed, use_cache=False).logits
+        finally:
+            del self._inner.forward
+            hook.remove()
+        return kept[0], kept[0] if made is kept[1] else made.view_as(kept[0])
 
     def logit_chunks(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Logits of the last block's output ``(N, d)`` in pieces that take little memory: ``(rows, logits)``."""
@@ -222,17 +312,21 @@ class BlockModel:
             # The same full tensor every time: versions of transformers in which blocks return tuples take [0] of it.
             return hidden
 
-        for block in self._blocks:
-            block.forward = record
-        try:
-            with torch.no_grad():
-                self._inner(inputs_embeds=hidden, use_cache=False)
-        finally:
-            for block in self._blocks:
-                del block.forward
+        with torch.no_grad():
+            self._run_inner([record] * self.n_blocks, inputs_embeds=hidden)
         # One length is in use at a time, and a mask of many tokens is not small.
         self._kwargs = {length: recorded}
         return recorded
+
+    def _run_inner(self, blocks: list[Callable[..., Tensor]], **inputs: Tensor) -> None:
+        """Run the model below its head with functions in the place of its blocks."""
+        for block, function in zip(self._blocks, blocks, strict=True):
+            block.forward = function
+        try:
+            self._inner(**inputs, use_cache=False)
+        finally:
+            for block in self._blocks:
+                del block.forward
 
 
 def empty_model(config: dict[str, Any]) -> Any:
@@ -259,6 +353,25 @@ def empty_model(config: dict[str, Any]) -> Any:
             # Such tables are computed from the configuration when the module is made, not loaded.
             setattr(model.get_submodule(parent_name), attribute, type(module)(config=module.config))
     return model.float().eval().requires_grad_(False)
+
+
+def _turn_matrices(model: nn.Module) -> set[str]:
+    """Replace every ``Conv1D``, which keeps its matrix as ``(columns, rows)``, by the linear that computes the same.
+
+    Returns:
+        The names of the parameters that are turned.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    names = set()
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Conv1D):
+            columns, rows = module.weight.shape
+            linear = nn.Linear(columns, rows, device="meta").requires_grad_(False)
+            parent_name, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent_name), attribute, linear)
+            names.add(f"{name}.weight")
+    return names
 
 
 def _block_list(inner: nn.Module, n_blocks: int) -> nn.ModuleList:

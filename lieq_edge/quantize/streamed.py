@@ -87,7 +87,6 @@ def _round_block(
     threads: int | None,
 ) -> dict[str, Packed]:
     """Round the matrices of a block; ``hidden`` becomes its output with the rounded weights."""
-    import torch
 
     model = inputs.model
     packed: dict[str, Packed] = {}
@@ -99,7 +98,7 @@ def _round_block(
             matrix = model.source.read(name)
             moments = collector.moments[name].whole.numpy()
             packed[name], values = _round(matrix, moments, plans[name].type, _choice(plans[name], inputs), threads)
-            linear.weight.copy_(torch.from_numpy(model.source.to_hf(name, values)))
+            linear.weight.copy_(model.parameter(name, values))
         model.advance(module, index, hidden)
     return packed
 

@@ -14,6 +14,8 @@ from lieq_edge.errors import InputError
 from lieq_edge.measure.model import BlockModel
 from lieq_edge.source import open_source
 
+GRANITE = {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "attention_multiplier": 0.4, "logits_scaling": 2.5}
+
 
 def run(model: BlockModel, tokens: torch.Tensor) -> torch.Tensor:
     hidden = model.embed(tokens)
@@ -31,6 +33,8 @@ def run(model: BlockModel, tokens: torch.Tensor) -> torch.Tensor:
         ("qwen2", {"tie_word_embeddings": False}),
         ("qwen3", {"head_dim": 16}),
         ("mistral", {"sliding_window": 8}),
+        ("gpt2", {}),
+        ("granite", GRANITE),
     ],
 )
 @pytest.mark.parametrize("keep", [True, False])
@@ -41,6 +45,39 @@ def test_equals_the_plain_forward(family: str, changes: dict[str, Any], keep: bo
     with torch.no_grad():
         expected = plain(tokens).logits
         torch.testing.assert_close(model.logits(run(model, tokens)), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_scaled_embeddings_and_logits_are_told_from_what_the_matrices_give() -> None:
+    plain = tiny_lm("granite", **GRANITE)
+    model = BlockModel(MemorySource(plain))
+    tokens = random_tokens(2, 10)
+    assert model.embedding_scale == 3.0
+    torch.testing.assert_close(model.embed(tokens), 3 * plain.model.embed_tokens(tokens))
+    products, logits = model.head(run(model, tokens))
+    torch.testing.assert_close(products, 2.5 * logits)
+    plain = BlockModel(MemorySource(tiny_lm()))
+    products, logits = plain.head(run(plain, tokens))
+    assert products is logits
+    assert plain.embedding_scale == 1.0
+
+
+def test_windows_longer_than_learned_positions_are_refused() -> None:
+    model = BlockModel(MemorySource(tiny_lm("gpt2")))
+    model.embed(random_tokens(1, 128))
+    with pytest.raises(InputError, match="positions for 128 tokens only, and a window has 129"):
+        model.embed(random_tokens(1, 129))
+
+
+def test_matrices_that_transformers_keeps_turned_are_linears() -> None:
+    plain = tiny_lm("gpt2")
+    model = BlockModel(MemorySource(plain))
+    with model.block(1) as module:
+        linears = model.linears(module, 1)
+        assert sorted(linears) == [f"blk.1.{role}.weight" for role in ("attn_output", "attn_qkv", "ffn_down", "ffn_up")]
+        weight = plain.transformer.h[1].mlp.c_fc.weight
+        assert linears["blk.1.ffn_up.weight"].weight.equal(weight.T)
+        assert model.parameter("blk.1.ffn_up.weight", weight.numpy()).equal(weight.T)
+        assert linears["blk.1.attn_qkv.weight"].in_features == 48
 
 
 def test_blocks_leave_memory_unless_kept() -> None:

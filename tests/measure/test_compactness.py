@@ -105,3 +105,23 @@ def test_drawn_matrices_have_the_asked_deviation_and_own_streams() -> None:
     for stream in ((1, 1, 2), (0, 2, 2), (0, 1, 3)):
         other = draw(torch.Size((200, 200)), 0.02, *stream)
         assert abs(float((first * other).mean())) < 0.02**2 * 0.03
+
+
+@pytest.mark.parametrize("baseline", ["projection", "network"])
+def test_a_fused_projection_is_measured_as_three(baseline: str) -> None:
+    """GPT-2 keeps q, k and v in one matrix."""
+    plain = tiny_lm("gpt2")
+    captured = {}
+    attention = plain.transformer.h[0].attn
+    attention.c_attn.register_forward_pre_hook(lambda _, args: captured.update(h=args[0][0]))
+    plain(TOKENS)
+    # Head 1 of 4 of the keys (of 48 rows behind 48 of the queries).
+    results = measure(BlockModel(MemorySource(plain)), seeds=(5,), baseline=baseline)
+    assert sorted(results[0]) == ["attn_k", "attn_q", "attn_v"]
+    assert all(found.compactness_gain.shape == (4,) for found in results[0].values())
+    if baseline == "projection":
+        trained = energy_spectrum(captured["h"] @ attention.c_attn.weight[:, 60:72])
+        # Roles are numbered by name: k is the first.
+        untrained = energy_spectrum(captured["h"] @ draw(torch.Size([48, 48]), 0.02, 5, 0, 0)[12:24].T)
+        expected = (compactness(untrained) - compactness(trained)) / compactness(untrained)
+        assert float(results[0]["attn_k"].compactness_gain[1]) == pytest.approx(float(expected), abs=1e-5)

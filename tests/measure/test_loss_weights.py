@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from memory_source import MemorySource, tiny_lm
 from tiny import make_model
 
 from lieq_edge.measure.loss_weights import LossWeights, measure_loss_weights
@@ -13,8 +14,16 @@ from lieq_edge.measure.model import BlockModel
 from lieq_edge.source import open_source
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+@pytest.fixture(scope="module", params=[True, False, None], ids=["tied", "untied", "scaled"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> BlockModel:
+    if request.param is None:  # embeddings and logits are multiplied by something
+        scales = {
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.5,
+            "attention_multiplier": 0.2,
+            "logits_scaling": 2.5,
+        }
+        return BlockModel(MemorySource(tiny_lm("granite", vocab_size=512, **scales)))
     folder: Path = tmp_path_factory.mktemp("model")
     return BlockModel(open_source(str(make_model(folder, "llama", tied=request.param, blocks=3))))
 
