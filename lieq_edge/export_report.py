@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .allocate.plan import Plan
+from .ggml_types import is_matrix
 from .measure.diagnostics import Diagnostics, TextInfo
 from .validate.perplexity import Validation
 
@@ -65,7 +66,7 @@ def layer_reports(plan: Plan, diagnostics: Diagnostics) -> tuple[LayerReport, ..
     types: list[dict[str, str]] = [{} for _ in plan.blocks]
     for tensor in plan.tensors:
         parts = tensor.name.split(".")
-        if parts[0] == "blk" and len(tensor.shape) >= 2:
+        if parts[0] == "blk" and is_matrix(tensor.name, tensor.shape):
             types[int(parts[1])][".".join(parts[2:]).removesuffix(".weight")] = tensor.type
     return tuple(
         LayerReport(

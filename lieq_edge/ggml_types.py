@@ -66,6 +66,17 @@ _ALL = (
     GgmlType("Q2_0", 42, 64, 18, 2),
 )
 
+_NEVER_QUANTISED = ("_norm.weight", "ffn_gate_inp.weight", "position_embd.weight")
+
+
+def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor may be quantised (llama.cpp's ``tensor_allows_quantization``).
+
+    Tensors of one dimension may not, nor norms of several heads (StableLM), routers of experts and learned positions.
+    """
+    return len(shape) >= 2 and not name.endswith(_NEVER_QUANTISED)
+
+
 TYPES: dict[str, GgmlType] = {t.name: t for t in _ALL}
 """Every type this project writes, by name."""
 

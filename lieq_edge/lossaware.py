@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .allocate.loss import Losses
 from .allocate.plan import Plan
 from .errors import InputError
-from .ggml_types import TYPES
+from .ggml_types import TYPES, is_matrix
 from .measure.diagnostics import TensorInfo
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def candidate_types(tensors: Sequence[TensorInfo], types: str) -> dict[str, tupl
                 raise InputError(f"The type {name!r} is unknown; choose k, all, or some of {', '.join(TYPES)}.")
     found = {}
     for tensor in tensors:
-        if len(tensor.shape) < 2:
+        if not is_matrix(tensor.name, tensor.shape):
             continue
         columns = tensor.shape[-1]
         fitting = tuple(name for name in (names if columns % 256 == 0 else narrow) if TYPES[name].fits(columns))
@@ -60,7 +60,7 @@ def candidate_types(tensors: Sequence[TensorInfo], types: str) -> dict[str, tupl
 
 def planned_types(plan: Plan) -> dict[str, tuple[str, ...]]:
     """The one type of each matrix of a plan."""
-    return {tensor.name: (tensor.type,) for tensor in plan.tensors if len(tensor.shape) >= 2}
+    return {tensor.name: (tensor.type,) for tensor in plan.tensors if is_matrix(tensor.name, tensor.shape)}
 
 
 def measure_loss(

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from .ggml_types import is_matrix
 from .jsonio import to_json
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _plan_table(plan: Plan, console: Console, *, fallbacks: bool = True) -> None
     by_block: dict[int, Counter[str]] = {block.index: Counter() for block in plan.blocks}
     for tensor in plan.tensors:
         parts = tensor.name.split(".")
-        if parts[0] == "blk" and len(tensor.shape) >= 2:
+        if parts[0] == "blk" and is_matrix(tensor.name, tensor.shape):
             by_block[int(parts[1])][tensor.type] += 1
     for block in plan.blocks:
         types = ", ".join(f"{count} {name}" for name, count in sorted(by_block[block.index].items()))

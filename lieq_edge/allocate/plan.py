@@ -9,7 +9,7 @@ from math import prod
 
 from ..container import header_size, padded
 from ..errors import InputError
-from ..ggml_types import TYPES
+from ..ggml_types import TYPES, is_matrix
 from ..measure.diagnostics import Diagnostics, TensorInfo, TextInfo
 from .budget import Budget, parse_budget
 from .levels import check_range, levels_under, many_levels, two_levels
@@ -239,7 +239,7 @@ def overhead_bytes(diagnostics: Diagnostics) -> int:
 
 def is_block_weight(tensor: TensorInfo | TensorPlan) -> bool:
     """Matrices inside a block; norms and biases are vectors and stay in full precision."""
-    return _BLOCK.fullmatch(tensor.name) is not None and len(tensor.shape) >= 2
+    return _BLOCK.fullmatch(tensor.name) is not None and is_matrix(tensor.name, tensor.shape)
 
 
 def block_of(name: str) -> int:

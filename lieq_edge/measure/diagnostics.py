@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..ggml_types import is_matrix
+
 
 @dataclass(frozen=True)
 class TextInfo:
@@ -81,6 +83,6 @@ class Diagnostics:
         for tensor in self.tensors:
             if not tensor.shape or min(tensor.shape) < 1:
                 raise ValueError(f"{tensor.name} has the shape {tensor.shape}")
-        matrices = (t.name.split(".") for t in self.tensors if t.name.startswith("blk.") and len(t.shape) >= 2)
+        matrices = (t.name.split(".") for t in self.tensors if t.name.startswith("blk.") and is_matrix(t.name, t.shape))
         if {parts[1] for parts in matrices} != {str(block.index) for block in self.blocks}:
             raise ValueError("the tensors are not those of the blocks")

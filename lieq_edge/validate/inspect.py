@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..ggml_types import is_matrix
 from ..header import Header, StoredTensor, read_header, type_name
 
 if TYPE_CHECKING:
@@ -163,7 +164,8 @@ def _by_block(
             continue
         parts = tensor.name.split(".")
         if parts[0] == "blk" and len(parts) > 2 and parts[1].isdecimal():
-            blocks.setdefault(int(parts[1]), []).append(tensor)
+            if is_matrix(tensor.name, tensor.shape):
+                blocks.setdefault(int(parts[1]), []).append(tensor)
         else:
             others.append(tensor)
     return blocks, others

@@ -9,7 +9,7 @@ from gguf import GGUFValueType, LlamaFileType
 
 from ..container import write_container
 from ..files import atomic_path
-from ..ggml_types import TYPES, GgmlType
+from ..ggml_types import TYPES, GgmlType, is_matrix
 from ..quantize.ggml import encode
 from ..source.base import KeyValue, Source, TensorSpec
 
@@ -27,7 +27,7 @@ def plain_bytes(source: Source) -> int:
 
 def native_type(source: Source) -> str:
     """The 16-bit type that loses least: BF16 for weights stored so, else F16."""
-    stored = {tensor.stored for tensor in source.tensors() if len(tensor.shape) >= 2}
+    stored = {tensor.stored for tensor in source.tensors() if is_matrix(tensor.name, tensor.shape)}
     return "BF16" if stored == {"BF16"} else "F16"
 
 
@@ -50,7 +50,7 @@ def write_plain(path: Path, source: Source, type_name: str | None = None) -> int
     ]
 
     def kind(tensor: TensorSpec) -> GgmlType:
-        return TYPES[chosen if len(tensor.shape) >= 2 else "F32"]
+        return TYPES[chosen if is_matrix(tensor.name, tensor.shape) else "F32"]
 
     specs = source.tensors()
     shapes = [(tensor.name, tensor.shape, kind(tensor)) for tensor in specs]
