@@ -1,8 +1,13 @@
-"""Tiny random models in Hugging Face directories, built in well under a second for tests."""
+"""Tiny random models in Hugging Face directories, built in well under a second for tests.
+
+Names and shapes of the weights are those that transformers itself saves for a configuration, so that the tests do not
+depend on what the package believes a family to look like. A new family needs an entry in ``SETTINGS`` at most.
+"""
 
 from __future__ import annotations
 
 import atexit
+import copy
 import functools
 import io
 import json
@@ -15,6 +20,15 @@ import numpy as np
 import numpy.typing as npt
 
 FAMILIES = ("llama", "qwen2", "qwen3")
+
+SETTINGS: dict[str, dict[str, Any]] = {}
+"""Entries of config.json by ``model_type``, beside or instead of the common ones; None leaves one out."""
+
+_TOKENIZERS: dict[str, str] = {}
+"""What ``tokenizer="auto"`` means by ``model_type``; byte-level BPE for others."""
+
+_QWEN = ("qwen2", "qwen3")
+"""Families whose byte-level BPE is Qwen's; Llama 3's for others."""
 
 LLAMA3_ROPE: dict[str, Any] = {
     "rope_type": "llama3",
@@ -82,7 +96,7 @@ def make_model(
     vocab: int = 512,
     dtype: str = "float32",
     shards: int = 1,
-    tokenizer: str = "bpe",
+    tokenizer: str = "auto",
     seed: int = 0,
     rope_scaling: dict[str, Any] | None = None,
     rope_theta: float = 10000.0,
@@ -94,7 +108,7 @@ def make_model(
 
     Args:
         directory: made when missing.
-        family: ``llama``, ``qwen2`` or ``qwen3``.
+        family: ``model_type`` of transformers.
         tied: the output head is the token embedding.
         hidden, intermediate, blocks: sizes; ``hidden`` 288 gives rows that no 256-wide block fits.
         heads: query heads and key/value heads.
@@ -102,7 +116,8 @@ def make_model(
         vocab: rows of the embedding, at least 384; Qwen models leave the last few without a token.
         dtype: ``float32``, ``float16`` or ``bfloat16``.
         shards: number of safetensors files.
-        tokenizer: ``bpe``, ``sentencepiece`` (only tokenizer.model) or ``sentencepiece-json`` (only tokenizer.json).
+        tokenizer: ``bpe``, ``sentencepiece`` (only tokenizer.model), ``sentencepiece-json`` (only tokenizer.json) or
+            ``auto``, what the family has.
         rope_scaling: e.g. ``LLAMA3_ROPE``.
         config: further entries of config.json.
         tensors: replace random parameters (by transformers name) or add to them.
@@ -110,7 +125,7 @@ def make_model(
     directory.mkdir(parents=True, exist_ok=True)
     size = head_dim or hidden // heads[0]
     settings: dict[str, Any] = {
-        "architectures": [f"{family.capitalize()}ForCausalLM"],
+        "architectures": [_class_name(family)],
         "model_type": family,
         "hidden_size": hidden,
         "intermediate_size": intermediate,
@@ -131,18 +146,22 @@ def make_model(
         settings["head_dim"] = size
     if rope_scaling is not None:
         settings["rope_scaling"] = rope_scaling
-    files = _tokenizer_files(family, tokenizer, vocab)
+    if tokenizer == "auto":
+        tokenizer = _TOKENIZERS.get(family, "bpe")
+    files = _tokenizer_files("qwen" if family in _QWEN else "llama", tokenizer, vocab)
     special = json.loads(files["tokenizer_config.json"])
     ids = {**_ids(files), None: None}
     settings |= {
         "bos_token_id": ids.get(special.get("bos_token")),
         "eos_token_id": ids.get(special["eos_token"]),
     }
+    own = SETTINGS.get(family, {})
+    settings = {key: value for key, value in {**settings, **own}.items() if own.get(key, "") is not None}
     settings |= config or {}
     for name, data in files.items():
         (directory / name).write_bytes(data)
     (directory / "config.json").write_text(json.dumps(settings, indent=1))
-    weights = _weights(family, tied, hidden, intermediate, blocks, heads, size, vocab, seed) | (tensors or {})
+    weights = random_weights(settings, seed) | (tensors or {})
     _save(directory, weights, dtype, shards)
     return directory
 
@@ -160,47 +179,50 @@ def cached_model(family: str = "llama", **options: Any) -> Path:
     return _cached[key]
 
 
-def _weights(
-    family: str,
-    tied: bool,
-    hidden: int,
-    intermediate: int,
-    blocks: int,
-    heads: tuple[int, int],
-    head_dim: int,
-    vocab: int,
-    seed: int,
-) -> dict[str, npt.NDArray[np.float32]]:
+def _class_name(family: str) -> str:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family])
+
+
+def random_weights(config: dict[str, Any], seed: int = 0) -> dict[str, npt.NDArray[np.float32]]:
+    """Weights of a configuration as transformers saves them, by name; seeded.
+
+    Logits have a deviation of about 2 and attention is peaked, so that a wrong graph shows in them. Norm weights lie
+    around what transformers starts them with: 1, or 0 where the norm adds 1.
+    """
+    import torch
+    from safetensors.numpy import load_file
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    # A copy, for transformers completes the dictionaries it is given.
+    fields = copy.deepcopy({k: v for k, v in config.items() if k not in ("model_type", "torch_dtype", "dtype")})
     rng = np.random.default_rng(seed)
+    with torch.random.fork_rng(), torch.no_grad():
+        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[config["model_type"]](**fields)).float()
+        outer = (model.get_input_embeddings(), model.get_output_embeddings())
+        for name, parameter in model.named_parameters():
+            owner = model.get_submodule(name.rpartition(".")[0])
+            shape = tuple(parameter.shape)
+            value = rng.standard_normal(shape)
+            if parameter.ndim == 1:
+                norm = name.endswith("weight")
+                value = float(parameter.mean()) + 0.1 * value if norm else 0.5 * value
+            else:
+                # Conv1D keeps its matrix the other way round.
+                inputs = shape[0] if type(owner).__name__ == "Conv1D" else shape[-1]
+                scale = 2.0 if owner in outer else _scale(name)
+                value = value * scale / np.sqrt(inputs)
+            parameter.copy_(torch.from_numpy(value.astype(np.float32)))
+        with tempfile.TemporaryDirectory(prefix="tiny-") as folder:
+            model.save_pretrained(folder)
+            return dict(load_file(Path(folder) / "model.safetensors"))
 
-    def matrix(rows: int, columns: int, scale: float = 1.0) -> npt.NDArray[np.float32]:
-        return (rng.standard_normal((rows, columns)) * scale / np.sqrt(columns)).astype(np.float32)
 
-    def norm(size: int) -> npt.NDArray[np.float32]:
-        return (1 + 0.1 * rng.standard_normal(size)).astype(np.float32)
-
-    # Logits with a deviation of about 2: peaked enough that a wrong graph shows in them.
-    weights = {"model.embed_tokens.weight": matrix(vocab, hidden, 2.0)}
-    for i in range(blocks):
-        block = f"model.layers.{i}."
-        for name, count in (("q", heads[0]), ("k", heads[1]), ("v", heads[1])):
-            weights[f"{block}self_attn.{name}_proj.weight"] = matrix(count * head_dim, hidden, 1.5)
-            if family == "qwen2":
-                bias = 0.5 * rng.standard_normal(count * head_dim)
-                weights[f"{block}self_attn.{name}_proj.bias"] = bias.astype(np.float32)
-        weights[f"{block}self_attn.o_proj.weight"] = matrix(hidden, heads[0] * head_dim)
-        if family == "qwen3":
-            weights[f"{block}self_attn.q_norm.weight"] = norm(head_dim)
-            weights[f"{block}self_attn.k_norm.weight"] = norm(head_dim)
-        weights[f"{block}mlp.gate_proj.weight"] = matrix(intermediate, hidden)
-        weights[f"{block}mlp.up_proj.weight"] = matrix(intermediate, hidden)
-        weights[f"{block}mlp.down_proj.weight"] = matrix(hidden, intermediate)
-        weights[f"{block}input_layernorm.weight"] = norm(hidden)
-        weights[f"{block}post_attention_layernorm.weight"] = norm(hidden)
-    weights["model.norm.weight"] = norm(hidden)
-    if not tied:
-        weights["lm_head.weight"] = matrix(vocab, hidden, 2.0)
-    return weights
+def _scale(name: str) -> float:
+    return 1.5 if name.split(".")[-2] in ("q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn") else 1.0
 
 
 def _save(directory: Path, weights: dict[str, npt.NDArray[np.float32]], dtype: str, shards: int) -> None:
@@ -246,14 +268,14 @@ def _ids(files: dict[str, bytes]) -> dict[Any, int]:
 
 
 @functools.cache
-def _tokenizer_files(family: str, kind: str, vocab: int) -> dict[str, bytes]:
+def _tokenizer_files(style: str, kind: str, vocab: int) -> dict[str, bytes]:
     if kind == "bpe":
-        return _bpe_files(family, vocab)
+        return _bpe_files(style, vocab)
     files = _sentencepiece_files(vocab)
     return files if kind == "sentencepiece" else _to_tokenizer_json(files)
 
 
-def _bpe_files(family: str, vocab: int) -> dict[str, bytes]:
+def _bpe_files(style: str, vocab: int) -> dict[str, bytes]:
     from tokenizers import (
         AddedToken,
         Regex,
@@ -266,7 +288,7 @@ def _bpe_files(family: str, vocab: int) -> dict[str, bytes]:
     )
     from tokenizers.trainers import BpeTrainer
 
-    llama = family == "llama"
+    llama = style == "llama"
     special = LLAMA3_SPECIAL if llama else QWEN_SPECIAL
     plain = () if llama else QWEN_PLAIN
     unused = 0 if llama else 7

@@ -17,7 +17,7 @@ from ..header import StoredTensor, read_header, type_name
 from ..llama import Vocabulary
 from .base import Array, TensorSpec, TokenizingSource
 from .checks import check_finite, check_parameters, hash_files, read_bytes
-from .families import ROPE_FACTORS, family_of_architecture
+from .families import COMPUTED, family_of_architecture
 
 _FLOATS = ("F32", "F16", "BF16")
 _NOT_CARRIED = ("general.file_type", "general.quantization_version")
@@ -47,14 +47,14 @@ class GgufSource(TokenizingSource):
         if not self._header.get("tokenizer.ggml.tokens"):
             raise InputError(f"{path} holds no tokenizer; convert the model to GGUF again.")
         shapes = {name: tensor.shape for name, tensor in self._stored.items()}
-        factors = self.read(ROPE_FACTORS) if ROPE_FACTORS in self._stored else None
-        self._config = self._family.config_of_keys(self._get, shapes, factors, label)
+        computed = {name: self.read(name) for name in COMPUTED & shapes.keys()}
+        self._config = self._family.config_of_keys(self._get, shapes, computed, label)
         self._dims = self._family.dims(self._config, label)
         self.n_blocks = self._dims.blocks
         self._names = self._family.gguf_names(self._dims)
         parameters = self._family.parameters(self._dims)
         needed = {name: parameters[hf_name] for name, hf_name in self._names.items()}
-        check_parameters(needed, shapes, {ROPE_FACTORS}, label)
+        check_parameters(needed, shapes, set(self._family.computed_names), label)
         self.warnings = tuple(self._loss())
 
     def _get(self, key: str) -> Any:
@@ -99,7 +99,7 @@ class GgufSource(TokenizingSource):
         return dict(self._config)
 
     def hf_name(self, name: str) -> str | None:
-        return None if name == ROPE_FACTORS else self._names[name]
+        return None if name in COMPUTED else self._names[name]
 
     def to_hf(self, name: str, array: Array) -> Array:
         return self._family.to_hf(name, array, self._dims)

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..llama import Vocabulary
 from .base import Array, TensorSpec, TokenizingSource
 from .checks import check_finite, check_parameters, hash_files
-from .families import ROPE_FACTORS, family_of_config
+from .families import family_of_config
 from .safetensors_files import find_files, read_index
 from .tokenizer import check_files, key_values, read_pieces, writer_values
 from .trial import Trial, settle
@@ -84,7 +84,7 @@ class HuggingFaceSource(TokenizingSource):
         self._family = family_of_config(self._config, label)
         self._family.check(self._config, label)
         self._dims = self._family.dims(self._config, label)
-        self.architecture = self._family.name
+        self.architecture = self._family.architecture
         self.n_blocks = self._dims.blocks
         self._paths = find_files(directory)
         self._stored = read_index(self._paths)
@@ -94,7 +94,7 @@ class HuggingFaceSource(TokenizingSource):
         ignored |= {"lm_head.weight"}
         check_parameters(needed, {name: weights.shape for name, weights in self._stored.items()}, ignored, label)
         self._names = self._family.gguf_names(self._dims)
-        self._factors = self._family.rope_factors(self._config, self._dims)
+        self._computed = self._family.computed(self._config, self._dims)
         check_files(directory)
         self.warnings = tuple(self._family.warnings(self._config, label))
 
@@ -108,13 +108,11 @@ class HuggingFaceSource(TokenizingSource):
         for name, hf_name in self._names.items():
             weights = self._stored[hf_name]
             specs.append(TensorSpec(name, weights.shape, weights.dtype))
-        if self._factors is not None:
-            specs.append(TensorSpec(ROPE_FACTORS, self._factors.shape, "F32"))
-        return specs
+        return specs + [TensorSpec(name, array.shape, "F32") for name, array in self._computed.items()]
 
     def read(self, name: str) -> Array:
-        if name == ROPE_FACTORS and self._factors is not None:
-            return self._factors.copy()
+        if name in self._computed:
+            return self._computed[name].copy()
         hf_name = self._names[name]
         array = self._stored[hf_name].read()
         check_finite(array, hf_name, self.label)
@@ -132,7 +130,7 @@ class HuggingFaceSource(TokenizingSource):
         return dict(self._config)
 
     def hf_name(self, name: str) -> str | None:
-        return None if name == ROPE_FACTORS else self._names[name]
+        return None if name in self._computed else self._names[name]
 
     def to_hf(self, name: str, array: Array) -> Array:
         return self._family.to_hf(name, array, self._dims)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from logits import export_float32
-from tiny import cached_model, make_model
+from tiny import LLAMA3_ROPE, cached_model, make_model
 
 from lieq_edge.errors import InputError
 from lieq_edge.source import demo_path, hub, open_source
@@ -196,7 +196,7 @@ def test_models_that_are_not_read(model: Path, config: dict[str, Any], message: 
 
 def test_llama3_rope_needs_a_graph_that_has_it(tmp_path: Path) -> None:
     refused(
-        make_model(tmp_path / "m", "qwen2", rope_scaling={"rope_type": "llama3", "factor": 8.0}),
+        make_model(tmp_path / "m", "qwen2", rope_scaling=LLAMA3_ROPE),
         r"rope scaling 'llama3', which this family has not in llama\.cpp",
     )
 

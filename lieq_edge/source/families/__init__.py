@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import InputError
-from .base import ROPE_FACTORS, Dims, Family
+from .base import COMPUTED, Dims, Family
 from .llama import Llama
 from .qwen2 import Qwen2
 from .qwen3 import Qwen3
 
-__all__ = ["FAMILIES", "ROPE_FACTORS", "Dims", "Family", "family_of_architecture", "family_of_config"]
+__all__ = ["COMPUTED", "FAMILIES", "Dims", "Family", "family_of_architecture", "family_of_config"]
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (Llama(), Qwen2(), Qwen3())}
-"""By ``model_type`` of transformers, which is GGUF's architecture too."""
+"""By ``model_type`` of transformers."""
+
+_OF_ARCHITECTURE = {family.architecture: family for family in FAMILIES.values() if family.reads_gguf}
 
 _EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
@@ -44,9 +46,9 @@ def family_of_architecture(architecture: str, experts: int, label: str) -> Famil
     """
     if "moe" in architecture or experts > 1:
         raise _mixture(label, architecture)
-    if architecture not in FAMILIES:
+    if architecture not in _OF_ARCHITECTURE:
         raise _unknown(label, architecture)
-    return FAMILIES[architecture]
+    return _OF_ARCHITECTURE[architecture]
 
 
 def _supported() -> str:

@@ -1,13 +1,18 @@
-"""What the supported families share: one decoder with rotary attention and a gated MLP."""
+"""What the supported families share: one decoder with rotary attention and a gated MLP.
+
+A family is one file beside this one: a subclass of ``Family`` that overrides what is special, listed in
+``families/__init__.py``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import gguf
-from gguf import GGUFWriter, Keys
+import numpy as np
+from gguf import MODEL_ARCH_NAMES, GGUFWriter, Keys
 
 from ...errors import InputError
 from ..base import Array
@@ -23,7 +28,10 @@ from ..rope import (
 )
 
 ROPE_FACTORS = "rope_freqs.weight"
-"""The one GGUF tensor that is no transformers parameter: it is computed from the rope scaling."""
+ROPE_LONG = "rope_factors_long.weight"
+ROPE_SHORT = "rope_factors_short.weight"
+COMPUTED = frozenset({ROPE_FACTORS, ROPE_LONG, ROPE_SHORT})
+"""GGUF tensors that are no transformers parameters: they are computed from the configuration."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +55,16 @@ class Family:
     """Between transformers and GGUF for one model family; subclasses say what is special.
 
     Attributes:
-        name: ``model_type`` of transformers and architecture of GGUF, which agree for the supported families.
+        name: ``model_type`` of transformers.
         title: what people call it.
         class_name: transformers' class.
         arch: gguf's enum.
+        reads_gguf: GGUF files of this architecture are read as this family; of several families that share an
+            architecture one says so.
+        activations: names of transformers for the one activation that llama.cpp's graph has.
+        norm_offset: what llama.cpp's graph wants added to the weights of norms.
+        computed_names: of the tensors of ``COMPUTED`` that a GGUF file of the family may hold.
+        gguf_stems: GGUF names within a block (without suffix) by transformers' where gguf's table is not right.
         default_head_dim: size of a head where the configuration says nothing; None is hidden / heads.
         free_head_dim: llama.cpp's graph takes any head size.
         reads_rope_factors: llama.cpp's graph reads ``rope_freqs.weight``.
@@ -60,9 +74,19 @@ class Family:
     title: ClassVar[str]
     class_name: ClassVar[str]
     arch: ClassVar[gguf.MODEL_ARCH]
+    reads_gguf: ClassVar[bool] = True
+    activations: ClassVar[tuple[str, ...]] = ("silu", "swish")
+    norm_offset: ClassVar[float] = 0.0
+    gguf_stems: ClassVar[dict[str, str]] = {}
+    computed_names: ClassVar[frozenset[str]] = frozenset({ROPE_FACTORS})
     default_head_dim: ClassVar[int | None] = None
     free_head_dim: ClassVar[bool] = True
     reads_rope_factors: ClassVar[bool] = False
+
+    @property
+    def architecture(self) -> str:
+        """GGUF's ``general.architecture``."""
+        return str(MODEL_ARCH_NAMES[self.arch])
 
     def dims(self, config: dict[str, Any], label: str) -> Dims:
         """Sizes from a configuration.
@@ -109,10 +133,11 @@ class Family:
         Raises:
             InputError: an activation, a rope scaling or a quantisation that cannot be carried over.
         """
-        if config.get("hidden_act", "silu") not in ("silu", "swish"):
+        activation = self.activation(config)
+        if activation not in self.activations:
             raise InputError(
-                f"{label} uses the activation {config['hidden_act']!r}, and llama.cpp runs {self.title} with silu "
-                "only; choose another model."
+                f"{label} uses the activation {activation!r}, and llama.cpp runs {self.title} with "
+                f"{self.activations[0]} only; choose another model."
             )
         if config.get("quantization_config"):
             method = config["quantization_config"].get("quant_method", "unknown")
@@ -120,6 +145,10 @@ class Family:
                 f"{label} is already quantised ({method}); give the unquantised model, or a GGUF file of this one."
             )
         check_rope(rope_of_config(config), label, factors=self.reads_rope_factors)
+
+    def activation(self, config: dict[str, Any]) -> str:
+        """Transformers' name of the activation of the MLP."""
+        return str(config.get("hidden_act") or self.activations[0])
 
     def parameters(self, dims: Dims) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all transformers parameters, in the order in which they are written."""
@@ -160,10 +189,16 @@ class Family:
         table = gguf.get_tensor_name_map(self.arch, dims.blocks)
         names = {}
         for hf_name in self.parameters(dims):
-            name = table.get_name(hf_name, try_suffixes=(".weight", ".bias"))
+            name = self._own_name(hf_name) or table.get_name(hf_name, try_suffixes=(".weight", ".bias"))
             assert name is not None, hf_name
             names[name] = hf_name
         return names
+
+    def _own_name(self, hf_name: str) -> str | None:
+        prefix, _, rest = hf_name.partition(".layers.")
+        index, _, rest = rest.partition(".")
+        stem, _, suffix = rest.rpartition(".")
+        return f"blk.{index}.{self.gguf_stems[stem]}.{suffix}" if prefix and stem in self.gguf_stems else None
 
     def write(self, config: dict[str, Any], dims: Dims, writer: GGUFWriter) -> None:
         """Write the hyper-parameters as llama.cpp's converter does (``TextModel.set_gguf_parameters``)."""
@@ -179,20 +214,20 @@ class Family:
             writer.add_key_length(dims.head_dim)
             writer.add_value_length(dims.head_dim)
 
-    def rope_factors(self, config: dict[str, Any], dims: Dims) -> Array | None:
-        """``rope_freqs.weight`` ``(head_dim / 2,)``, or None when the model needs none."""
+    def computed(self, config: dict[str, Any], dims: Dims) -> dict[str, Array]:
+        """The tensors of ``COMPUTED`` that the model needs, e.g. ``rope_freqs.weight`` ``(head_dim / 2,)``."""
         rope = rope_of_config(config)
-        return llama3_factors(rope, dims.head_dim) if rope.kind == "llama3" else None
+        return {ROPE_FACTORS: llama3_factors(rope, dims.head_dim)} if rope.kind == "llama3" else {}
 
     def config_of_keys(
-        self, get: Get, shapes: dict[str, tuple[int, ...]], factors: Array | None, label: str
+        self, get: Get, shapes: dict[str, tuple[int, ...]], computed: Mapping[str, Array], label: str
     ) -> dict[str, Any]:
         """The transformers configuration of a GGUF file.
 
         Args:
             get: gives the file's keys.
             shapes: of its tensors, by name.
-            factors: its ``rope_freqs.weight``.
+            computed: those of its tensors that are in ``COMPUTED``.
             label: for messages.
 
         Raises:
@@ -207,14 +242,14 @@ class Family:
                 value = value[0]
             if not isinstance(value, (int, float)):
                 raise InputError(
-                    f"{label} has no usable key {key.format(arch=self.name)}; convert the model to GGUF again."
+                    f"{label} has no usable key {key.format(arch=self.architecture)}; convert the model to GGUF again."
                 )
             return value
 
         heads, context = need(Keys.Attention.HEAD_COUNT), need(Keys.LLM.CONTEXT_LENGTH)
         rope = rope_of_keys(get, context)
-        if factors is not None and self.reads_rope_factors:
-            rope = rope_of_factors(factors, rope.theta, context)
+        if ROPE_FACTORS in computed and self.reads_rope_factors:
+            rope = rope_of_factors(computed[ROPE_FACTORS], rope.theta, context)
         config: dict[str, Any] = {
             "architectures": [self.class_name],
             "model_type": self.name,
@@ -224,7 +259,7 @@ class Family:
             "num_hidden_layers": need(Keys.LLM.BLOCK_COUNT),
             "num_attention_heads": heads,
             "num_key_value_heads": need(Keys.Attention.HEAD_COUNT_KV) if get(Keys.Attention.HEAD_COUNT_KV) else heads,
-            "hidden_act": "silu",
+            "hidden_act": self.activations[0],
             "max_position_embeddings": context,
             "rms_norm_eps": shortest(need(Keys.Attention.LAYERNORM_RMS_EPS)),
             "tie_word_embeddings": "output.weight" not in shapes,
@@ -247,11 +282,11 @@ class Family:
 
     def to_gguf(self, name: str, array: Array, dims: Dims) -> Array:
         """Lay out the transformers parameter of GGUF name ``name`` as llama.cpp's graph wants it."""
-        return array
+        return array + np.float32(self.norm_offset) if self.norm_offset and _is_norm(name) else array
 
     def to_hf(self, name: str, array: Array, dims: Dims) -> Array:
         """Undo ``to_gguf``."""
-        return array
+        return array - np.float32(self.norm_offset) if self.norm_offset and _is_norm(name) else array
 
     def warnings(self, config: dict[str, Any], label: str) -> Sequence[str]:
         """What of the model llama.cpp leaves out."""
@@ -261,3 +296,7 @@ class Family:
         if config.get("use_sliding_window"):
             notes.append(f"{label} uses a sliding window in some blocks; llama.cpp attends to the whole context.")
         return notes
+
+
+def _is_norm(gguf_name: str) -> bool:
+    return gguf_name.endswith("norm.weight")
