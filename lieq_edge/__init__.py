@@ -13,10 +13,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .allocate.plan import Plan, PlanOptions, make_plan
     from .errors import GateError, InputError
-    from .export import analyze_model, check_gate, export_model, plan_model, validate_against
+    from .export import export_model
     from .export_report import ExportReport
     from .jsonio import load_json, save_json
     from .measure.diagnostics import Diagnostics
+    from .planning import analyze_model, plan_model
+    from .scoring import check_gate, validate_against
     from .settings import ExportSettings, load_recipe
     from .source import open_source
     from .validate.inspect import FileReport, inspect_file
@@ -32,17 +34,17 @@ _HOME = {
     "Plan": "allocate.plan",
     "PlanOptions": "allocate.plan",
     "Validation": "validate.perplexity",
-    "analyze_model": "export",
-    "check_gate": "export",
+    "analyze_model": "planning",
+    "check_gate": "scoring",
     "export_model": "export",
     "inspect_file": "validate.inspect",
     "load_json": "jsonio",
     "load_recipe": "settings",
     "make_plan": "allocate.plan",
     "open_source": "source",
-    "plan_model": "export",
+    "plan_model": "planning",
     "save_json": "jsonio",
-    "validate_against": "export",
+    "validate_against": "scoring",
 }
 
 __all__ = [

@@ -19,6 +19,7 @@ import lieq_edge
 from lieq_edge import jsonio
 from lieq_edge.__main__ import main as program
 from lieq_edge.measure.diagnostics import TextInfo
+from lieq_edge.write.plain import write_plain
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +183,26 @@ def test_flags_of_another_metric_are_refused(tmp_path: Path) -> None:
     assert_refused(run("export", "none", *out, "--metric", "loss", "--levels", "2,4"), "--levels")
     assert_refused(run("export", "none", *out, "--types", "all"), "--types")
     assert_refused(run("export", "none", *out, "--granularity", "tensor"), "--granularity")
+
+
+def test_a_plan_takes_what_an_export_takes(tmp_path: Path, model: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("description: by type\nbudget: 5\nmetric: loss\ntypes: Q4_0,Q8_0\n")
+    calibration = ("--calibration", "docs", "--calibration-tokens", "1024")
+    flags = ("--recipe", recipe, "--granularity", "block", *calibration, "--json")
+    planned = run("plan", model, *flags)
+    assert planned.returncode == 0, planned.stderr
+    types = {tensor["type"] for tensor in json.loads(planned.stdout)["tensors"] if tensor["name"].startswith("blk.")}
+    assert types <= {"Q4_0", "Q8_0", "F32"}
+    assert len(types) > 1
+    dry = run("export", model, *flags, "--dry-run")
+    assert dry.stdout == planned.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["r.yaml"]
+    assert_refused(run("plan", model), "--budget")
+
+
+def test_inspect_can_be_quiet(tmp_path: Path, model: Path) -> None:
+    path = tmp_path / "m.gguf"
+    write_plain(path, lieq_edge.open_source(str(model)))
+    done = run("inspect", path, "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")

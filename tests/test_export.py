@@ -15,7 +15,7 @@ import pytest
 from runner import assert_refused, run, run_installed
 from tiny import make_model
 
-from lieq_edge.export import check_gate
+from lieq_edge.scoring import check_gate
 from lieq_edge.validate.inspect import inspect_file
 
 FAST = ("--calibration-tokens", "256", "--probe-tokens", "64", "--context", "64", "--chunks", "2", "--threads", "2")

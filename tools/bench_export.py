@@ -24,9 +24,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from peer import quantize_with_llama_cpp
 
 from lieq_edge.errors import InputError
-from lieq_edge.export import calibration_tokens, reference_file, validation_text
 from lieq_edge.measure.importance import measure_importance
+from lieq_edge.planning import calibration_tokens
 from lieq_edge.progress import log
+from lieq_edge.scoring import reference_file, validation_text
 from lieq_edge.settings import ExportSettings
 from lieq_edge.source import open_source
 from lieq_edge.validate.inspect import inspect_file

@@ -1,0 +1,71 @@
+"""``analyze``: measure only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import InputError
+from ..progress import set_quiet
+from .flags import (
+    BaselineFlag,
+    DebugFlag,
+    ForceFlag,
+    JsonFlag,
+    Model,
+    ProbeFlag,
+    ProbeTokensFlag,
+    ProjectionsFlag,
+    QuietFlag,
+    SeedFlag,
+    ThreadsFlag,
+)
+from .given import given_flags
+
+
+def analyze(
+    context: typer.Context,
+    model: Model,
+    out: Annotated[Path | None, typer.Option(help="Save the measurements as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the layer profile as a PNG.")] = None,
+    metric: Annotated[
+        str, typer.Option(help="geometry (fast), saliency, or composite (both, with their correlation).")
+    ] = "composite",
+    projections: ProjectionsFlag = "qkv",
+    baseline: BaselineFlag = "projection",
+    probe_text: ProbeFlag = None,
+    probe_tokens: ProbeTokensFlag = 512,
+    seed: SeedFlag = 0,
+    threads: ThreadsFlag = None,
+    force: ForceFlag = False,
+    json_output: JsonFlag = False,
+    quiet: QuietFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Measure how much each block matters."""
+    from .. import report
+    from ..files import check_output
+    from ..jsonio import save_json
+    from ..planning import analyze_model
+    from ..settings import merge
+    from ..source import open_source
+
+    set_quiet(quiet)
+    for path in (out, plot):
+        if path is not None:
+            check_output(path, force=force)
+    if metric not in ("geometry", "saliency", "composite"):
+        raise InputError(f"--metric of analyze takes geometry, saliency or composite; got {metric!r}.")
+    if out is not None and plot is not None and out.resolve() == plot.resolve():
+        raise InputError(f"--out and --plot are both {out}; choose two files.")
+    settings = merge({"budget": "2", "metric": metric}, given_flags(context))
+    diagnostics = analyze_model(open_source(model), settings)
+    if out is not None:
+        save_json(diagnostics, out)
+    if plot is not None:
+        from ..measure.plot import plot_layers
+
+        plot_layers(diagnostics, plot)
+    report.show_diagnostics(diagnostics, as_json=json_output)

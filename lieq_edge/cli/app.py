@@ -1,0 +1,34 @@
+"""The program's commands, gathered."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from .analyze_command import analyze
+from .export_command import export
+from .file_commands import inspect, validate
+from .plan_command import plan
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Make a small mixed-precision GGUF of a language model: bits go to the blocks that matter.",
+)
+for command in (export, analyze, plan, validate, inspect):
+    app.command()(command)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"lieq-edge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Version.")] = False,
+) -> None:
+    """Bits go to the blocks that matter."""

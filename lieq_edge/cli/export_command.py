@@ -1,0 +1,103 @@
+"""``export``: all stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import InputError
+from ..progress import set_quiet
+from .flags import (
+    BaselineFlag,
+    BudgetFlag,
+    CalibrationFlag,
+    CalibrationTokensFlag,
+    DebugFlag,
+    EmbeddingFlag,
+    ForceFlag,
+    GranularityFlag,
+    JsonFlag,
+    LevelsFlag,
+    MetricFlag,
+    Model,
+    OutputTypeFlag,
+    ProbeFlag,
+    ProbeTokensFlag,
+    ProjectionsFlag,
+    QuietFlag,
+    RecipeFlag,
+    RoundingFlag,
+    SeedFlag,
+    StrictFlag,
+    TextFlag,
+    ThreadsFlag,
+    TypesFlag,
+)
+from .given import check_ratio, given_flags, load_diagnostics
+
+
+def export(
+    context: typer.Context,
+    model: Model,
+    out: Annotated[Path | None, typer.Option(help="GGUF file to write; not needed for --dry-run.")] = None,
+    budget: BudgetFlag = None,
+    metric: MetricFlag = "geometry",
+    levels: LevelsFlag = "2,3,4",
+    rounding: RoundingFlag = "imatrix",
+    types: TypesFlag = "k",
+    granularity: GranularityFlag = None,
+    projections: ProjectionsFlag = "qkv",
+    baseline: BaselineFlag = "projection",
+    probe_text: ProbeFlag = None,
+    probe_tokens: ProbeTokensFlag = 512,
+    diagnostics: Annotated[Path | None, typer.Option(help="Saved measurements of this model.")] = None,
+    seed: SeedFlag = 0,
+    threads: ThreadsFlag = None,
+    calibration: CalibrationFlag = "self",
+    calibration_tokens: CalibrationTokensFlag = None,
+    token_embedding_type: EmbeddingFlag = None,
+    output_type: OutputTypeFlag = None,
+    strict_types: StrictFlag = False,
+    recipe: RecipeFlag = None,
+    text: TextFlag = None,
+    context_tokens: Annotated[int, typer.Option("--context", min=8, help="Tokens of a window.")] = 512,
+    chunks: Annotated[int, typer.Option(min=1, help="Windows to validate on.")] = 16,
+    max_ppl_ratio: Annotated[
+        float | None,
+        typer.Option(help="Exit 1 when PPL exceeds the unquantised model's by more than this factor."),
+    ] = None,
+    no_validate: Annotated[bool, typer.Option("--no-validate", help="Do not score the written file.")] = False,
+    no_reference: Annotated[
+        bool,
+        typer.Option("--no-reference", help="Score the written file alone, without the unquantised model."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure and plan, write nothing.")] = False,
+    force: ForceFlag = False,
+    json_output: JsonFlag = False,
+    quiet: QuietFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Measure, allocate, quantise, write and validate: one GGUF under a budget."""
+    from .. import report
+    from ..export import export_model
+    from ..planning import plan_model
+    from ..scoring import check_gate
+    from ..settings import load_recipe, merge
+
+    set_quiet(quiet)
+    if out is None and not dry_run:
+        raise InputError("--out is missing: give the GGUF file to write, or --dry-run to see the plan only.")
+    check_ratio(max_ppl_ratio)
+    from_recipe, given = load_recipe(recipe) if recipe else {}, given_flags(context)
+    settings = merge(from_recipe, given)
+    saved = None if diagnostics is None else load_diagnostics(diagnostics, {**from_recipe, **given})
+    if dry_run:
+        report.show_plan(plan_model(model, settings, saved), as_json=json_output)
+        return
+    assert out is not None  # or the run is dry
+    show = None if json_output or quiet else report.announce_plan
+    done = export_model(model, out, settings, diagnostics=saved, force=force, show_plan=show)
+    report.show_export(done, as_json=json_output)
+    check_gate(done.validation, settings.max_ppl_ratio)

@@ -1,0 +1,61 @@
+"""``validate`` and ``inspect``: look at written files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import InputError
+from ..progress import set_quiet
+from .flags import (
+    ContextFlag,
+    DebugFlag,
+    JsonFlag,
+    QuietFlag,
+    TextFlag,
+    ThreadsFlag,
+)
+from .given import check_ratio
+
+
+def validate(
+    file: Annotated[Path, typer.Argument(help="GGUF file to score.")],
+    reference: Annotated[str | None, typer.Option(help="GGUF file or model to compare with.")] = None,
+    text: TextFlag = None,
+    context: ContextFlag = 512,
+    chunks: Annotated[int | None, typer.Option(min=1, help="Windows to score; default: all of the text.")] = None,
+    threads: ThreadsFlag = None,
+    max_ppl_ratio: Annotated[
+        float | None, typer.Option(help="Exit 1 when PPL exceeds the reference's by more than this factor.")
+    ] = None,
+    json_output: JsonFlag = False,
+    quiet: QuietFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Perplexity by llama.cpp's protocol and, with a reference, KL divergence and top-1 agreement."""
+    from .. import report
+    from ..scoring import check_gate, validate_against
+
+    set_quiet(quiet)
+    check_ratio(max_ppl_ratio)
+    if max_ppl_ratio is not None and reference is None:
+        raise InputError("--max-ppl-ratio compares with a reference; pass --reference too.")
+    result = validate_against(file, reference, text=text, context=context, chunks=chunks, threads=threads)
+    report.show_validation(result, as_json=json_output)
+    check_gate(result, max_ppl_ratio)
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="GGUF file to look at.")],
+    json_output: JsonFlag = False,
+    quiet: QuietFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Types, sizes and bits of a GGUF file, and how lieq-edge made it."""
+    from .. import report
+    from ..validate.inspect import inspect_file
+
+    set_quiet(quiet)
+    report.show_inspection(inspect_file(file), as_json=json_output)

@@ -1,0 +1,46 @@
+"""Flags that more than one command takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Argument(help="Hugging Face directory, hub id, .gguf file, or `demo`.")]
+BudgetFlag = Annotated[
+    str | None, typer.Option(help="2.1 = nominal bits, 3.0bpw = bits a weight, 90MB = bytes of the file.")
+]
+MetricFlag = Annotated[
+    str, typer.Option(help="What scores the blocks: geometry, composite, saliency, loss, random, first, last.")
+]
+LevelsFlag = Annotated[str, typer.Option(help="Bits a block may get: 2,3,4, or 2,4 as in the paper.")]
+ProjectionsFlag = Annotated[str, typer.Option(help="Projections whose geometry counts: qkv or all.")]
+BaselineFlag = Annotated[str, typer.Option(help="Untrained counterpart: projection or network.")]
+ProbeFlag = Annotated[Path | None, typer.Option(help="Text for the geometry; default: built in.")]
+ProbeTokensFlag = Annotated[int, typer.Option(min=16, help="Tokens of the probe text.")]
+SeedFlag = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything that is drawn.")]
+ThreadsFlag = Annotated[int | None, typer.Option(min=1, help="Threads; default: all cores.")]
+EmbeddingFlag = Annotated[
+    str | None,
+    typer.Option(help="Type of the token embedding; default Q6_K if it is also the head, else Q4_K."),
+]
+OutputTypeFlag = Annotated[str | None, typer.Option(help="Type of a separate output head; default Q6_K.")]
+RoundingFlag = Annotated[
+    str, typer.Option(help="nearest, imatrix, or feedback (error feedback that follows the model's loss).")
+]
+TypesFlag = Annotated[str, typer.Option(help="Candidates of the metric loss: k, all, or names with commas.")]
+GranularityFlag = Annotated[str | None, typer.Option(help="Metric loss: one type a block or a tensor; default tensor.")]
+CalibrationFlag = Annotated[str, typer.Option(help="self, docs, mixed, none, or a text file.")]
+CalibrationTokensFlag = Annotated[
+    int | None,
+    typer.Option(min=64, help="Tokens to calibrate on; default 8192, or 16384 where the loss is followed."),
+]
+StrictFlag = Annotated[bool, typer.Option("--strict-types", help="Refuse types that do not fit a tensor's rows.")]
+TextFlag = Annotated[Path | None, typer.Option(help="Text to score on; default: built in.")]
+ContextFlag = Annotated[int, typer.Option(min=8, help="Tokens of a window.")]
+RecipeFlag = Annotated[Path | None, typer.Option(help="YAML file with settings; flags win over it.")]
+ForceFlag = Annotated[bool, typer.Option("--force", help="Replace existing output files.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+QuietFlag = Annotated[bool, typer.Option("--quiet", help="No progress and no notes on stderr.")]
+DebugFlag = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]

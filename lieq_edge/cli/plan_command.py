@@ -1,0 +1,93 @@
+"""``plan``: share out the bits only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import InputError
+from ..progress import set_quiet
+from .flags import (
+    BaselineFlag,
+    BudgetFlag,
+    CalibrationFlag,
+    CalibrationTokensFlag,
+    DebugFlag,
+    EmbeddingFlag,
+    ForceFlag,
+    GranularityFlag,
+    JsonFlag,
+    LevelsFlag,
+    MetricFlag,
+    OutputTypeFlag,
+    ProbeFlag,
+    ProbeTokensFlag,
+    ProjectionsFlag,
+    QuietFlag,
+    RecipeFlag,
+    RoundingFlag,
+    SeedFlag,
+    StrictFlag,
+    ThreadsFlag,
+    TypesFlag,
+)
+from .given import given_flags, load_diagnostics
+
+
+def plan(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A model, or measurements saved by `analyze --out`.")],
+    budget: BudgetFlag = None,
+    out: Annotated[Path | None, typer.Option(help="Save the plan as JSON.")] = None,
+    metric: MetricFlag = "geometry",
+    levels: LevelsFlag = "2,3,4",
+    rounding: RoundingFlag = "imatrix",
+    types: TypesFlag = "k",
+    granularity: GranularityFlag = None,
+    projections: ProjectionsFlag = "qkv",
+    baseline: BaselineFlag = "projection",
+    probe_text: ProbeFlag = None,
+    probe_tokens: ProbeTokensFlag = 512,
+    seed: SeedFlag = 0,
+    threads: ThreadsFlag = None,
+    calibration: CalibrationFlag = "self",
+    calibration_tokens: CalibrationTokensFlag = None,
+    token_embedding_type: EmbeddingFlag = None,
+    output_type: OutputTypeFlag = None,
+    strict_types: StrictFlag = False,
+    recipe: RecipeFlag = None,
+    force: ForceFlag = False,
+    json_output: JsonFlag = False,
+    quiet: QuietFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Share out the bits as `export` would; from saved measurements this takes no model and no time."""
+    from .. import report
+    from ..allocate.budget import parse_budget
+    from ..files import check_output
+    from ..jsonio import save_json
+    from ..settings import load_recipe, merge
+
+    set_quiet(quiet)
+    from_recipe, given = load_recipe(recipe) if recipe else {}, given_flags(context)
+    settings = merge(from_recipe, given)
+    parse_budget(settings.budget)
+    if out is not None:
+        check_output(out, force=force)
+    if model.endswith(".json"):
+        from ..allocate.plan import make_plan
+        from ..planning import plan_options
+
+        if settings.metric == "loss":
+            raise InputError("The metric loss needs the model at hand; give it instead of saved measurements.")
+        saved = load_diagnostics(Path(model), {**from_recipe, **given})
+        made = make_plan(saved, settings.budget, plan_options(settings))
+    else:
+        from ..planning import plan_model
+
+        made = plan_model(model, settings)
+    if out is not None:
+        save_json(made, out)
+    report.show_plan(made, as_json=json_output)

@@ -1,0 +1,73 @@
+"""Run the command line: errors become one sentence and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+
+from .. import interrupt
+from ..errors import GateError, InputError
+from .app import app
+
+
+def main() -> None:
+    """Entry point: turn errors into one sentence and an exit code.
+
+    0 done, 1 a gate failed, 2 bad input, 130 interrupted; 141 the reader of a pipe went away (as for other programs),
+    70 a mistake of our own, with its traceback.
+    """
+    try:
+        # Without typer's own way of ending, which draws boxes and takes 1 for a closed pipe.
+        code = app(None if len(sys.argv) > 1 else ["--help"], standalone_mode=False)
+        sys.stdout.flush()
+    except SystemExit:
+        # All that is left of typer's own way: so it ends when the reader of a pipe went away.
+        code = 141
+    except Exception as error:
+        if interrupt.came():
+            # An import that is interrupted fails in its own way.
+            code = 130
+        elif "--debug" in sys.argv:
+            raise
+        else:
+            code = _tell(error)
+    if code == 130:
+        print("Interrupted.", file=sys.stderr)
+    if code:
+        sys.exit(code)
+
+
+def _tell(error: Exception) -> int:
+    """Print what went wrong, on stdout too where a program reads it; returns the exit code."""
+    if isinstance(error, BrokenPipeError):
+        _give_up_stdout()
+        return 141
+    if isinstance(error, GateError):
+        print(f"Failed: {error}", file=sys.stderr)
+        return 1
+    code, message = 2, str(error)
+    if isinstance(error, MemoryError):
+        message = "The memory is full; take a smaller model, --context or --calibration-tokens."
+    elif isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        message = f"The system says: {error.strerror or error}{where}; mend that and try again."
+    elif hasattr(error, "format_message"):  # typer's errors of usage
+        message = f"{error.format_message().rstrip('.')}; see lieq-edge --help."
+    elif not isinstance(error, InputError):
+        traceback.print_exc()
+        code, message = 70, f"This is a mistake in lieq-edge ({type(error).__name__}); please report it."
+    try:
+        if "--json" in sys.argv:
+            print(json.dumps({"error": message}))
+        sys.stdout.flush()
+    except OSError:
+        _give_up_stdout()
+    print(f"Error: {message}", file=sys.stderr)
+    return code
+
+
+def _give_up_stdout() -> None:
+    """Python flushes stdout once more at its end, and would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

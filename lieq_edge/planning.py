@@ -1,0 +1,143 @@
+"""Measure a model and share out the bits: the first half of an export, and all of ``plan``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from .allocate.budget import parse_budget
+from .allocate.loss import make_loss_plan
+from .allocate.plan import Plan, PlanOptions, make_plan
+from .allocate.scores import NEEDS
+from .errors import InputError
+from .measure.diagnostics import Diagnostics, TextInfo
+from .progress import log
+from .resources import Stopwatch
+from .settings import ExportSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .quantize.streamed import FeedbackInputs
+    from .source.base import Source
+
+
+def analyze_model(source: Source, settings: ExportSettings, metrics: frozenset[str] | None = None) -> Diagnostics:
+    """Measure the blocks of a model as the settings say.
+
+    Args:
+        source: the model.
+        settings: metric, projections, baseline, probe and seed are read.
+        metrics: what to measure out of ``geometry`` and ``saliency``; None takes what the metric needs.
+    """
+    needed = NEEDS[settings.metric] if metrics is None else metrics
+    if not needed:
+        from .measure.analyze import describe
+
+        return describe(source)
+    from .measure.analyze import analyze
+
+    return analyze(
+        source,
+        metrics=set(needed),
+        projections=settings.projections,
+        baseline=settings.baseline,
+        seeds=tuple(range(settings.seed, settings.seed + 3)),
+        probe_text=settings.probe_text,
+        probe_tokens=settings.probe_tokens,
+        threads=settings.threads,
+    )
+
+
+def plan_options(settings: ExportSettings) -> PlanOptions:
+    """The part of the settings that allocation reads."""
+    return PlanOptions(
+        metric=settings.metric,
+        levels=settings.levels,
+        token_embedding_type=settings.token_embedding_type,
+        output_type=settings.output_type,
+        strict_types=settings.strict_types,
+        seed=settings.seed,
+        granularity=settings.granularity or ("tensor" if settings.metric == "loss" else "block"),
+    )
+
+
+def plan_model(model: str, settings: ExportSettings, diagnostics: Diagnostics | None = None) -> Plan:
+    """Measure a model and share out the bits as ``export_model`` would; nothing is written.
+
+    Args:
+        model: Hugging Face directory, hub id, ``.gguf`` file or ``demo``.
+        settings: of the export.
+        diagnostics: saved measurements of the same model, to skip measuring.
+
+    Raises:
+        InputError: bad input.
+    """
+    from .source import open_source
+
+    parse_budget(settings.budget)
+    source = open_source(model)
+    for warning in source.warnings:
+        log(f"Note: {warning}")
+    measured = measure_blocks(source, settings, diagnostics)
+    tokens = calibration_tokens(source, settings)[0] if settings.metric == "loss" else None
+    return plan_and_measure(source, measured, settings, tokens, Stopwatch())[0]
+
+
+def measure_blocks(source: Source, settings: ExportSettings, saved: Diagnostics | None) -> Diagnostics:
+    """Saved measurements, if they are of this model, or new ones."""
+    if saved is not None:
+        if saved.model_hash != source.content_hash:
+            raise InputError(f"The saved measurements are of another model ({saved.model}); run analyze again.")
+        return saved
+    if settings.metric != "loss":
+        from .measure.analyze import describe
+
+        # Which budgets, levels and types are possible does not depend on the scores: told before the model is run.
+        make_plan(describe(source), settings.budget, replace(plan_options(settings), metric="first"))
+    return analyze_model(source, settings)
+
+
+def calibration_tokens(source: Source, settings: ExportSettings) -> tuple[Tensor | None, TextInfo | None]:
+    """Windows of the calibration text, or none of either for ``--calibration none``."""
+    if settings.calibration == "none":
+        if settings.metric == "loss":
+            raise InputError("The metric loss is measured on a calibration text; choose one, or another --metric.")
+        if settings.rounding == "feedback":
+            raise InputError("--rounding feedback follows a calibration text; choose one, or another --rounding.")
+        return None, None
+    from .measure.texts import calibration_windows
+
+    follows_loss = settings.metric == "loss" or settings.rounding == "feedback"
+    tokens = settings.calibration_tokens or (16384 if follows_loss else 8192)
+    return calibration_windows(
+        source, settings.calibration, tokens=tokens, seed=settings.seed, threads=settings.threads
+    )
+
+
+def plan_and_measure(
+    source: Source, diagnostics: Diagnostics, settings: ExportSettings, tokens: Tensor | None, watch: Stopwatch
+) -> tuple[Plan, FeedbackInputs | None]:
+    """The plan, and what feedback needs: predicted losses come before the one or after it."""
+    options = plan_options(settings)
+    by_loss = settings.metric == "loss"
+    if not by_loss:
+        with watch.measure("allocate"):
+            plan = make_plan(diagnostics, settings.budget, options)
+        if settings.rounding != "feedback" or tokens is None:
+            return plan, None
+    assert tokens is not None  # the metric loss without calibration was refused
+    from .lossaware import candidate_types, losses_of, measure_loss, planned_types
+
+    candidates = candidate_types(diagnostics.tensors, settings.types) if by_loss else planned_types(plan)
+    if by_loss:
+        # Which budgets are possible does not depend on the losses: told before the model is run.
+        nothing = {name: dict.fromkeys(names, 0.0) for name, names in candidates.items()}
+        make_loss_plan(diagnostics, settings.budget, nothing, options)
+    with watch.measure("loss weights"):
+        inputs = measure_loss(source, tokens, candidates, seed=settings.seed, threads=settings.threads)
+    if by_loss:
+        with watch.measure("allocate"):
+            losses = losses_of(inputs.sensitivity, settings.rounding)
+            plan = make_loss_plan(diagnostics, settings.budget, losses, options)
+    return plan, inputs
