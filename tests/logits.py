@@ -69,6 +69,10 @@ def hf_parameters(source: Source) -> dict:
         name = source.hf_name(spec.name)
         if name is not None:
             found[name] = torch.from_numpy(np.array(source.to_hf(spec.name, source.read(spec.name))))
+    for name in [name for name in found if name.endswith("_layernorm.weight") and found[name].ndim == 2]:
+        # StableLM: transformers has a norm for each head.
+        for head, weight in enumerate(found.pop(name)):
+            found[name.replace(".weight", f".norms.{head}.weight")] = weight
     return found
 
 

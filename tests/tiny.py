@@ -21,14 +21,40 @@ import numpy.typing as npt
 
 FAMILIES = ("llama", "qwen2", "qwen3")
 
-SETTINGS: dict[str, dict[str, Any]] = {}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "granite": {
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.4,
+        "attention_multiplier": 0.2,
+        "logits_scaling": 0.5,
+    },
+    # transformers has padding tokens of its own for these two.
+    "smollm3": {"pad_token_id": 1},
+    "olmo2": {"pad_token_id": 1, "tie_word_embeddings": False},
+    "stablelm": {"tie_word_embeddings": False, "partial_rotary_factor": 0.25, "use_qkv_bias": True},
+    "gpt2": {"hidden_act": "gelu_new", "num_key_value_heads": None, "rope_theta": None, "tie_word_embeddings": None},
+}
 """Entries of config.json by ``model_type``, beside or instead of the common ones; None leaves one out."""
+
+RENAMED: dict[str, dict[str, str]] = {
+    "stablelm": {"rms_norm_eps": "layer_norm_eps"},
+    "gpt2": {
+        "hidden_size": "n_embd",
+        "intermediate_size": "n_inner",
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "max_position_embeddings": "n_positions",
+        "hidden_act": "activation_function",
+        "rms_norm_eps": "layer_norm_epsilon",
+    },
+}
+"""What a ``model_type`` calls the common entries."""
 
 _TOKENIZERS: dict[str, str] = {}
 """What ``tokenizer="auto"`` means by ``model_type``; byte-level BPE for others."""
 
-_QWEN = ("qwen2", "qwen3")
-"""Families whose byte-level BPE is Qwen's; Llama 3's for others."""
+_STYLES = {"qwen2": "qwen", "qwen3": "qwen", "stablelm": "qwen", "gpt2": "gpt2", "granite": "starcoder"}
+"""Whose byte-level BPE a family has; Llama 3's for others."""
 
 LLAMA3_ROPE: dict[str, Any] = {
     "rope_type": "llama3",
@@ -148,7 +174,7 @@ def make_model(
         settings["rope_scaling"] = rope_scaling
     if tokenizer == "auto":
         tokenizer = _TOKENIZERS.get(family, "bpe")
-    files = _tokenizer_files("qwen" if family in _QWEN else "llama", tokenizer, vocab)
+    files = _tokenizer_files(_STYLES.get(family, "llama"), tokenizer, vocab)
     special = json.loads(files["tokenizer_config.json"])
     ids = {**_ids(files), None: None}
     settings |= {
@@ -157,6 +183,8 @@ def make_model(
     }
     own = SETTINGS.get(family, {})
     settings = {key: value for key, value in {**settings, **own}.items() if own.get(key, "") is not None}
+    names = RENAMED.get(family, {})
+    settings = {names.get(key, key): value for key, value in settings.items()}
     settings |= config or {}
     for name, data in files.items():
         (directory / name).write_bytes(data)
@@ -288,16 +316,21 @@ def _bpe_files(style: str, vocab: int) -> dict[str, bytes]:
     )
     from tokenizers.trainers import BpeTrainer
 
-    llama = style == "llama"
+    llama, qwen = style == "llama", style == "qwen"
     special = LLAMA3_SPECIAL if llama else QWEN_SPECIAL
-    plain = () if llama else QWEN_PLAIN
-    unused = 0 if llama else 7
+    plain = QWEN_PLAIN if qwen else ()
+    unused = 7 if qwen else 0
     tokenizer = Tokenizer(models.BPE(ignore_merges=llama))
-    if not llama:
+    if qwen:
         tokenizer.normalizer = normalizers.NFC()
-    split = pre_tokenizers.Split(Regex(LLAMA3_REGEX if llama else QWEN2_REGEX), "isolated")
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not (llama or qwen))
+    splits = {
+        "llama": [pre_tokenizers.Split(Regex(LLAMA3_REGEX), "isolated")],
+        "qwen": [pre_tokenizers.Split(Regex(QWEN2_REGEX), "isolated")],
+        "starcoder": [pre_tokenizers.Digits(individual_digits=True)],
+        "gpt2": [],
+    }
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits[style], byte_level])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = BpeTrainer(
         vocab_size=vocab - len(special) - len(plain) - unused,
@@ -308,7 +341,7 @@ def _bpe_files(style: str, vocab: int) -> dict[str, bytes]:
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in plain])
     settings: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast" if llama else "Qwen2Tokenizer",
+        "tokenizer_class": "Qwen2Tokenizer" if qwen else "PreTrainedTokenizerFast",
         "bos_token": special[0] if llama else None,
         "eos_token": special[-1],
         "pad_token": special[1] if llama else special[0],

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..source.base import Array, Source
+from .modules import empty_model, replace_modules
 
 # Blocks stay in memory when all of them take at most this much in float32: a model of about 250M weights then
 # is read and dequantised once, and the whole program still stays below 2 GB.
@@ -33,8 +34,8 @@ class BlockModel:
     Attributes:
         source: where the weights come from.
         config: the transformers configuration.
-        causal_lm: the transformers model, ``Conv1D`` (GPT-2) replaced by ``nn.Linear``; its blocks are on the meta
-            device outside ``block`` and ``whole``.
+        causal_lm: the transformers model, with the replacements of ``modules.replace_modules``; its blocks are on the
+            meta device outside ``block`` and ``whole``.
         n_blocks: number of Transformer blocks.
         head_name: GGUF name of the matrix that makes the logits; a tied model's is its token embedding.
         embedding_scale: what the model multiplies token embeddings by (Gemma, Granite); 1 for most.
@@ -55,7 +56,7 @@ class BlockModel:
             torch.set_num_threads(threads)
         self.source = source
         self.causal_lm = empty_model(source.config())
-        self._turned = _turn_matrices(self.causal_lm)
+        self._turned = replace_modules(self.causal_lm)
         self.config = self.causal_lm.config
         self._inner: nn.Module = self.causal_lm.base_model
         self._blocks = _block_list(self._inner, source.n_blocks)
@@ -193,14 +194,13 @@ class BlockModel:
                 table.weight = own
 
     def _embedding_scale(self) -> float:
-        # Measured, for families differ in where they scale and what they call it.
-        widths = [table.weight.shape[1] for table in self.embeddings()]
-        entered = []
-        for value in (0.0, 1.0):
-            tables = [torch.full((1, width), value if i == 0 else 0.0) for i, width in enumerate(widths)]
-            with torch.no_grad(), self.with_embeddings(tables):
-                entered.append(self.embed(torch.zeros(1, 1, dtype=torch.long)))
-        return float((entered[1] - entered[0]).mean())
+        # Measured, for families differ in where they scale and what they call it. Differences between tokens at the
+        # same position are free of what is added to them.
+        table = self.embeddings()[0].weight[:64]
+        with torch.no_grad():
+            entered = self.embed(torch.arange(len(table))[:, None])[:, 0].diff(dim=0).flatten().double()
+        given = table.diff(dim=0).flatten().double()
+        return float(entered @ given / (given @ given)) if given.any() else 1.0
 
     def run_block(self, module: nn.Module, index: int, hidden: Tensor) -> Tensor:
         """Block ``index`` on hidden states ``(n, T, d)``; differentiable in ``hidden`` when that asks for it."""
@@ -327,51 +327,6 @@ class BlockModel:
         finally:
             for block in self._blocks:
                 del block.forward
-
-
-def empty_model(config: dict[str, Any]) -> Any:
-    """The transformers causal LM of a configuration, parameters on the meta device, rotary tables computed.
-
-    Raises:
-        InputError: transformers has no such model.
-    """
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
-
-    # Weights are float32 here whatever they are stored in.
-    fields = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
-    kind = fields.pop("model_type", None)
-    if kind not in CONFIG_MAPPING:
-        raise InputError(f"transformers does not know the model type {kind!r}; update transformers or choose another.")
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**fields), attn_implementation="sdpa")
-    except ValueError as error:
-        raise InputError(f"transformers cannot build a {kind!r} language model: {error}") from error
-    for name, module in list(model.named_modules()):
-        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
-            parent_name, _, attribute = name.rpartition(".")
-            # Such tables are computed from the configuration when the module is made, not loaded.
-            setattr(model.get_submodule(parent_name), attribute, type(module)(config=module.config))
-    return model.float().eval().requires_grad_(False)
-
-
-def _turn_matrices(model: nn.Module) -> set[str]:
-    """Replace every ``Conv1D``, which keeps its matrix as ``(columns, rows)``, by the linear that computes the same.
-
-    Returns:
-        The names of the parameters that are turned.
-    """
-    from transformers.pytorch_utils import Conv1D
-
-    names = set()
-    for name, module in list(model.named_modules()):
-        if isinstance(module, Conv1D):
-            columns, rows = module.weight.shape
-            linear = nn.Linear(columns, rows, device="meta").requires_grad_(False)
-            parent_name, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(parent_name), attribute, linear)
-            names.add(f"{name}.weight")
-    return names
 
 
 def _block_list(inner: nn.Module, n_blocks: int) -> nn.ModuleList:

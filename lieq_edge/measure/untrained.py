@@ -32,7 +32,8 @@ def untrained_block(module: nn.Module, deviation: float, *stream: int) -> nn.Mod
     """A copy of a block as before training: matrices N(0, deviation^2), biases 0, norm weights 1 (transformers)."""
     fresh = copy.deepcopy(module)
     for number, (name, parameter) in enumerate(fresh.named_parameters()):
-        if parameter.ndim >= 2:
+        # Norms of several heads have matrices of weights.
+        if parameter.ndim >= 2 and not name.endswith("norm.weight"):
             parameter.copy_(draw(parameter.shape, deviation, *stream, number))
         else:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)

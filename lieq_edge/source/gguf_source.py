@@ -53,7 +53,7 @@ class GgufSource(TokenizingSource):
         self.n_blocks = self._dims.blocks
         self._names = self._family.gguf_names(self._dims)
         parameters = self._family.parameters(self._dims)
-        needed = {name: parameters[hf_name] for name, hf_name in self._names.items()}
+        needed = {name: self._family.gguf_shape(name, parameters[hf]) for name, hf in self._names.items()}
         check_parameters(needed, shapes, set(self._family.computed_names), label)
         self.warnings = tuple(self._loss())
 

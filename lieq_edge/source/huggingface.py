@@ -82,15 +82,17 @@ class HuggingFaceSource(TokenizingSource):
         self._name = name or directory.resolve().name
         self._config = read_config(directory / CONFIG_FILE)
         self._family = family_of_config(self._config, label)
+        self._config = self._family.complete(self._config)
         self._family.check(self._config, label)
         self._dims = self._family.dims(self._config, label)
         self.architecture = self._family.architecture
         self.n_blocks = self._dims.blocks
         self._paths = find_files(directory)
-        self._stored = read_index(self._paths)
+        self._stored = self._family.stored(read_index(self._paths))
         needed = self._family.parameters(self._dims)
         # Tables that older checkpoints carry along, and a head that tied models save but do not use.
-        ignored = {name for name in self._stored if name.endswith(("rotary_emb.inv_freq", ".masked_bias"))}
+        suffixes = ("rotary_emb.inv_freq", ".masked_bias", *self._family.ignored_suffixes)
+        ignored = {name for name in self._stored if name.endswith(suffixes)}
         ignored |= {"lm_head.weight"}
         check_parameters(needed, {name: weights.shape for name, weights in self._stored.items()}, ignored, label)
         self._names = self._family.gguf_names(self._dims)
@@ -107,7 +109,7 @@ class HuggingFaceSource(TokenizingSource):
         specs = []
         for name, hf_name in self._names.items():
             weights = self._stored[hf_name]
-            specs.append(TensorSpec(name, weights.shape, weights.dtype))
+            specs.append(TensorSpec(name, self._family.gguf_shape(name, weights.shape), weights.dtype))
         return specs + [TensorSpec(name, array.shape, "F32") for name, array in self._computed.items()]
 
     def read(self, name: str) -> Array:

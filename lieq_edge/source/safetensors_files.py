@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -55,6 +56,22 @@ class StoredWeights:
             # The upper half of a float32's bits.
             values = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
         return values.reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class StackedWeights(StoredWeights):
+    """Tensors of one shape that GGUF holds as one, stacked along a new first axis."""
+
+    parts: tuple[StoredWeights, ...] = ()
+
+    @classmethod
+    def of(cls, parts: Sequence[StoredWeights]) -> StackedWeights:
+        """Stack ``parts``, which must agree in shape."""
+        first = parts[0]
+        return cls(first.path, first.dtype, (len(parts), *first.shape), first.offset, tuple(parts))
+
+    def read(self) -> Array:
+        return np.stack([part.read() for part in self.parts])
 
 
 def find_files(directory: Path) -> list[Path]:

@@ -51,7 +51,7 @@ def test_scaled_embeddings_and_logits_are_told_from_what_the_matrices_give() -> 
     plain = tiny_lm("granite", **GRANITE)
     model = BlockModel(MemorySource(plain))
     tokens = random_tokens(2, 10)
-    assert model.embedding_scale == 3.0
+    assert model.embedding_scale == pytest.approx(3.0, rel=1e-6)
     torch.testing.assert_close(model.embed(tokens), 3 * plain.model.embed_tokens(tokens))
     products, logits = model.head(run(model, tokens))
     torch.testing.assert_close(products, 2.5 * logits)

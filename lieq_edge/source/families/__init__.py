@@ -6,13 +6,20 @@ from typing import Any
 
 from ...errors import InputError
 from .base import COMPUTED, Dims, Family
+from .gpt2 import Gpt2
+from .granite import Granite
 from .llama import Llama
+from .olmo2 import Olmo2
 from .qwen2 import Qwen2
 from .qwen3 import Qwen3
+from .smollm3 import SmolLM3
+from .stablelm import StableLm
 
 __all__ = ["COMPUTED", "FAMILIES", "Dims", "Family", "family_of_architecture", "family_of_config"]
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (Llama(), Qwen2(), Qwen3())}
+_ALL = (Llama(), Qwen2(), Qwen3(), SmolLM3(), Granite(), Olmo2(), StableLm(), Gpt2())
+
+FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
 """By ``model_type`` of transformers."""
 
 _OF_ARCHITECTURE = {family.architecture: family for family in FAMILIES.values() if family.reads_gguf}

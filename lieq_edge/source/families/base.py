@@ -26,6 +26,7 @@ from ..rope import (
     shortest,
     write_rope,
 )
+from ..safetensors_files import StoredWeights
 
 ROPE_FACTORS = "rope_freqs.weight"
 ROPE_LONG = "rope_factors_long.weight"
@@ -68,6 +69,10 @@ class Family:
         default_head_dim: size of a head where the configuration says nothing; None is hidden / heads.
         free_head_dim: llama.cpp's graph takes any head size.
         reads_rope_factors: llama.cpp's graph reads ``rope_freqs.weight``.
+        defaults: settings of transformers where the configuration says nothing, if they are not the usual ones.
+        eps_name: the configuration's name of what norms add to the variance; eps_key: GGUF's key of it.
+        default_eps: of it.
+        ignored_suffixes: of tensors that checkpoints may hold beside the parameters.
     """
 
     name: ClassVar[str]
@@ -82,11 +87,24 @@ class Family:
     default_head_dim: ClassVar[int | None] = None
     free_head_dim: ClassVar[bool] = True
     reads_rope_factors: ClassVar[bool] = False
+    defaults: ClassVar[dict[str, Any]] = {}
+    eps_name: ClassVar[str] = "rms_norm_eps"
+    eps_key: ClassVar[str] = Keys.Attention.LAYERNORM_RMS_EPS
+    default_eps: ClassVar[float] = 1e-6
+    ignored_suffixes: ClassVar[tuple[str, ...]] = ()
 
     @property
     def architecture(self) -> str:
         """GGUF's ``general.architecture``."""
         return str(MODEL_ARCH_NAMES[self.arch])
+
+    def complete(self, config: dict[str, Any]) -> dict[str, Any]:
+        """A configuration with ``defaults`` where it says nothing."""
+        return {**config, **{key: value for key, value in self.defaults.items() if config.get(key) is None}}
+
+    def stored(self, tensors: Mapping[str, StoredWeights]) -> dict[str, StoredWeights]:
+        """Tensors of a checkpoint under the names of ``parameters``."""
+        return dict(tensors)
 
     def dims(self, config: dict[str, Any], label: str) -> Dims:
         """Sizes from a configuration.
@@ -209,7 +227,7 @@ class Family:
         writer.add_head_count(dims.heads)
         writer.add_head_count_kv(dims.kv_heads)
         write_rope(rope_of_config(config), dims.context, writer)
-        writer.add_layer_norm_rms_eps(float(config.get("rms_norm_eps", 1e-6)))
+        writer.add_float32(self.eps_key.format(arch=writer.arch), float(config.get(self.eps_name, self.default_eps)))
         if config.get("head_dim") is not None or self.default_head_dim is not None:
             writer.add_key_length(dims.head_dim)
             writer.add_value_length(dims.head_dim)
@@ -233,19 +251,7 @@ class Family:
         Raises:
             InputError: a key or the token embedding is missing.
         """
-        if "token_embd.weight" not in shapes:
-            raise InputError(f"{label} holds no token embedding; give a file with the whole model.")
-
-        def need(key: str) -> Any:
-            value = get(key)
-            if isinstance(value, list) and len(set(value)) == 1:
-                value = value[0]
-            if not isinstance(value, (int, float)):
-                raise InputError(
-                    f"{label} has no usable key {key.format(arch=self.architecture)}; convert the model to GGUF again."
-                )
-            return value
-
+        need = self.needed(get, shapes, label)
         heads, context = need(Keys.Attention.HEAD_COUNT), need(Keys.LLM.CONTEXT_LENGTH)
         rope = rope_of_keys(get, context)
         if ROPE_FACTORS in computed and self.reads_rope_factors:
@@ -261,10 +267,11 @@ class Family:
             "num_key_value_heads": need(Keys.Attention.HEAD_COUNT_KV) if get(Keys.Attention.HEAD_COUNT_KV) else heads,
             "hidden_act": self.activations[0],
             "max_position_embeddings": context,
-            "rms_norm_eps": shortest(need(Keys.Attention.LAYERNORM_RMS_EPS)),
+            self.eps_name: shortest(need(self.eps_key)),
             "tie_word_embeddings": "output.weight" not in shapes,
             "bos_token_id": get(Keys.Tokenizer.BOS_ID),
             "eos_token_id": get(Keys.Tokenizer.EOS_ID),
+            "pad_token_id": None,
             **rope.to_config(),
         }
         if (head_dim := get(Keys.Attention.KEY_LENGTH)) is not None:
@@ -276,9 +283,30 @@ class Family:
         self.add_biases(config, set(shapes))
         return config
 
+    def needed(self, get: Get, shapes: dict[str, tuple[int, ...]], label: str) -> Get:
+        """``get`` that raises InputError where a number is missing; it raises at once without a token embedding."""
+        if "token_embd.weight" not in shapes:
+            raise InputError(f"{label} holds no token embedding; give a file with the whole model.")
+
+        def need(key: str) -> Any:
+            value = get(key)
+            if isinstance(value, list) and len(set(value)) == 1:
+                value = value[0]
+            if not isinstance(value, (int, float)):
+                raise InputError(
+                    f"{label} has no usable key {key.format(arch=self.architecture)}; convert the model to GGUF again."
+                )
+            return value
+
+        return need
+
     def add_biases(self, config: dict[str, Any], names: set[str]) -> None:
         """Say in ``config`` which biases a GGUF file with tensors ``names`` has."""
         config["attention_bias"] = "blk.0.attn_q.bias" in names
+
+    def gguf_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the GGUF tensor ``name`` whose transformers parameter has ``shape``."""
+        return shape
 
     def to_gguf(self, name: str, array: Array, dims: Dims) -> Array:
         """Lay out the transformers parameter of GGUF name ``name`` as llama.cpp's graph wants it."""

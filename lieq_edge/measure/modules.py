@@ -1,0 +1,79 @@
+"""A model of transformers without weights, some of its modules replaced by ones that hold what GGUF holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+
+
+def empty_model(config: dict[str, Any]) -> Any:
+    """The transformers causal LM of a configuration, parameters on the meta device, rotary tables computed.
+
+    Raises:
+        InputError: transformers has no such model.
+    """
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    # Weights are float32 here whatever they are stored in.
+    fields = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
+    kind = fields.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        raise InputError(f"transformers does not know the model type {kind!r}; update transformers or choose another.")
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**fields), attn_implementation="sdpa")
+    except ValueError as error:
+        raise InputError(f"transformers cannot build a {kind!r} language model: {error}") from error
+    for name, module in list(model.named_modules()):
+        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
+            # Such tables are computed from the configuration when the module is made, not loaded.
+            _replace(model, name, type(module)(config=module.config))
+    return model.float().eval().requires_grad_(False)
+
+
+def replace_modules(model: nn.Module) -> set[str]:
+    """Replace modules by ones that compute the same from the parameters that a source offers.
+
+    ``Conv1D`` (GPT-2), which keeps its matrix as ``(columns, rows)``, becomes a linear. StableLM's list of a norm for
+    each head becomes one module.
+
+    Args:
+        model: on the meta device.
+
+    Returns:
+        The names of the matrices that are turned.
+    """
+    from transformers.models.stablelm.modeling_stablelm import StableLmLayerNormPerHead
+    from transformers.pytorch_utils import Conv1D
+
+    turned = set()
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Conv1D):
+            columns, rows = module.weight.shape
+            _replace(model, name, nn.Linear(columns, rows, device="meta"))
+            turned.add(f"{name}.weight")
+        elif isinstance(module, StableLmLayerNormPerHead):
+            _replace(model, name, HeadNorms(module.num_heads, module.dim, module.norms[0].eps))
+    return turned
+
+
+class HeadNorms(nn.Module):
+    """LayerNorm over each head of ``(n, heads, T, d)``, with weights of each head's own."""
+
+    def __init__(self, heads: int, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(heads, width, device="meta"))
+        self._eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = nn.functional.layer_norm(x, x.shape[-1:], eps=self._eps)
+        return normed * self.weight[:, None]
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent_name, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(parent_name), attribute, module.requires_grad_(False))
