@@ -23,10 +23,10 @@ FAMILIES = ("llama", "qwen2", "qwen3")
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "granite": {
-        "embedding_multiplier": 3.0,
-        "residual_multiplier": 0.4,
+        "embedding_multiplier": 0.5,
+        "residual_multiplier": 0.8,
         "attention_multiplier": 0.2,
-        "logits_scaling": 0.5,
+        "logits_scaling": 1.5,
     },
     # transformers has padding tokens of its own for these two.
     "smollm3": {"pad_token_id": 1},

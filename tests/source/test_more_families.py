@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,12 @@ import numpy as np
 import pytest
 import torch
 from logits import Logits, export_float32, hf_parameters, mean_kl
+from safetensors.numpy import load_file, save_file
 from tiny import LLAMA3_ROPE, cached_model, sample_text
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
+from lieq_edge.errors import InputError
+from lieq_edge.measure.generate import generate
 from lieq_edge.measure.model import BlockModel
 from lieq_edge.source import Source, open_source
 
@@ -137,6 +142,77 @@ def test_blocks_one_by_one_compute_what_transformers_computes(model: Proved, fro
             with blocks.block(index) as module:
                 blocks.advance(module, index, hidden)
         torch.testing.assert_close(blocks.logits(hidden), model.plain(ids).logits, atol=5e-5, rtol=1e-5)
+
+
+def test_text_is_written_as_transformers_writes_it(model: Proved, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With keys and values of earlier tokens kept, and the most likely token taken instead of a random one."""
+    monkeypatch.setattr("lieq_edge.measure.generate._sample", lambda logits, _: logits.argmax(-1))
+    openings = [ids[:8] for ids in prompts(model.source)]
+    written = generate(BlockModel(model.source), openings, 40)
+    with torch.no_grad():
+        theirs = model.plain.generate(
+            torch.tensor(openings), max_new_tokens=32, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+    assert written.tolist() == theirs.tolist()
+
+
+def test_gpt2_without_prefix_and_with_masks_is_read(tmp_path: Path) -> None:
+    """As the first checkpoints were saved."""
+    new = cached_model("gpt2")
+    old = Path(shutil.copytree(new, tmp_path / "old"))
+    tensors = load_file(new / "model.safetensors")
+    named = {name.removeprefix("transformer."): value for name, value in tensors.items()}
+    for index in range(2):
+        named[f"h.{index}.attn.bias"] = np.tril(np.ones((1, 1, 8, 8), np.float32))
+    save_file(named, old / "model.safetensors")
+    first, second = open_source(str(new)), open_source(str(old))
+    assert first.tensors() == second.tensors()
+    for spec in first.tensors():
+        assert np.array_equal(first.read(spec.name), second.read(spec.name)), spec.name
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "words"),
+    [
+        ("smollm3", {"no_rope_layer_interval": 2}, r"out of other blocks than every 4th"),
+        ("smollm3", {"no_rope_layers": [1, 0]}, r"out of other blocks than every 4th"),
+        ("smollm3", {"use_sliding_window": True, "sliding_window": 64}, "sliding windows"),
+        ("smollm3", {"attention_bias": True}, "has biases"),
+        ("granite", {"residual_multiplier": 0}, "no positive residual_multiplier"),
+        ("granite", {"logits_scaling": "8"}, "no positive logits_scaling"),
+        ("olmo2", {"tie_word_embeddings": True}, "token embedding as head"),
+        ("olmo2", {"attention_bias": True}, "biases in its attention"),
+        ("stablelm", {"tie_word_embeddings": True}, "token embedding as head"),
+        ("stablelm", {"hidden_act": "gelu"}, "activation 'gelu'"),
+        ("gpt2", {"activation_function": "relu"}, "activation 'relu'"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True"),
+        ("gpt2", {"n_embd": None}, "no valid"),
+    ],
+)
+def test_what_the_graph_does_not_compute_is_refused(
+    tmp_path: Path, family: str, config: dict[str, Any], words: str
+) -> None:
+    path = Path(shutil.copytree(cached_model(family), tmp_path / "model")) / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
+    with pytest.raises(InputError, match=words):
+        open_source(str(path.parent))
+
+
+def test_settings_that_configurations_leave_out_are_those_of_transformers(tmp_path: Path) -> None:
+    """transformers leaves out of config.json what its own defaults say."""
+    for family, names in {
+        "smollm3": ("tie_word_embeddings", "rope_theta"),
+        "stablelm": ("partial_rotary_factor",),
+        "gpt2": ("tie_word_embeddings",),
+    }.items():
+        path = Path(shutil.copytree(cached_model(family), tmp_path / family)) / "config.json"
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps({key: value for key, value in config.items() if key not in names}))
+        known = open_source(str(path.parent)).config()
+        full = AutoConfig.from_pretrained(path.parent).to_dict()
+        rope = full.get("rope_parameters") or {}
+        for name in names:
+            assert known[name] == (rope[name] if name in rope else full[name]), (family, name)
 
 
 def effective(config: dict[str, Any]) -> dict[str, Any]:
