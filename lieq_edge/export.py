@@ -12,8 +12,8 @@ from .errors import InputError
 from .export_report import ExportReport, layer_reports
 from .files import check_output, check_space
 from .measure.diagnostics import Diagnostics
-from .planning import calibration_tokens, measure_blocks, plan_and_measure
-from .progress import log, stage
+from .planning import calibration_tokens, measure_blocks, open_model, plan_and_measure
+from .progress import stage
 from .resources import Stopwatch, peak_rss_bytes
 from .scoring import check_text_length, validate_export, validation_text
 from .settings import ExportSettings
@@ -53,7 +53,6 @@ def export_model(
     """
     from .quantize.streamed import encode_streamed
     from .quantize.tensors import check_importance, encode_tensors
-    from .source import open_source
     from .write.model import write_model
 
     check_output(out, force=force)
@@ -64,10 +63,8 @@ def export_model(
         raise InputError("--max-ppl-ratio needs the validation; leave out one of it and --no-validate.")
     watch = Stopwatch()
     with watch.measure("open"):
-        source = open_source(model)
+        source = open_model(model, settings)
     _check_not_source(out, model, source)
-    for warning in source.warnings:
-        log(f"Note: {warning}")
     with watch.measure("measure"):
         diagnostics = measure_blocks(source, settings, diagnostics)
     if settings.validation:

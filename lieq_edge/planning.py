@@ -22,6 +22,20 @@ if TYPE_CHECKING:
     from .source.base import Source
 
 
+def open_model(model: str, settings: ExportSettings) -> Source:
+    """Open ``model`` as the settings say, and tell its warnings.
+
+    Raises:
+        InputError: there is no such model, it is damaged, or it is of a kind that is not read.
+    """
+    from .source import open_source
+
+    source = open_source(model, revision=settings.revision, lora=settings.lora, allow_pickle=settings.allow_pickle)
+    for warning in source.warnings:
+        log(f"Note: {warning}")
+    return source
+
+
 def analyze_model(source: Source, settings: ExportSettings, metrics: frozenset[str] | None = None) -> Diagnostics:
     """Measure the blocks of a model as the settings say.
 
@@ -73,12 +87,8 @@ def plan_model(model: str, settings: ExportSettings, diagnostics: Diagnostics | 
     Raises:
         InputError: bad input.
     """
-    from .source import open_source
-
     parse_budget(settings.budget)
-    source = open_source(model)
-    for warning in source.warnings:
-        log(f"Note: {warning}")
+    source = open_model(model, settings)
     measured = measure_blocks(source, settings, diagnostics)
     tokens = calibration_tokens(source, settings)[0] if settings.metric == "loss" else None
     return plan_and_measure(source, measured, settings, tokens, Stopwatch())[0]

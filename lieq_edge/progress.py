@@ -18,6 +18,11 @@ def set_quiet(quiet: bool) -> None:
     _quiet = quiet
 
 
+def is_quiet() -> bool:
+    """True when nothing but results and errors is wanted."""
+    return _quiet
+
+
 def log(message: str) -> None:
     """One line for the user on stderr."""
     if not _quiet:

@@ -44,6 +44,9 @@ class ExportSettings:
         text: file to validate on; None takes the built-in text.
         context: tokens of a window of the validation.
         chunks: windows of the validation; None takes the whole text.
+        revision: of a hub id: branch, tag or commit.
+        lora: directory of a PEFT adapter to merge into the weights.
+        allow_pickle: read pickled weights where there are no safetensors.
         max_ppl_ratio: fail when PPL exceeds that of the unquantised model by more than this factor.
     """
 
@@ -69,6 +72,9 @@ class ExportSettings:
     text: Path | None = None
     context: int = 512
     chunks: int | None = 16
+    revision: str | None = None
+    lora: Path | None = None
+    allow_pickle: bool = False
     max_ppl_ratio: float | None = None
 
 

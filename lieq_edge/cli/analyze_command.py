@@ -14,11 +14,14 @@ from .flags import (
     DebugFlag,
     ForceFlag,
     JsonFlag,
+    LoraFlag,
     Model,
+    PickleFlag,
     ProbeFlag,
     ProbeTokensFlag,
     ProjectionsFlag,
     QuietFlag,
+    RevisionFlag,
     SeedFlag,
     ThreadsFlag,
 )
@@ -30,6 +33,9 @@ def analyze(
     model: Model,
     out: Annotated[Path | None, typer.Option(help="Save the measurements as JSON.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the layer profile as a PNG.")] = None,
+    revision: RevisionFlag = None,
+    lora: LoraFlag = None,
+    allow_pickle: PickleFlag = False,
     metric: Annotated[
         str, typer.Option(help="geometry (fast), saliency, or composite (both, with their correlation).")
     ] = "composite",
@@ -48,9 +54,8 @@ def analyze(
     from .. import report
     from ..files import check_output
     from ..jsonio import save_json
-    from ..planning import analyze_model
+    from ..planning import analyze_model, open_model
     from ..settings import merge
-    from ..source import open_source
 
     set_quiet(quiet)
     for path in (out, plot):
@@ -61,7 +66,7 @@ def analyze(
     if out is not None and plot is not None and out.resolve() == plot.resolve():
         raise InputError(f"--out and --plot are both {out}; choose two files.")
     settings = merge({"budget": "2", "metric": metric}, given_flags(context))
-    diagnostics = analyze_model(open_source(model), settings)
+    diagnostics = analyze_model(open_model(model, settings), settings)
     if out is not None:
         save_json(diagnostics, out)
     if plot is not None:

@@ -8,6 +8,12 @@ from typing import Annotated
 import typer
 
 Model = Annotated[str, typer.Argument(help="Hugging Face directory, hub id, .gguf file, or `demo`.")]
+RevisionFlag = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
+LoraFlag = Annotated[Path | None, typer.Option(help="Directory of a PEFT adapter (LoRA) to merge into the weights.")]
+PickleFlag = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Read pickled weights (.bin), as tensors only, if there are no others."),
+]
 BudgetFlag = Annotated[
     str | None, typer.Option(help="2.1 = nominal bits, 3.0bpw = bits a weight, 90MB = bytes of the file.")
 ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,10 @@ from ..llama import Vocabulary
 from .base import Array, TensorSpec, TokenizingSource
 from .checks import check_finite, check_parameters, hash_files
 from .families import family_of_config
-from .safetensors_files import find_files, read_index
+from .lora import Adapter, open_adapter
+from .pickles import pickle_files, read_pickles
+from .safetensors_files import StoredWeights, find_files, has_files, read_index
+from .text_part import has_text_part, text_config, text_names
 from .tokenizer import check_files, key_values, read_pieces, writer_values
 from .trial import Trial, settle
 
@@ -34,6 +39,19 @@ HASHED_FILES = (
     "vocab.json",
 )
 """The files beside the weights that belong to a model."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How to open a model.
+
+    Attributes:
+        lora: directory of a PEFT adapter to merge into the weights.
+        allow_pickle: read pickled weights when there are no safetensors.
+    """
+
+    lora: Path | None = None
+    allow_pickle: bool = False
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -66,13 +84,14 @@ def _no_config(directory: Path) -> str:
 class HuggingFaceSource(TokenizingSource):
     """A model in a Hugging Face directory."""
 
-    def __init__(self, directory: Path, label: str, name: str | None = None) -> None:
+    def __init__(self, directory: Path, label: str, name: str | None = None, opening: Opening | None = None) -> None:
         """Open ``directory``: its configuration and the headers of its weights.
 
         Args:
             directory: of the model.
             label: what the user named it.
             name: what the written file calls the model, by default the directory's name.
+            opening: what else to read, e.g. an adapter.
 
         Raises:
             InputError: a file is missing or damaged, or the model is of a kind that is not read.
@@ -80,15 +99,21 @@ class HuggingFaceSource(TokenizingSource):
         self._directory = directory
         self.label = label
         self._name = name or directory.resolve().name
-        self._config = read_config(directory / CONFIG_FILE)
+        opening = opening or Opening()
+        whole = read_config(directory / CONFIG_FILE)
+        self._config = text_config(whole)
         self._family = family_of_config(self._config, label)
         self._config = self._family.complete(self._config)
         self._family.check(self._config, label)
         self._dims = self._family.dims(self._config, label)
         self.architecture = self._family.architecture
         self.n_blocks = self._dims.blocks
-        self._paths = find_files(directory)
-        self._stored = self._family.stored(read_index(self._paths))
+        stored = self._read_index(opening.allow_pickle)
+        notes: list[str] = []
+        if has_text_part(whole):
+            stored, others = text_names(stored, label)
+            notes.append(f"{label} is more than a language model: its text part is taken, {others} tensors are left.")
+        self._stored = self._family.stored(stored)
         needed = self._family.parameters(self._dims)
         # Tables that older checkpoints carry along, and a head that tied models save but do not use.
         suffixes = ("rotary_emb.inv_freq", ".masked_bias", *self._family.ignored_suffixes)
@@ -98,18 +123,42 @@ class HuggingFaceSource(TokenizingSource):
         self._names = self._family.gguf_names(self._dims)
         self._computed = self._family.computed(self._config, self._dims)
         check_files(directory)
-        self.warnings = tuple(self._family.warnings(self._config, label))
+        self._adapter = self._open_adapter(opening.lora, needed)
+        if self._adapter is not None:
+            notes += self._adapter.warnings(name or label)
+        self.warnings = (*notes, *self._family.warnings(self._config, label))
+
+    def _read_index(self, allow_pickle: bool) -> dict[str, StoredWeights]:
+        if allow_pickle and not has_files(self._directory):
+            self._paths = pickle_files(self._directory)
+            if self._paths:
+                return read_pickles(self._paths)
+        self._paths = find_files(self._directory)
+        return read_index(self._paths)
+
+    def _open_adapter(self, directory: Path | None, needed: dict[str, tuple[int, ...]]) -> Adapter | None:
+        if directory is None:
+            return None
+        outer = frozenset({self._names["token_embd.weight"], self._names.get("output.weight", "lm_head.weight")})
+        return open_adapter(directory, needed, outer=outer, tied=self._dims.tied, label=self.label)
 
     @functools.cached_property
     def content_hash(self) -> str:
         present = [self._directory / name for name in HASHED_FILES if (self._directory / name).is_file()]
-        return hash_files([*present, *self._paths])
+        own = hash_files([*present, *self._paths])
+        if self._adapter is None:
+            return own
+        return hashlib.sha256(f"{own} + {self._adapter.content_hash()}".encode()).hexdigest()
 
     def tensors(self) -> list[TensorSpec]:
         specs = []
         for name, hf_name in self._names.items():
             weights = self._stored[hf_name]
-            specs.append(TensorSpec(name, self._family.gguf_shape(name, weights.shape), weights.dtype))
+            # A sum of matrices has more digits than either.
+            merged = self._adapter is not None and hf_name in self._adapter.changed
+            specs.append(
+                TensorSpec(name, self._family.gguf_shape(name, weights.shape), "F32" if merged else weights.dtype)
+            )
         return specs + [TensorSpec(name, array.shape, "F32") for name, array in self._computed.items()]
 
     def read(self, name: str) -> Array:
@@ -118,6 +167,8 @@ class HuggingFaceSource(TokenizingSource):
         hf_name = self._names[name]
         array = self._stored[hf_name].read()
         check_finite(array, hf_name, self.label)
+        if self._adapter is not None:
+            array = self._adapter.merge(hf_name, array)
         return self._family.to_gguf(name, array, self._dims)
 
     def metadata(self) -> list[KeyValue]:

@@ -74,6 +74,11 @@ class StackedWeights(StoredWeights):
         return np.stack([part.read() for part in self.parts])
 
 
+def has_files(directory: Path) -> bool:
+    """Whether ``directory`` holds weights as safetensors at all."""
+    return (directory / INDEX_FILE).is_file() or any(directory.glob("*.safetensors"))
+
+
 def find_files(directory: Path) -> list[Path]:
     """The safetensors files of a model, as transformers chooses them.
 
@@ -104,7 +109,7 @@ def _no_weights(directory: Path) -> str:
     if pickles:
         return (
             f"{directory} holds its weights as pickles ({pickles[0]}), which are not read, for they can run code; "
-            "save the model as safetensors."
+            "save the model as safetensors, or pass --allow-pickle (only tensors are loaded then)."
         )
     return f"{directory} holds no safetensors files; give the directory of a whole model."
 

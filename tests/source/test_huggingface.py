@@ -243,21 +243,12 @@ def test_demo_package_is_found_without_importing_it(tmp_path: Path, monkeypatch:
     assert (source.label, source.n_blocks) == ("demo", 2)
 
 
-def test_hub_model_is_fetched_and_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    directory = cached_model("qwen3")
-    calls: dict[str, Any] = {}
-
-    def snapshot(model: str, **options: Any) -> str:
-        calls[model] = options
-        return str(directory)
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: str(directory / "config.json"))
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+def test_a_hub_model_bears_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = cached_model("qwen3") / "config.json"
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: str(config))
     source = open_source("Some/Model-0.6B", revision="v1")
     assert (source.label, source.architecture) == ("Some/Model-0.6B", "qwen3")
     assert next(kv.value for kv in source.metadata() if kv.key == "general.name") == "Model-0.6B"
-    assert calls["Some/Model-0.6B"]["revision"] == "v1"
-    assert "*.bin" not in calls["Some/Model-0.6B"]["allow_patterns"]
 
 
 def test_hub_model_of_another_kind_is_refused_before_its_weights(
@@ -265,8 +256,14 @@ def test_hub_model_of_another_kind_is_refused_before_its_weights(
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mixtral"}))
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: str(tmp_path / "config.json"))
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("fetched the weights"))
+    monkeypatch.setattr("lieq_edge.source.hub._can_reach_hub", lambda: True)
+    monkeypatch.setattr("lieq_edge.source.hub._files", lambda *_: pytest.fail("asked for the weights"))
     refused("Some/Model", "Some/Model is a mixture of experts")
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lieq_edge.source.hub._can_reach_hub", lambda: False)
 
 
 HUB_ERRORS = {
@@ -299,10 +296,31 @@ def test_other_hub_errors_are_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     refused("Some/Model", r"could not be fetched from the hub \(broken\)")
 
 
+def test_a_revision_is_for_the_hub(model: Path) -> None:
+    with pytest.raises(InputError, match="--revision is for hub ids"):
+        open_source(str(model), revision="v1")
+
+
 def test_hub_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    refused("Some/Model", "HF_HUB_OFFLINE is set")
+
+
+def test_an_unreachable_hub_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    class Session:
+        def head(self, url: str, timeout: float) -> None:
+            asked.append(timeout)
+            raise TimeoutError
+
+    monkeypatch.undo()
+    monkeypatch.setattr("huggingface_hub.utils.get_session", Session)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     refused("Some/Model", "the hub cannot be reached")
+    assert len(asked) == 1
+    assert asked[0] <= 5
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-0.6B", "a/b"])
