@@ -65,6 +65,11 @@ def export_model(
     with watch.measure("open"):
         source = open_model(model, settings)
     _check_not_source(out, model, source)
+    if settings.parity:
+        from .parity import check_parity
+
+        with watch.measure("parity"), stage("Comparing llama.cpp with transformers", 1):
+            check_parity(source, out.parent, threads=settings.threads)
     with watch.measure("measure"):
         diagnostics = measure_blocks(source, settings, diagnostics)
     if settings.validation:

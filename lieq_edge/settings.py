@@ -47,6 +47,7 @@ class ExportSettings:
         revision: of a hub id: branch, tag or commit.
         lora: directory of a PEFT adapter to merge into the weights.
         allow_pickle: read pickled weights where there are no safetensors.
+        parity: check llama.cpp against transformers on a piece of the model first.
         max_ppl_ratio: fail when PPL exceeds that of the unquantised model by more than this factor.
     """
 
@@ -75,6 +76,7 @@ class ExportSettings:
     revision: str | None = None
     lora: Path | None = None
     allow_pickle: bool = False
+    parity: bool = True
     max_ppl_ratio: float | None = None
 
 

@@ -79,6 +79,9 @@ def export(
         bool,
         typer.Option("--no-reference", help="Score the written file alone, without the unquantised model."),
     ] = False,
+    no_parity: Annotated[
+        bool, typer.Option("--no-parity", help="Do not compare llama.cpp with transformers before the work.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure and plan, write nothing.")] = False,
     force: ForceFlag = False,
     json_output: JsonFlag = False,

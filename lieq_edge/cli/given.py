@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ..measure.diagnostics import Diagnostics
 
 
+_REFUSALS = {"no_validate": "validation", "no_reference": "reference", "no_parity": "parity"}
+
+
 def parse_levels(text: str) -> tuple[int, ...]:
     """Read ``2,3,4``.
 
@@ -42,8 +45,8 @@ def given_flags(context: typer.Context) -> dict[str, Any]:
             continue
         if name == "levels":
             given[name] = parse_levels(value)
-        elif name in ("no_validate", "no_reference"):
-            given[{"no_validate": "validation", "no_reference": "reference"}[name]] = not value
+        elif name in _REFUSALS:
+            given[_REFUSALS[name]] = not value
         elif name == "context_tokens":
             given["context"] = value
         elif name in names:

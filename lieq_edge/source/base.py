@@ -83,6 +83,11 @@ class Source(ABC):
     def to_hf(self, name: str, array: Array) -> Array:
         """Undo llama.cpp's layout: turn the GGUF tensor ``name`` into the transformers parameter."""
 
+    def original(self, name: str) -> Array | None:
+        """The transformers parameter of a GGUF tensor as the model stores it, never laid out otherwise; None where
+        the source has no such form."""
+        return None
+
     @abstractmethod
     def tokenize(self, text: str, *, add_bos: bool = False) -> list[int]:
         """Token ids of plain ``text`` (special tokens in it are read as text), by llama.cpp's tokenizer.

@@ -164,12 +164,15 @@ class HuggingFaceSource(TokenizingSource):
     def read(self, name: str) -> Array:
         if name in self._computed:
             return self._computed[name].copy()
-        hf_name = self._names[name]
+        return self._family.to_gguf(name, self._parameter(self._names[name]), self._dims)
+
+    def original(self, name: str) -> Array | None:
+        return None if name in self._computed else self._parameter(self._names[name])
+
+    def _parameter(self, hf_name: str) -> Array:
         array = self._stored[hf_name].read()
         check_finite(array, hf_name, self.label)
-        if self._adapter is not None:
-            array = self._adapter.merge(hf_name, array)
-        return self._family.to_gguf(name, array, self._dims)
+        return array if self._adapter is None else self._adapter.merge(hf_name, array)
 
     def metadata(self) -> list[KeyValue]:
         writer = GGUFWriter(None, self.architecture)

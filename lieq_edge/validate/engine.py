@@ -45,9 +45,19 @@ class Engine:
     """
 
     def __init__(
-        self, path: Path, *, context: int, parallel: int = 1, threads: int | None = None, label: str | None = None
+        self,
+        path: Path,
+        *,
+        context: int,
+        parallel: int = 1,
+        threads: int | None = None,
+        label: str | None = None,
+        exact: bool = False,
     ) -> None:
         """Load ``path``.
+
+        With ``exact`` keys and values stay in float32 and attention is computed step by step, so that a float32 model
+        is computed in float32 throughout.
 
         Raises:
             InputError: the file is missing, or llama.cpp refuses it (with llama.cpp's own reason).
@@ -65,14 +75,14 @@ class Engine:
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "does not exist"
             raise InputError(f"{path} {what}; give the path of a GGUF file.")
-        self._load(threads or available_threads())
+        self._load(threads or available_threads(), exact)
         vocab = self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(vocab))
         self._bos = int(llama_cpp.llama_vocab_bos(vocab)) if llama_cpp.llama_vocab_get_add_bos(vocab) else None
         self.trained_context = int(llama_cpp.llama_model_n_ctx_train(self._model))
         self._prepare_batch()
 
-    def _load(self, threads: int) -> None:
+    def _load(self, threads: int, exact: bool) -> None:
         api = self._api
         model_params = api.llama_model_default_params()
         model_params.n_gpu_layers = 0
@@ -88,6 +98,9 @@ class Engine:
         params.n_seq_max = self.parallel
         params.n_threads = params.n_threads_batch = threads
         params.no_perf = True
+        if exact:
+            params.type_k = params.type_v = 0  # GGML_TYPE_F32
+            params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_DISABLED
         with captured_log() as errors:
             self._context = api.llama_init_from_model(self._model, params)
         if not self._context:
