@@ -31,6 +31,12 @@ def open_model(model: str, settings: ExportSettings) -> Source:
     from .source import open_source
 
     source = open_source(model, revision=settings.revision, lora=settings.lora, allow_pickle=settings.allow_pickle)
+    follows_loss = settings.metric == "loss" or settings.rounding == "feedback"
+    if follows_loss and any(len(tensor.shape) > 2 for tensor in source.tensors()):
+        raise InputError(
+            f"{model} is a mixture of experts, on which the metric loss and --rounding feedback do not work yet; "
+            "choose another --metric and --rounding imatrix."
+        )
     for warning in source.warnings:
         log(f"Note: {warning}")
     return source

@@ -73,6 +73,12 @@ def hf_parameters(source: Source) -> dict:
         # StableLM: transformers has a norm for each head.
         for head, weight in enumerate(found.pop(name)):
             found[name.replace(".weight", f".norms.{head}.weight")] = weight
+    for name in [name for name in found if name.endswith("experts.gate_proj.weight")]:
+        # transformers keeps gates and up-projections of the experts together.
+        pair = [found.pop(name), found.pop(name.replace("gate", "up"))]
+        found[name.replace("gate_proj.weight", "gate_up_proj")] = torch.cat(pair, dim=1)
+        down = name.replace("gate_proj", "down_proj")
+        found[down.removesuffix(".weight")] = found.pop(down)
     return found
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny import cached_model
 
 import lieq_edge
+from lieq_edge.errors import InputError
+from lieq_edge.source import open_source
 from lieq_edge.validate.inspect import inspect_file
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -18,15 +21,22 @@ MODELS: dict[str, dict[str, Any]] = {
     "stablelm": {"config": {"use_parallel_residual": True, "qk_layernorm": True}},
     "gpt2": {"heads": (4, 4)},
 }
+EXPERTS: dict[str, dict[str, Any]] = {
+    "qwen3_moe": {"config": {"moe_intermediate_size": 256}},
+    "olmoe": {"heads": (4, 4)},
+}
 
 
-@pytest.mark.parametrize("rounding", ["imatrix", "feedback"])
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize(
+    ("family", "rounding"),
+    [(family, rounding) for family in MODELS for rounding in ("imatrix", "feedback")]
+    + [(family, "imatrix") for family in EXPERTS],
+)
 def test_a_family_is_exported_and_stays_close(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, rounding: str
 ) -> None:
     monkeypatch.setattr("lieq_edge.measure.texts.CALIBRATION_CONTEXT", 128)
-    model = cached_model(family, hidden=256, intermediate=256, **MODELS[family])
+    model = cached_model(family, hidden=256, intermediate=256, **{**MODELS, **EXPERTS}[family])
     settings = lieq_edge.ExportSettings(
         budget="4",
         rounding=rounding,
@@ -44,3 +54,17 @@ def test_a_family_is_exported_and_stays_close(
     assert 1e-4 < report.validation.kld < 0.4
     blocks = inspect_file(tmp_path / "out.gguf").blocks
     assert {kind for block in blocks for kind in block.types.values()} == {"Q4_K"}
+    # What was written is a source of the same shapes again.
+    written, source = open_source(str(tmp_path / "out.gguf")), open_source(str(model))
+    assert [(t.name, t.shape) for t in written.tensors()] == [(t.name, t.shape) for t in source.tensors()]
+    name = "blk.1.ffn_down_exps.weight" if family in EXPERTS else "blk.1.ffn_down.weight"
+    exact, read = source.read(name), written.read(name)
+    assert 0 < np.abs(read - exact).mean() < 0.1 * np.abs(exact).mean()
+
+
+@pytest.mark.parametrize("flags", [{"metric": "loss"}, {"rounding": "feedback"}])
+def test_what_does_not_work_on_experts_is_refused(tmp_path: Path, flags: dict[str, Any]) -> None:
+    settings = lieq_edge.ExportSettings(budget="4", **flags)
+    with pytest.raises(InputError, match="mixture of experts, on which the metric loss and --rounding feedback"):
+        lieq_edge.export_model(str(cached_model("qwen3_moe")), tmp_path / "out.gguf", settings)
+    assert not list(tmp_path.iterdir())

@@ -31,6 +31,19 @@ SETTINGS: dict[str, dict[str, Any]] = {
     # transformers has padding tokens of its own for these two.
     "smollm3": {"pad_token_id": 1},
     "olmo2": {"pad_token_id": 1, "tie_word_embeddings": False},
+    "qwen3_moe": {
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 64,
+        "norm_topk_prob": True,
+    },
+    "olmoe": {
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+        "norm_topk_prob": False,
+        "pad_token_id": 1,
+        "tie_word_embeddings": False,
+    },
     "stablelm": {"tie_word_embeddings": False, "partial_rotary_factor": 0.25, "use_qkv_bias": True},
     "gpt2": {"hidden_act": "gelu_new", "num_key_value_heads": None, "rope_theta": None, "tie_word_embeddings": None},
 }
@@ -53,7 +66,11 @@ RENAMED: dict[str, dict[str, str]] = {
 _TOKENIZERS: dict[str, str] = {}
 """What ``tokenizer="auto"`` means by ``model_type``; byte-level BPE for others."""
 
-_STYLES = {"qwen2": "qwen", "qwen3": "qwen", "stablelm": "qwen", "gpt2": "gpt2", "granite": "starcoder"}
+_STYLES = {
+    **dict.fromkeys(("qwen2", "qwen3", "qwen3_moe", "stablelm"), "qwen"),
+    "gpt2": "gpt2",
+    "granite": "starcoder",
+}
 """Whose byte-level BPE a family has; Llama 3's for others."""
 
 LLAMA3_ROPE: dict[str, Any] = {

@@ -25,7 +25,8 @@ def measure_importance(
 
     Returns:
         float32 ``(columns,)`` by GGUF tensor name, for every linear of every block and for the matrix that makes
-        the logits (``output.weight``, or ``token_embd.weight`` when tied). All entries are positive.
+        the logits (``output.weight``, or ``token_embd.weight`` when tied); ``(experts, columns)`` for the experts of a
+        block, each over the tokens that visit it. All entries are positive.
 
     Raises:
         InputError: the model gives NaN or Inf on the text.
@@ -53,12 +54,24 @@ def _block_importance(
     linears = model.linears(module, index)
     sums = {name: torch.zeros(linear.in_features, dtype=torch.float64) for name, linear in linears.items()}
 
+    experts = model.experts(module, index)
+    shapes = {name: matrices.weight.shape for name, matrices in experts.items()}
+    visits = {name: [0] * shape[0] for name, shape in shapes.items()}
+    visitors = {name: torch.zeros(shape[0], shape[2], dtype=torch.float64) for name, shape in shapes.items()}
+
     def collect(name: str, x: Tensor) -> None:
         sums[name] += _squares(x)
+
+    def collect_visit(name: str, x: Tensor, expert: int) -> None:
+        visitors[name][expert] += _squares(x)
+        visits[name][expert] += len(x)
 
     hooks = [
         linear.register_forward_pre_hook(lambda _, args, name=name: collect(name, args[0]))
         for name, linear in linears.items()
+    ] + [
+        matrices.register_forward_pre_hook(lambda _, args, name=name: collect_visit(name, *args))
+        for name, matrices in experts.items()
     ]
     try:
         model.advance(module, index, hidden)
@@ -66,7 +79,12 @@ def _block_importance(
         for hook in hooks:
             hook.remove()
     count = hidden.shape[0] * hidden.shape[1]
-    return {name: _mean(name, total, count) for name, total in sums.items()}
+    found = {name: _mean(name, total, count) for name, total in sums.items()}
+    for name, totals in visitors.items():
+        # An expert that no token visits keeps a total of zero, which counts every weight alike.
+        means = [_mean(name, total, max(n, 1)) for total, n in zip(totals, visits[name], strict=True)]
+        found[name] = np.stack(means)
+    return found
 
 
 def _squares(x: Tensor) -> Tensor:

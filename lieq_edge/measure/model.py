@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
 from ..source.base import Array, Source
-from .modules import empty_model, replace_modules
+from .modules import BelowHead, ExpertMatrices, empty_model, replace_modules
 
 # Blocks stay in memory when all of them take at most this much in float32: a model of about 250M weights then
 # is read and dequantised once, and the whole program still stays below 2 GB.
@@ -23,6 +23,8 @@ _LOGIT_FLOATS = 1 << 24
 _BATCH_TOKENS = 2048
 # What the families call the norm behind the last block.
 _FINAL_NORMS = ("norm", "ln_f", "final_layernorm")
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 class BlockModel:
@@ -217,11 +219,18 @@ class BlockModel:
 
     def linears(self, module: nn.Module, index: int) -> dict[str, nn.Linear]:
         """The linear layers of block ``index`` by the GGUF name of their weight, in the source's order."""
+        return self._owners(module, index, nn.Linear)
+
+    def experts(self, module: nn.Module, index: int) -> dict[str, ExpertMatrices]:
+        """The projections of the experts of block ``index``, by GGUF name; empty for most models."""
+        return self._owners(module, index, ExpertMatrices)
+
+    def _owners(self, module: nn.Module, index: int, kind: type[_Module]) -> dict[str, _Module]:
         found = {}
         for name, gguf_name in self._block_tensors[index].items():
             owner_name, _, attribute = name.rpartition(".")
             owner = module.get_submodule(owner_name)
-            if attribute == "weight" and isinstance(owner, nn.Linear):
+            if attribute == "weight" and isinstance(owner, kind):
                 found[gguf_name] = owner
         return found
 
@@ -246,8 +255,6 @@ class BlockModel:
         Returns:
             Two of ``(..., vocabulary)``.
         """
-        from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
-
         normed = self.final_norm(hidden).reshape(1, -1, hidden.shape[-1])
         kept: list[Tensor] = []
 
@@ -258,7 +265,7 @@ class BlockModel:
             return kept[1]
 
         hook = self.causal_lm.get_output_embeddings().register_forward_hook(keep)
-        output = BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=normed)
+        output = BelowHead(normed)
         self._inner.forward = lambda *_, **__: output
         try:
             made: Tensor = self.causal_lm(inputs_embeds=normed, use_cache=False).logits

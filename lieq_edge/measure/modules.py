@@ -39,7 +39,8 @@ def replace_modules(model: nn.Module) -> set[str]:
     """Replace modules by ones that compute the same from the parameters that a source offers.
 
     ``Conv1D`` (GPT-2), which keeps its matrix as ``(columns, rows)``, becomes a linear. StableLM's list of a norm for
-    each head becomes one module.
+    each head becomes one module. Experts, whose gates and up-projections transformers keeps together, become three
+    modules of matrices that tell which expert receives what.
 
     Args:
         model: on the meta device.
@@ -47,6 +48,8 @@ def replace_modules(model: nn.Module) -> set[str]:
     Returns:
         The names of the matrices that are turned.
     """
+    from transformers.models.olmoe.modeling_olmoe import OlmoeExperts
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
     from transformers.models.stablelm.modeling_stablelm import StableLmLayerNormPerHead
     from transformers.pytorch_utils import Conv1D
 
@@ -58,6 +61,9 @@ def replace_modules(model: nn.Module) -> set[str]:
             turned.add(f"{name}.weight")
         elif isinstance(module, StableLmLayerNormPerHead):
             _replace(model, name, HeadNorms(module.num_heads, module.dim, module.norms[0].eps))
+        elif isinstance(module, (Qwen3MoeExperts, OlmoeExperts)):
+            sizes = (module.num_experts, module.hidden_dim, module.intermediate_dim)
+            _replace(model, name, Experts(*sizes, module.act_fn))
     return turned
 
 
@@ -72,6 +78,52 @@ class HeadNorms(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         normed = nn.functional.layer_norm(x, x.shape[-1:], eps=self._eps)
         return normed * self.weight[:, None]
+
+
+class ExpertMatrices(nn.Module):
+    """One projection of all experts: ``weight`` is ``(experts, rows, columns)``."""
+
+    def __init__(self, experts: int, rows: int, columns: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(experts, rows, columns, device="meta"))
+
+    def forward(self, x: Tensor, expert: int) -> Tensor:
+        """What one expert gives for ``(tokens, columns)``."""
+        return nn.functional.linear(x, self.weight[expert])
+
+
+class Experts(nn.Module):
+    """Gated MLPs of which each token visits some, with weights that the router gives."""
+
+    def __init__(self, experts: int, hidden: int, intermediate: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.gate_proj = ExpertMatrices(experts, intermediate, hidden)
+        self.up_proj = ExpertMatrices(experts, intermediate, hidden)
+        self.down_proj = ExpertMatrices(experts, hidden, intermediate)
+        self._activation = activation
+
+    def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        """``(tokens, d)`` for as much, with the experts ``(tokens, visits)`` of each token and their weights."""
+        result = torch.zeros_like(hidden)
+        for expert in chosen.unique().tolist():
+            token, visit = torch.where(chosen == expert)
+            x = hidden[token]
+            inner = self._activation(self.gate_proj(x, expert)) * self.up_proj(x, expert)
+            result = result.index_add(0, token, self.down_proj(inner, expert) * weights[token, visit, None])
+        return result
+
+
+class BelowHead:
+    """Stands for the output of a model below its head: hidden states, and nothing else of what may be asked for."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.last_hidden_state = hidden
+
+    def __getitem__(self, index: int) -> Tensor:
+        return (self.last_hidden_state,)[index]
+
+    def __getattr__(self, name: str) -> None:
+        return None
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -15,7 +15,7 @@ from ..source.base import Array, Source
 from .ggml import NEVER_WITHOUT_IMPORTANCE, Packed, encode
 
 Importance = Mapping[str, npt.NDArray[np.float32]]
-"""Importance vectors by GGUF tensor name: mean of x^2 of each input column."""
+"""Importance by GGUF tensor name: mean of x^2 of each input column, ``(columns,)`` or ``(experts, columns)``."""
 
 
 def check_importance(plan: Plan, importance: Importance, *, allow_none: bool = False) -> None:
@@ -80,4 +80,7 @@ def encode_tensor(array: Array, tensor: TensorPlan, importance: Importance, *, t
         raise InputError(f"{tensor.name} has shape {array.shape} and the plan says {tensor.shape}; make a new plan.")
     rows = array.reshape(-1, array.shape[-1])
     weights = importance.get(tensor.name) if TYPES[tensor.type].uses_importance else None
+    if weights is not None and weights.ndim == 2:
+        experts = zip(array, weights, strict=True)
+        return np.concatenate([encode(one, tensor.type, own, threads) for one, own in experts])
     return encode(rows, tensor.type, weights, threads)

@@ -66,8 +66,14 @@ class StackedWeights(StoredWeights):
 
     @classmethod
     def of(cls, parts: Sequence[StoredWeights]) -> StackedWeights:
-        """Stack ``parts``, which must agree in shape."""
+        """Stack ``parts``.
+
+        Raises:
+            InputError: they differ in shape.
+        """
         first = parts[0]
+        if any(part.shape != first.shape for part in parts):
+            raise InputError(f"{first.path} holds heads or experts of different shapes; fetch it again.")
         return cls(first.path, first.dtype, (len(parts), *first.shape), first.offset, tuple(parts))
 
     def read(self) -> Array:

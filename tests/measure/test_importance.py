@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 from memory_source import MemorySource, gguf_name, random_tokens, tiny_lm
+from tiny import cached_model
+from transformers import AutoModelForCausalLM
 
 from lieq_edge.errors import InputError
 from lieq_edge.measure.importance import measure_importance
+from lieq_edge.source import open_source
 
 TOKENS = random_tokens(4, 20)
 
@@ -47,3 +50,32 @@ def test_a_damaged_model_is_named() -> None:
     plain.model.layers[1].mlp.gate_proj.weight[0, 0] = float("inf")
     with pytest.raises(InputError, match=r"NaN or Inf before blk\.1\.ffn_down\.weight"):
         measure_importance(MemorySource(plain), TOKENS)
+
+
+def test_experts_have_importance_of_their_own() -> None:
+    """Over the tokens that visit an expert (llama.cpp's imatrix of a stacked tensor); alike where none does."""
+    directory = cached_model("qwen3_moe")
+    source = open_source(str(directory))
+    plain = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    received: dict[str, torch.Tensor] = {}
+    experts = plain.model.layers[1].mlp.experts
+    experts.register_forward_pre_hook(lambda _, args: received.update(x=args[0], chosen=args[1]))
+    tokens = torch.arange(100, 109)[None]
+    with torch.no_grad():
+        plain(tokens)
+    found = measure_importance(source, tokens)
+    gate, down = found["blk.1.ffn_gate_exps.weight"], found["blk.1.ffn_down_exps.weight"]
+    assert gate.shape == (8, 64)
+    assert np.array_equal(gate, found["blk.1.ffn_up_exps.weight"])
+    visited = received["chosen"].unique().tolist()
+    assert 2 < len(visited) < 8
+    for expert in range(8):
+        x = received["x"][(received["chosen"] == expert).any(-1)]
+        if expert not in visited:
+            assert (gate[expert] == 1).all()
+            assert (down[expert] == 1).all()
+            continue
+        np.testing.assert_allclose(gate[expert], x.square().mean(0), rtol=1e-4)
+        pair = torch.nn.functional.linear(x, experts.gate_up_proj[expert].detach())
+        inner = torch.nn.functional.silu(pair[:, :64]) * pair[:, 64:]
+        np.testing.assert_allclose(down[expert], inner.square().mean(0), rtol=1e-3, atol=1e-5)

@@ -120,8 +120,8 @@ CHANGES: dict[str, tuple[Change, str]] = {
         "architecture mamba, which lieq-edge does not read, neither from safetensors nor from GGUF",
     ),
     "mixture by architecture": (
-        lambda kv, _: kv.update({"general.architecture": text("general.architecture", "qwen3moe")}),
-        r"mixture of experts \(qwen3moe\)",
+        lambda kv, _: kv.update({"general.architecture": text("general.architecture", "granitemoe")}),
+        r"mixture of experts \(granitemoe\)",
     ),
     "mixture by experts": (
         lambda kv, _: kv.update({"llama.expert_count": number("llama.expert_count", 8)}),

@@ -174,7 +174,7 @@ def test_missing_tokenizer(model: Path) -> None:
         ({"model_type": "mamba"}, "architecture mamba, .* choose a model of Llama, Qwen2, "),
         ({"model_type": None}, "architecture None"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "architecture LlamaForSequenceClassification"),
-        ({"model_type": "qwen3_moe"}, r"mixture of experts \(qwen3_moe\)"),
+        ({"model_type": "granitemoe"}, r"mixture of experts \(granitemoe\)"),
         ({"model_type": "mixtral"}, r"mixture of experts \(mixtral\)"),
         ({"num_local_experts": 8}, r"mixture of experts \(llama\)"),
         ({"hidden_act": "gelu"}, "activation 'gelu'"),

@@ -47,6 +47,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"config": {"use_parallel_residual": True, "qk_layernorm": True}},
     ),
     "gpt2": ("gpt2", {}),
+    "qwen3_moe": ("qwen3_moe", {}),
+    "qwen3_moe untied, free head size": ("qwen3_moe", {"tied": False, "head_dim": 32}),
+    "olmoe": ("olmoe", {"heads": (4, 4)}),
     "gpt2 untied": ("gpt2", {"config": {"tie_word_embeddings": False}, "heads": (2, 2)}),
 }
 
@@ -187,6 +190,14 @@ def test_gpt2_without_prefix_and_with_masks_is_read(tmp_path: Path) -> None:
         ("gpt2", {"activation_function": "relu"}, "activation 'relu'"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True"),
         ("gpt2", {"n_embd": None}, "no valid"),
+        ("qwen3_moe", {"norm_topk_prob": False}, "norm_topk_prob = False"),
+        ("qwen3_moe", {"mlp_only_layers": [0]}, "blocks without experts"),
+        ("qwen3_moe", {"decoder_sparse_step": 2}, "blocks without experts"),
+        ("qwen3_moe", {"num_experts_per_tok": 9}, "to 9 of 8 experts"),
+        ("qwen3_moe", {"num_experts": None}, "no valid num_experts"),
+        ("olmoe", {"norm_topk_prob": True}, "norm_topk_prob = True"),
+        ("olmoe", {"clip_qkv": 8.0}, r"clip_qkv = 8\.0"),
+        ("olmoe", {"num_key_value_heads": 2}, "shares key-value heads"),
     ],
 )
 def test_what_the_graph_does_not_compute_is_refused(

@@ -6,18 +6,21 @@ from typing import Any
 
 from ...errors import InputError
 from .base import COMPUTED, Dims, Family
+from .experts import ExpertFamily
 from .gpt2 import Gpt2
 from .granite import Granite
 from .llama import Llama
 from .olmo2 import Olmo2
+from .olmoe import Olmoe
 from .qwen2 import Qwen2
 from .qwen3 import Qwen3
+from .qwen3_moe import Qwen3Moe
 from .smollm3 import SmolLM3
 from .stablelm import StableLm
 
 __all__ = ["COMPUTED", "FAMILIES", "Dims", "Family", "family_of_architecture", "family_of_config"]
 
-_ALL = (Llama(), Qwen2(), Qwen3(), SmolLM3(), Granite(), Olmo2(), StableLm(), Gpt2())
+_ALL = (Llama(), Qwen2(), Qwen3(), SmolLM3(), Granite(), Olmo2(), StableLm(), Gpt2(), Qwen3Moe(), Olmoe())
 
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
 """By ``model_type`` of transformers."""
@@ -35,9 +38,10 @@ def family_of_config(config: dict[str, Any], label: str) -> Family:
     """
     kind = config.get("model_type")
     names = config.get("architectures") or []
-    if "moe" in str(kind) or kind == "mixtral" or any((config.get(key) or 0) > 1 for key in _EXPERT_KEYS):
-        raise _mixture(label, str(kind))
     family = FAMILIES.get(str(kind))
+    mixture = "moe" in str(kind) or kind == "mixtral" or any((config.get(key) or 0) > 1 for key in _EXPERT_KEYS)
+    if mixture and not isinstance(family, ExpertFamily):
+        raise _mixture(label, str(kind))
     if family is None:
         raise _unknown(label, str(kind))
     if names and family.class_name not in names:
@@ -51,7 +55,8 @@ def family_of_architecture(architecture: str, experts: int, label: str) -> Famil
     Raises:
         InputError: it is a mixture of experts, or of another family.
     """
-    if "moe" in architecture or experts > 1:
+    mixture = "moe" in architecture or experts > 1
+    if mixture and not isinstance(_OF_ARCHITECTURE.get(architecture), ExpertFamily):
         raise _mixture(label, architecture)
     if architecture not in _OF_ARCHITECTURE:
         raise _unknown(label, architecture)
@@ -65,8 +70,7 @@ def _supported() -> str:
 
 def _mixture(label: str, name: str) -> InputError:
     return InputError(
-        f"{label} is a mixture of experts ({name}), which lieq-edge does not read; choose a dense model of "
-        f"{_supported()}."
+        f"{label} is a mixture of experts ({name}) that lieq-edge does not read; choose a model of {_supported()}."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gguf
 
@@ -17,7 +17,7 @@ class Qwen3(Family):
     title = "Qwen3"
     class_name = "Qwen3ForCausalLM"
     arch = gguf.MODEL_ARCH.QWEN3
-    default_head_dim = 128
+    default_head_dim: ClassVar[int | None] = 128
 
     def block_parameters(self, dims: Dims) -> dict[str, tuple[int, ...]]:
         norms = {f"self_attn.{name}_norm.weight": (dims.head_dim,) for name in ("q", "k")}
