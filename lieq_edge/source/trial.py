@@ -15,6 +15,7 @@ from ..container import KeyValue, write_container
 from ..errors import InputError
 from ..llama import PRE_KEY, Vocabulary
 from .battery import BATTERY, special_strings
+from .hard_strings import HARD_STRINGS
 from .tokenizer import Pieces
 
 # One name for each way in which llama.cpp splits text before byte-level BPE (llama-vocab.cpp), likely ones first.
@@ -119,6 +120,9 @@ def settle(
         label: of the model, for messages.
         candidates: of ``tokenizer.ggml.pre``; a sentencepiece vocabulary has ``default`` only.
 
+    The short battery and a sample of the vocabulary decide; the long battery confirms. Where no candidate passes that
+    too, the best of those that were chosen is taken, with a warning.
+
     Raises:
         InputError: no candidate does; the message shows the first difference of the best.
     """
@@ -128,7 +132,10 @@ def settle(
     if pieces.model != "gpt2":
         candidates = ["default"]
     sample = _vocabulary_sample(pieces)
-    battery_ids, sample_ids = ([pieces.encode(text) for text in texts] for texts in (BATTERY, sample))
+    battery_ids, sample_ids, hard_ids = (
+        [pieces.encode(text) for text in texts] for texts in (BATTERY, sample, HARD_STRINGS)
+    )
+    passed: tuple[int, str, Vocabulary, str] | None = None
     best: tuple[float, str, str] = (-math.inf, "", "llama.cpp refuses the vocabulary")
     with tempfile.TemporaryDirectory(prefix="lieq-") as folder:
         path = Path(folder) / "vocabulary.gguf"
@@ -146,12 +153,29 @@ def settle(
             if not differences:
                 differences = _compare(vocabulary, sample, sample_ids)
             if not differences:
-                return Trial(_with_pre(values, name), vocabulary, _check_special(vocabulary, pieces, label))
+                hard = _compare(vocabulary, HARD_STRINGS, hard_ids)
+                if passed is None or len(hard) < passed[0]:
+                    passed = (len(hard), name, vocabulary, hard[0].describe(pieces.tokens) if hard else "")
+                if not hard:
+                    break
+                continue
             if score > best[0]:
                 best = (score, name, differences[0].describe(pieces.tokens))
+    if passed is not None:
+        count, name, vocabulary, clause = passed
+        notes = [] if not count else [_unusual(label, count, clause)]
+        notes += _check_special(vocabulary, pieces, label)
+        return Trial(_with_pre(values, name), vocabulary, tuple(notes))
     raise InputError(
         f"No pre-tokenizer of llama.cpp splits text as the tokenizer of {label} does (nearest {best[1]!r}: {best[2]}); "
         "choose another model."
+    )
+
+
+def _unusual(label: str, count: int, clause: str) -> str:
+    return (
+        f"llama.cpp splits {count} of {len(HARD_STRINGS)} unusual strings otherwise than the tokenizer of {label}: "
+        f"{clause}."
     )
 
 
