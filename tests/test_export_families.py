@@ -12,7 +12,9 @@ from tiny import cached_model
 import lieq_edge
 from lieq_edge.errors import InputError
 from lieq_edge.source import open_source
+from lieq_edge.validate.engine import Engine
 from lieq_edge.validate.inspect import inspect_file
+from lieq_edge.write.plain import write_plain
 
 MODELS: dict[str, dict[str, Any]] = {
     "smollm3": {},
@@ -60,6 +62,20 @@ def test_a_family_is_exported_and_stays_close(
     name = "blk.1.ffn_down_exps.weight" if family in EXPERTS else "blk.1.ffn_down.weight"
     exact, read = source.read(name), written.read(name)
     assert 0 < np.abs(read - exact).mean() < 0.1 * np.abs(exact).mean()
+
+
+def test_windows_beyond_learned_positions_are_refused(tmp_path: Path) -> None:
+    """llama.cpp would end the process when it reads past their table."""
+    model = cached_model("gpt2", context=128)
+    out = tmp_path / "out.gguf"
+    with pytest.raises(InputError, match="positions for 128 tokens only"):
+        lieq_edge.export_model(str(model), out, lieq_edge.ExportSettings(budget="4", context=256))
+    assert not list(tmp_path.iterdir())
+    write_plain(out, open_source(str(model)), "F32")
+    with pytest.raises(InputError, match="positions for 128 tokens only"):
+        Engine(out, context=256)
+    with Engine(out, context=128, threads=1) as engine:
+        assert np.isfinite(engine.logits(np.arange(128, dtype=np.int32)[None])).all()
 
 
 @pytest.mark.parametrize("flags", [{"metric": "loss"}, {"rounding": "feedback"}])

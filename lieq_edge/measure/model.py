@@ -62,6 +62,7 @@ class BlockModel:
         self.config = self.causal_lm.config
         self._inner: nn.Module = self.causal_lm.base_model
         self._blocks = _block_list(self._inner, source.n_blocks)
+        self._final_norm = next(getattr(self._inner, name) for name in _FINAL_NORMS if hasattr(self._inner, name))
         self.n_blocks = len(self._blocks)
         self._kwargs: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
         self._loaded: set[int] = set()
@@ -236,8 +237,7 @@ class BlockModel:
 
     def final_norm(self, hidden: Tensor) -> Tensor:
         """What the head receives, ``(..., d)``, from the last block's output ``(..., d)``."""
-        name = next(name for name in _FINAL_NORMS if hasattr(self._inner, name))
-        result: Tensor = self._inner.get_submodule(name)(hidden)
+        result: Tensor = self._final_norm(hidden)
         return result
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -326,14 +326,16 @@ class BlockModel:
         return recorded
 
     def _run_inner(self, blocks: list[Callable[..., Tensor]], **inputs: Tensor) -> None:
-        """Run the model below its head with functions in the place of its blocks."""
-        for block, function in zip(self._blocks, blocks, strict=True):
-            block.forward = function
+        """Run the model below its head with functions in the place of its blocks, and without its last norm."""
+        functions = dict(zip(self._blocks, blocks, strict=True))
+        functions[self._final_norm] = lambda hidden: hidden
+        for module, function in functions.items():
+            module.forward = function
         try:
             self._inner(**inputs, use_cache=False)
         finally:
-            for block in self._blocks:
-                del block.forward
+            for module in functions:
+                del module.forward
 
 
 def _block_list(inner: nn.Module, n_blocks: int) -> nn.ModuleList:

@@ -60,7 +60,8 @@ class Engine:
         is computed in float32 throughout.
 
         Raises:
-            InputError: the file is missing, or llama.cpp refuses it (with llama.cpp's own reason).
+            InputError: the file is missing, llama.cpp refuses it (with llama.cpp's own reason), or its learned
+                positions are fewer than ``context``.
         """
         import llama_cpp
 
@@ -80,6 +81,12 @@ class Engine:
         self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(vocab))
         self._bos = int(llama_cpp.llama_vocab_bos(vocab)) if llama_cpp.llama_vocab_get_add_bos(vocab) else None
         self.trained_context = int(llama_cpp.llama_model_n_ctx_train(self._model))
+        # Without rotary positions there is a table of them, and ggml ends the process when it is read past its end.
+        if llama_cpp.llama_model_rope_type(self._model) < 0 and context > self.trained_context:
+            self.close()
+            raise InputError(
+                f"{self.label} has positions for {self.trained_context} tokens only; take a --context of that or less."
+            )
         self._prepare_batch()
 
     def _load(self, threads: int, exact: bool) -> None:
