@@ -40,6 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "olmoe": {
         "num_experts": 8,
         "num_experts_per_tok": 3,
+        "num_key_value_heads": 4,
         "norm_topk_prob": False,
         "pad_token_id": 1,
         "tie_word_embeddings": False,
