@@ -12,7 +12,7 @@ from .ggml_types import TYPES, is_matrix
 from .measure.diagnostics import TensorInfo
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from .quantize.sensitivity import Sensitivity
     from .quantize.streamed import FeedbackInputs
@@ -68,22 +68,40 @@ def measure_loss(
     tokens: Tensor,
     candidates: Mapping[str, Sequence[str]],
     *,
+    predict_blocks: bool = True,
     seed: int = 0,
     threads: int | None = None,
 ) -> FeedbackInputs:
-    """Loss weights on the calibration tokens ``(n, T)``, and the predicted losses of the candidate types."""
+    """Loss weights on the calibration tokens ``(n, T)``, and the predicted losses of the candidate types.
+
+    Args:
+        source: the model.
+        tokens: of the calibration text.
+        candidates: types by tensor name.
+        predict_blocks: predict the block matrices too. Only allocation by loss needs that: rounding judges each
+            of them when its turn comes.
+        seed: of the sampled labels.
+        threads: CPU threads.
+    """
     from .measure.loss_weights import measure_loss_weights
     from .measure.model import BlockModel
-    from .quantize.sensitivity import predict_losses
+    from .quantize.sensitivity import Predictor, Sensitivity, TypeLoss, predict_outer
     from .quantize.statistics import held_out_sequences
-    from .quantize.streamed import FeedbackInputs
+    from .quantize.streamed import FeedbackInputs, one_thread_workers
 
     held_out_sequences(tokens.shape[0])  # too few windows are told before any work
     model = BlockModel(source, threads=threads)
-    weights = measure_loss_weights(model, tokens, seed=seed)
-    sensitivity = predict_losses(model, tokens, weights, candidates, threads=threads)
+    losses: dict[str, dict[str, TypeLoss]] = {}
+    with one_thread_workers(threads) as workers:
+
+        def listen(module: nn.Module, index: int) -> Predictor:
+            return Predictor(model.linears(module, index), tokens.shape, candidates, workers, losses)
+
+        weights, hidden = measure_loss_weights(model, tokens, seed=seed, listen=listen if predict_blocks else None)
+    outer = predict_outer(model, hidden, weights, candidates)
     # Rounding overwrites blocks as it goes, so it reads each anew.
-    return FeedbackInputs(BlockModel(source, threads=threads, keep_blocks=False), tokens, weights, sensitivity)
+    fresh = BlockModel(source, threads=threads, keep_blocks=False)
+    return FeedbackInputs(fresh, tokens, weights, Sensitivity(losses | outer.losses, outer.outer))
 
 
 def losses_of(sensitivity: Sensitivity, rounding: str) -> Losses:

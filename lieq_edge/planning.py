@@ -151,7 +151,9 @@ def plan_and_measure(
         nothing = {name: dict.fromkeys(names, 0.0) for name, names in candidates.items()}
         make_loss_plan(diagnostics, settings.budget, nothing, options)
     with watch.measure("loss weights"):
-        inputs = measure_loss(source, tokens, candidates, seed=settings.seed, threads=settings.threads)
+        inputs = measure_loss(
+            source, tokens, candidates, predict_blocks=by_loss, seed=settings.seed, threads=settings.threads
+        )
     if by_loss:
         with watch.measure("allocate"):
             losses = losses_of(inputs.sensitivity, settings.rounding)

@@ -8,17 +8,35 @@ loss by about ``1/2 sum_t (g_t . E x_t)^2``. Kept of g are its mean square at ea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
 from ..progress import stage
+from .hidden import HiddenFiles
 from .model import BlockModel
+from .precision import quick_products
 
-# Inputs of all blocks are kept for so many bytes' worth of sequences at once.
-_KEPT_BYTES = 512_000_000
+# A few sequences go through a block at once: the graph of a block keeps about twenty floats for each of these.
+_BATCH_FLOATS = 1 << 21
+
+
+class Listener(Protocol):
+    """Is told, sequence by sequence, what the linears of a block receive while gradients pass through it."""
+
+    def add(self, name: str, batch: slice, x: Tensor, weights: Tensor) -> None:
+        """Inputs ``(b, T, columns)`` of the linear ``name`` for the sequences ``batch``, and their w_t ``(b, T)``."""
+
+    def done(self, channels: dict[str, Tensor]) -> None:
+        """All sequences are through; a_c over its mean, float32 ``(outputs,)``, of each linear."""
+
+
+Listen = Callable[[nn.Module, int], Listener]
+"""Makes the listener of a block from its module and index; the module's weights are in memory until ``done``."""
 
 
 @dataclass(frozen=True)
@@ -38,60 +56,65 @@ class LossWeights:
     embedding_columns: Tensor
 
 
-def measure_loss_weights(model: BlockModel, tokens: Tensor, *, seed: int = 0) -> LossWeights:
+def measure_loss_weights(
+    model: BlockModel, tokens: Tensor, *, seed: int = 0, listen: Listen | None = None, bfloat16: bool | None = None
+) -> tuple[LossWeights, Tensor]:
     """Run token windows forward and backward through the model, block by block.
+
+    The inputs of all blocks are kept in temporary files on the way forward; on the way back each block is run again
+    from its input.
 
     Args:
         model: in full precision.
         tokens: ids ``(n, T)``.
         seed: of the sampled labels.
+        listen: is called for each block, the last one first.
+        bfloat16: see ``quick_products``.
 
     Returns:
-        The weights of every linear of every block, of the head, and of the embedding.
+        The weights of every linear of every block, of the head, and of the embedding; and the last block's output
+        ``(n, T, d)``.
 
     Raises:
         InputError: a gradient is NaN or Inf.
     """
-    collector = _Collector(model, tokens)
+    collector = _Collector(model, tokens, listen)
     generator = torch.Generator().manual_seed(seed)
-    width = model.causal_lm.get_input_embeddings().weight.shape[1]
-    step = max(1, _KEPT_BYTES // (4 * model.n_blocks * tokens.shape[1] * width))
-    batches = list(range(0, tokens.shape[0], step))
-    with stage("Measuring loss weights", 2 * model.n_blocks * len(batches)) as advance:
-        for start in batches:
-            batch = slice(start, start + step)
-            inputs = []
+    with stage("Measuring loss weights", 3 * model.n_blocks) as advance, quick_products(bfloat16):
+        with torch.no_grad():
+            hidden = model.embed(tokens).clone()
+        with HiddenFiles(model.n_blocks, hidden.shape) as files:
             with torch.no_grad():
-                hidden = model.embed(tokens[batch])
                 for index in range(model.n_blocks):
-                    inputs.append(hidden)
+                    files.put(index, hidden)
                     with model.block(index) as module:
-                        hidden = hidden.clone()
                         model.advance(module, index, hidden)
                     advance()
-            gradient = collector.head(batch, hidden, generator)
+            gradient = collector.head(hidden, generator)
             for index in reversed(range(model.n_blocks)):
                 with model.block(index) as module:
-                    gradient = collector.block(module, index, batch, inputs.pop(), gradient)
+                    collector.block(module, index, files.take(index), gradient)
                 advance()
-            collector.embedding(batch, gradient)
-    return collector.result()
+                advance()
+        collector.embedding(gradient)
+    return collector.result(), hidden
 
 
 class _Collector:
-    """Sums of squared gradients while batches of sequences go backward."""
+    """Sums of squared gradients while sequences go backward."""
 
-    def __init__(self, model: BlockModel, tokens: Tensor) -> None:
+    def __init__(self, model: BlockModel, tokens: Tensor, listen: Listen | None) -> None:
         self.model = model
         self.ids = tokens
+        self.listen = listen
         vocabulary, width = model.causal_lm.get_input_embeddings().weight.shape
         self.tokens: dict[str, Tensor] = {}
         self.channels: dict[str, Tensor] = {}
         self.uses = torch.zeros(vocabulary, dtype=torch.float64)
         self.columns = torch.zeros(width, dtype=torch.float64)
 
-    def head(self, batch: slice, hidden: Tensor, generator: torch.Generator) -> Tensor:
-        """Gradient ``(b, T, d)`` of the summed loss at the last block's output."""
+    def head(self, hidden: Tensor, generator: torch.Generator) -> Tensor:
+        """Gradient ``(n, T, d)`` of the summed loss at the last block's output ``(n, T, d)``."""
         flat = hidden.flatten(0, 1)
         gradient = torch.empty_like(flat)
         weights = torch.empty(flat.shape[0])
@@ -101,55 +124,65 @@ class _Collector:
             products, logits = self.model.head(piece)
             if products is not logits:
                 products.retain_grad()
-            slope = torch.softmax(logits.detach(), dim=-1)
+            slope = torch.softmax(logits.detach().float(), dim=-1)
             labels = torch.multinomial(slope, 1, generator=generator)
             # d(cross entropy)/d(logits) = softmax - one-hot.
             slope.scatter_add_(1, labels, torch.full_like(labels, -1.0, dtype=slope.dtype))
-            logits.backward(slope)
+            logits.backward(slope.to(logits.dtype))
             assert piece.grad is not None
             gradient[rows] = piece.grad
             # The gradient at what the matrix gives, which the loss weights of the head are about.
             at_products = slope if products is logits else products.grad
             assert at_products is not None
-            squares = at_products.square_()
+            squares = at_products.float().square_()
             weights[rows] = squares.mean(-1)
             energy += squares.sum(0)
-        self._add(self.model.head_name, batch, weights.view(hidden.shape[:2]), energy)
+        self._add(self.model.head_name, slice(None), weights.view(hidden.shape[:2]), energy)
         return gradient.view_as(hidden)
 
-    def block(self, module: nn.Module, index: int, batch: slice, hidden: Tensor, gradient: Tensor) -> Tensor:
-        """Gradient at a block's input from that at its output, a few sequences at a time."""
-        result = torch.empty_like(hidden)
+    def block(self, module: nn.Module, index: int, hidden: Tensor, gradient: Tensor) -> None:
+        """Replace the gradient at a block's output by that at its input ``hidden``, a few sequences at a time."""
+        listener = self.listen(module, index) if self.listen is not None else None
         linears = self.model.linears(module, index)
-        for row in range(hidden.shape[0]):
-            one = slice((batch.start or 0) + row, (batch.start or 0) + row + 1)
-            hooks = [
-                linear.register_forward_hook(
-                    lambda _, __, out, name=name, one=one: (
-                        out.register_hook(lambda g, name=name, one=one: self._collect(name, one, g)) and None
-                    )
-                )
-                for name, linear in linears.items()
-            ]
-            try:
-                piece = hidden[row : row + 1].detach().requires_grad_()
-                self.model.run_block(module, index, piece).backward(gradient[row : row + 1])
-            finally:
-                for hook in hooks:
-                    hook.remove()
-            assert piece.grad is not None
-            result[row] = piece.grad[0]
-        return result
+        inputs: dict[str, Tensor] = {}
+        batch = slice(0)
 
-    def embedding(self, batch: slice, gradient: Tensor) -> None:
+        def collect(name: str, slope: Tensor) -> None:
+            squares = slope.float().square()
+            weights = squares.mean(-1)
+            self._add(name, batch, weights, squares.flatten(0, -2).sum(0).double())
+            if listener is not None:
+                listener.add(name, batch, inputs.pop(name), weights)
+
+        def watch(name: str, x: Tensor, out: Tensor) -> None:
+            if listener is not None:
+                inputs[name] = x.detach()
+            out.register_hook(lambda slope: collect(name, slope))
+
+        hooks = [
+            linear.register_forward_hook(lambda _, args, out, name=name: watch(name, args[0], out))
+            for name, linear in linears.items()
+        ]
+        step = max(1, _BATCH_FLOATS // (hidden.shape[1] * hidden.shape[2]))
+        try:
+            for start in range(0, hidden.shape[0], step):
+                batch = slice(start, min(start + step, hidden.shape[0]))
+                piece = hidden[batch].detach().requires_grad_()
+                self.model.run_block(module, index, piece).backward(gradient[batch])
+                assert piece.grad is not None
+                gradient[batch] = piece.grad
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if listener is not None:
+            listener.done({name: _relative(self.channels[name]) for name in linears})
+
+    def embedding(self, gradient: Tensor) -> None:
         """Gradients at the embeddings, by the token that used them."""
-        squares = (gradient * self.model.embedding_scale).square().flatten(0, 1).double()
-        self.uses.index_add_(0, self.ids[batch].flatten(), squares.mean(-1))
-        self.columns += squares.sum(0)
-
-    def _collect(self, name: str, batch: slice, gradient: Tensor) -> None:
-        squares = gradient.square()
-        self._add(name, batch, squares.mean(-1), squares.flatten(0, -2).sum(0).double())
+        for ids, slope in zip(self.ids, gradient, strict=True):
+            squares = (slope * self.model.embedding_scale).square().double()
+            self.uses.index_add_(0, ids, squares.mean(-1))
+            self.columns += squares.sum(0)
 
     def _add(self, name: str, batch: slice, weights: Tensor, energy: Tensor) -> None:
         if name not in self.tokens:

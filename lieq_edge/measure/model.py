@@ -214,9 +214,37 @@ class BlockModel:
 
     def advance(self, module: nn.Module, index: int, hidden: Tensor) -> None:
         """Replace hidden states ``(n, T, d)`` by the block's output, in place and a few sequences at a time."""
-        step = max(1, _BATCH_TOKENS // hidden.shape[1])
-        for start in range(0, hidden.shape[0], step):
-            hidden[start : start + step] = self.run_block(module, index, hidden[start : start + step])
+        for batch in self.batches(hidden.shape):
+            hidden[batch] = self.run_block(module, index, hidden[batch])
+
+    def listen(
+        self, module: nn.Module, index: int, hidden: Tensor, batch: slice, collect: Callable[[str, slice, Tensor], None]
+    ) -> Tensor:
+        """Run the sequences ``batch`` ``(b, T, d)`` through a block and tell what its linears receive.
+
+        Args:
+            module, index: the block.
+            hidden: its input.
+            batch: which sequences these are.
+            collect: gets a linear's GGUF name, ``batch``, and what it receives, ``(b, T, columns)``.
+
+        Returns:
+            The block's output.
+        """
+        hooks = [
+            linear.register_forward_pre_hook(lambda _, args, name=name: collect(name, batch, args[0]))
+            for name, linear in self.linears(module, index).items()
+        ]
+        try:
+            return self.run_block(module, index, hidden)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def batches(self, shape: tuple[int, ...]) -> list[slice]:
+        """A few of ``(n, T)`` sequences at a time."""
+        step = max(1, _BATCH_TOKENS // shape[1])
+        return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
 
     def linears(self, module: nn.Module, index: int) -> dict[str, nn.Linear]:
         """The linear layers of block ``index`` by the GGUF name of their weight, in the source's order."""

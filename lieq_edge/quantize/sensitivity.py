@@ -11,6 +11,7 @@ costs much more than encoding, and hardly differs from type to type.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,14 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..ggml_types import TYPES
-from ..progress import stage
 from . import ggml
 from .codec import LAYOUTS
 from .feedback import round_with_feedback
-from .statistics import MomentCollector, Moments, held_out_sequences, importance_of, weighted_moments
+from .statistics import Moments, held_out_sequences, importance_of, tokens_of, weighted_moments
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ..measure.loss_weights import LossWeights
     from ..measure.model import BlockModel
@@ -69,51 +69,74 @@ class Sensitivity:
     outer: dict[str, Floats]
 
 
-def predict_losses(
-    model: BlockModel,
-    tokens: Tensor,
-    weights: LossWeights,
-    candidates: Mapping[str, Sequence[str]],
-    *,
-    threads: int | None = None,
+class Predictor:
+    """Listens to the backward pass over a block, then predicts the losses of its matrices."""
+
+    def __init__(
+        self,
+        linears: Mapping[str, nn.Linear],
+        shape: tuple[int, ...],
+        candidates: Mapping[str, Sequence[str]],
+        workers: Executor,
+        found: dict[str, dict[str, TypeLoss]],
+    ) -> None:
+        """Start listening.
+
+        Args:
+            linears: of the block, by GGUF tensor name.
+            shape: of the calibration tokens, ``(n, T)``.
+            candidates: types to try by tensor name; all must fit the tensor's rows.
+            workers: where tensors are worked on, with one thread of torch each.
+            found: gets the predictions.
+        """
+        self._linears = linears
+        self._held_out = held_out_sequences(shape[0])
+        self._held_out_tokens = len(self._held_out) * shape[1]
+        self._candidates = candidates
+        self._workers = workers
+        self._found = found
+        self._moments = {name: Moments.zeros(linear.in_features) for name, linear in linears.items()}
+
+    def add(self, name: str, batch: slice, x: Tensor, weights: Tensor) -> None:
+        """Collect H."""
+        for some in tokens_of(batch, weights, self._held_out):
+            self._moments[name].add(some.of(x), some.weights, held_out=some.held_out)
+
+    def done(self, channels: dict[str, Tensor]) -> None:
+        """Predict, tensor after tensor; their H go."""
+
+        def predict(name: str) -> dict[str, TypeLoss]:
+            return predict_tensor(
+                self._linears[name].weight.numpy(),
+                self._moments.pop(name),
+                channels[name].numpy(),
+                self._held_out_tokens,
+                self._candidates.get(name, ()),
+            )
+
+        # The longest work first, so that no worker is left with it at the end.
+        names = sorted(self._linears, key=lambda name: -self._linears[name].in_features)
+        self._found.update(zip(names, self._workers.map(predict, names), strict=True))
+
+
+def predict_outer(
+    model: BlockModel, hidden: Tensor, weights: LossWeights, candidates: Mapping[str, Sequence[str]]
 ) -> Sensitivity:
-    """Predict the losses of all matrices.
+    """Predict the losses of head and embedding.
 
     Args:
         model: in full precision.
-        tokens: the windows ``(n, T)`` that ``weights`` were measured on.
+        hidden: the last block's output ``(n, T, d)``.
         weights: of the loss.
-        candidates: types to try by tensor name; all must fit the tensor's rows.
-        threads: of ggml's encoder.
+        candidates: types to try by tensor name.
     """
-    import torch
-
-    held_out = len(held_out_sequences(tokens.shape[0])) * tokens.shape[1]
-    losses: dict[str, dict[str, TypeLoss]] = {}
-    with torch.no_grad(), stage("Predicting losses of types", model.n_blocks + 1) as advance:
-        hidden = model.embed(tokens)
-        for index in range(model.n_blocks):
-            with model.block(index) as module:
-                collector = MomentCollector(model, module, index, weights)
-                collector.run(module, index, hidden)
-                for name, linear in model.linears(module, index).items():
-                    losses[name] = predict_tensor(
-                        linear.weight.numpy(),
-                        collector.moments[name],
-                        weights.channels[name].numpy(),
-                        held_out,
-                        candidates.get(name, ()),
-                        threads=threads,
-                    )
-            advance()
-        outer = _outer_moments(model, hidden, weights)
-        for name, (moments, channels) in outer.items():
-            matrix = model.source.read(name)
-            losses[name] = predict_tensor(
-                matrix, moments, channels, held_out, candidates.get(name, ()), threads=threads
-            )
-        advance()
-    return Sensitivity(losses, {name: moments.whole.numpy() for name, (moments, _) in outer.items()})
+    held_out_tokens = len(held_out_sequences(hidden.shape[0])) * hidden.shape[1]
+    losses, outer = {}, {}
+    for name, (moments, channels) in _outer_moments(model, hidden, weights).items():
+        matrix = model.source.read(name)
+        losses[name] = predict_tensor(matrix, moments, channels, held_out_tokens, candidates.get(name, ()))
+        outer[name] = moments.whole
+    return Sensitivity(losses, outer)
 
 
 def predict_tensor(
@@ -122,8 +145,6 @@ def predict_tensor(
     channels: Floats,
     held_out_tokens: float,
     types: Sequence[str],
-    *,
-    threads: int | None = None,
 ) -> dict[str, TypeLoss]:
     """Predicted losses of one tensor, by type.
 
@@ -133,11 +154,10 @@ def predict_tensor(
         channels: relative energy of the gradient at each row, ``(rows,)``, mean 1.
         held_out_tokens: how many tokens ``moments.held_out`` is over.
         types: candidates.
-        threads: of ggml's encoder.
     """
     rows, counts = sample_rows(channels)
     sample = np.ascontiguousarray(matrix[rows])
-    learned, held_out = moments.learned.numpy(), moments.held_out.numpy()
+    learned, held_out = moments.learned, moments.held_out
     importance = importance_of(learned)
 
     def loss(values: Floats) -> float:
@@ -145,14 +165,13 @@ def predict_tensor(
         return 0.5 * float(np.einsum("ij,ij->i", error @ held_out, error) @ counts) / held_out_tokens
 
     nearest = {
-        name: loss(ggml.dequantize(ggml.encode(sample, name, importance, threads), name, sample.shape))
-        for name in types
+        name: loss(ggml.dequantize(ggml.encode(sample, name, importance, 1), name, sample.shape)) for name in types
     }
     anchors = sorted((name for name in types if name in LAYOUTS), key=lambda name: TYPES[name].bits)
     damping, gains = DAMPINGS[0], dict[int, float]()
     for name in dict.fromkeys([*anchors[:1], *anchors[len(anchors) // 2 : len(anchors) // 2 + 1]]):
         tried = {
-            value: loss(round_with_feedback(sample, learned, name, damping=value, threads=threads).values)
+            value: loss(round_with_feedback(sample, learned, name, damping=value, sweeps=1, threads=1).values)
             for value in (DAMPINGS if not gains else (damping,))
         }
         damping = min(tried, key=lambda value: tried[value])
@@ -194,7 +213,7 @@ def _outer_moments(model: BlockModel, hidden: Tensor, weights: LossWeights) -> d
     uses = weights.embedding / max(float(weights.embedding.mean()), 1e-30)
     diagonal = weights.embedding_columns * weights.embedding.mean()
     share = len(held_out_sequences(hidden.shape[0])) / hidden.shape[0]
-    embedding = Moments((diagonal * (1 - share)).diag(), (diagonal * share).diag())
+    embedding = Moments((diagonal * (1 - share)).diag().numpy(), (diagonal * share).diag().numpy())
     if model.head_name == "token_embd.weight":
         both = Moments(head.learned + embedding.learned, head.held_out + embedding.held_out)
         # The part of the summed squared gradient that each role brings.

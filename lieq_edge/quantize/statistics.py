@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,37 +12,110 @@ import numpy.typing as npt
 from ..errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from ..measure.loss_weights import LossWeights
-    from ..measure.model import BlockModel
+Floats = npt.NDArray[np.float32]
 
 HELD_OUT = 4
 """One sequence in so many is held out: it judges rounding and predicts losses, and teaches nothing."""
+
+
+KEPT = 0.4
+"""Share of the tokens that enter H; see ``tokens_of``."""
 
 
 @dataclass(frozen=True)
 class Moments:
     """H = sum_t w_t x_t x_t^T, float32 ``(columns, columns)``: over the tokens to learn from, and those held out."""
 
-    learned: Tensor
-    held_out: Tensor
+    learned: Floats
+    held_out: Floats
+
+    @classmethod
+    def zeros(cls, columns: int) -> Moments:
+        """Of no tokens."""
+        return cls(np.zeros((columns, columns), np.float32), np.zeros((columns, columns), np.float32))
 
     @property
-    def whole(self) -> Tensor:
+    def whole(self) -> Floats:
         """Over all tokens."""
         return self.learned + self.held_out
 
     def add(self, x: Tensor, weights: Tensor, *, held_out: bool) -> None:
-        """Add the tokens of a sequence: inputs ``(T, columns)`` with their w_t ``(T,)``."""
-        scaled = x * weights.sqrt()[:, None]
-        (self.held_out if held_out else self.learned).addmm_(scaled.T, scaled)
+        """Add tokens: inputs ``(T, columns)`` with their w_t ``(T,)``."""
+        if len(x):
+            scaled = (x.float() * weights.sqrt()[:, None]).numpy()
+            # numpy sees that the product is symmetric and computes half of it.
+            total = self.held_out if held_out else self.learned
+            total += scaled.T @ scaled
 
 
-def importance_of(moments: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+@dataclass(frozen=True)
+class Tokens:
+    """Some tokens of a batch of sequences: those to learn from, or those held out.
+
+    Attributes:
+        index: into the batch's flattened tokens.
+        weights: theirs, float32; tokens that were left out are made up for.
+        held_out: which of the two.
+    """
+
+    index: Tensor
+    weights: Tensor
+    held_out: bool
+
+    def of(self, x: Tensor) -> Tensor:
+        """Their inputs ``(tokens, columns)`` from a batch's ``(b, T, columns)``."""
+        return x.flatten(0, 1)[self.index]
+
+
+def tokens_of(batch: slice, weights: Tensor, held_out: frozenset[int]) -> list[Tokens]:
+    """The tokens of the sequences ``batch`` that are worth a column of a product, by their w_t ``(b, T)``.
+
+    The weights are very uneven (a quarter of the tokens often carries nine tenths of the sum), and H costs the same for
+    each. So tokens of little weight stand for each other: each is kept at a rate proportional to its weight, evenly
+    spread, and then counts for as much as it was likely to be left out. The sum stays what it was on average.
+    """
+    import torch
+
+    parts = []
+    for judged in (False, True):
+        rows = torch.tensor(
+            [i for i in range(len(weights)) if (batch.start + i in held_out) == judged], dtype=torch.int64
+        )
+        if len(rows) == 0:
+            continue
+        mine = weights[rows].flatten().double()
+        limit = _limit(mine, KEPT)
+        rate = (mine / limit).clamp(max=1.0) if limit > 0 else torch.ones_like(mine)
+        steps = torch.floor(rate.cumsum(0) + 0.5)
+        kept = torch.nonzero(steps.diff(prepend=steps.new_zeros(1)) > 0)[:, 0]
+        index = (rows[:, None] * weights.shape[1] + torch.arange(weights.shape[1])).flatten()[kept]
+        parts.append(Tokens(index, (mine[kept] / rate[kept]).float(), judged))
+    return parts
+
+
+def _limit(weights: Tensor, share: float) -> float:
+    """The weight above which tokens are kept for certain, so that ``share`` of them are kept in all; 0 keeps all."""
+    ordered = weights.sort(descending=True).values
+    # With the k heaviest kept for certain and limit l, k + (sum of the others) / l tokens are kept.
+    rest = ordered.flip(0).cumsum(0).flip(0)
+    count = len(weights)
+    limits = rest / (share * count - _arange(count, ordered)).clamp(min=1e-9)
+    fitting = (limits >= ordered).nonzero()
+    return float(limits[fitting[0, 0]]) if len(fitting) else 0.0
+
+
+def _arange(count: int, like: Tensor) -> Tensor:
+    import torch
+
+    return torch.arange(count, dtype=like.dtype)
+
+
+def importance_of(moments: Floats) -> Floats:
     """Importance of each column from its H: the diagonal, kept above zero for columns that are never active."""
     diagonal = moments.diagonal()
-    floored: npt.NDArray[np.float32] = np.maximum(diagonal, 1e-6 * diagonal.mean()).astype(np.float32)
+    floored: Floats = np.maximum(diagonal, 1e-6 * diagonal.mean()).astype(np.float32)
     return floored if floored.any() else np.ones_like(floored)
 
 
@@ -67,53 +139,12 @@ def weighted_moments(sequences: Iterable[Tensor], weights: Tensor) -> Moments:
         sequences: inputs ``(T, columns)`` of each sequence in turn.
         weights: w_t, ``(n, T)``.
     """
-    import torch
-
     held_out = held_out_sequences(len(weights))
     found: Moments | None = None
     for sequence, x in enumerate(sequences):
         if found is None:
-            found = Moments(torch.zeros(x.shape[1], x.shape[1]), torch.zeros(x.shape[1], x.shape[1]))
-        found.add(x, weights[sequence], held_out=sequence in held_out)
+            found = Moments.zeros(x.shape[1])
+        for some in tokens_of(slice(sequence, sequence + 1), weights[sequence : sequence + 1], held_out):
+            found.add(some.of(x[None]), some.weights, held_out=some.held_out)
     assert found is not None
     return found
-
-
-class MomentCollector:
-    """Collects the moments of a block's linears while sequences run through it."""
-
-    def __init__(self, model: BlockModel, module: nn.Module, index: int, weights: LossWeights) -> None:
-        """Start with zeros for every linear of block ``index``."""
-        import torch
-
-        self._model = model
-        self._linears = model.linears(module, index)
-        self._weights = weights
-        self.moments = {
-            name: Moments(*(torch.zeros(linear.in_features, linear.in_features) for _ in range(2)))
-            for name, linear in self._linears.items()
-        }
-
-    def run(self, module: nn.Module, index: int, hidden: Tensor, *, keep: bool = True) -> None:
-        """Run all sequences ``(n, T, d)`` through the block and collect; ``keep`` puts its output into ``hidden``."""
-        for sequence in range(hidden.shape[0]):
-            with self._listening(sequence):
-                out = self._model.run_block(module, index, hidden[sequence : sequence + 1])
-            if keep:
-                hidden[sequence] = out[0]
-
-    @contextlib.contextmanager
-    def _listening(self, sequence: int) -> Iterator[None]:
-        def collect(name: str, x: Tensor) -> None:
-            weights = self._weights.tokens[name]
-            self.moments[name].add(x[0], weights[sequence], held_out=sequence in held_out_sequences(len(weights)))
-
-        hooks = [
-            linear.register_forward_pre_hook(lambda _, args, name=name: collect(name, args[0]))
-            for name, linear in self._linears.items()
-        ]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..allocate.plan import Plan, TensorPlan
 from ..source.base import Array, Source
 from . import ggml
-from .codec import LAYOUTS
-from .feedback import DAMPING, round_with_feedback
+from .feedback import round_with_feedback
 from .ggml import Packed
-from .sensitivity import Sensitivity, TypeLoss
-from .statistics import MomentCollector, importance_of
+from .sensitivity import Sensitivity, TypeLoss, predict_tensor
+from .statistics import Moments, held_out_sequences, importance_of, tokens_of
 from .tensors import Importance, encode_tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from ..measure.loss_weights import LossWeights
     from ..measure.model import BlockModel
@@ -32,7 +33,7 @@ class FeedbackInputs:
         tokens: the calibration windows ``(n, T)``.
         weights: of the loss on them.
         sensitivity: rounding and damping by tensor and type, judged on held-out sequences, and H of the matrices
-            outside the blocks.
+            outside the blocks. Block matrices that it leaves out are judged when their turn comes.
     """
 
     model: BlockModel
@@ -49,9 +50,9 @@ def encode_streamed(
     Args:
         source: of the weights.
         plan: the types.
-        importance: for tensors outside the blocks and those whose held-out error asks for importance rounding.
+        importance: for matrices that take no part in the loss weights.
         inputs: for the feedback.
-        threads: of ggml's encoder.
+        threads: tensors that are rounded at a time, None for one a core; the bytes do not depend on it.
 
     Yields:
         The tensor's plan and its bytes.
@@ -60,23 +61,33 @@ def encode_streamed(
 
     model = inputs.model
     by_name = {tensor.name: tensor for tensor in plan.tensors}
-    with torch.no_grad():
-        hidden = model.embed(inputs.tokens)
+    with torch.no_grad(), one_thread_workers(threads) as workers:
+        hidden = model.embed(inputs.tokens).clone()
         done = 0
         packed: dict[str, Packed] = {}
         for tensor in plan.tensors:
             # Blocks come in order; the first tensor of one asks for all of it.
             parts = tensor.name.split(".")
             while parts[0] == "blk" and int(parts[1]) >= done:
-                packed |= _round_block(done, by_name, hidden, inputs, threads)
+                packed |= _round_block(done, by_name, hidden, inputs, workers)
                 done += 1
             if tensor.name in packed:
                 yield tensor, packed.pop(tensor.name)
-            elif tensor.name in inputs.sensitivity.outer:
+            elif choice := inputs.sensitivity.losses.get(tensor.name, {}).get(tensor.type):
                 matrix, moments = source.read(tensor.name), inputs.sensitivity.outer[tensor.name]
-                yield tensor, _round(matrix, moments, tensor.type, _choice(tensor, inputs), threads)[0]
+                yield tensor, _round(matrix, moments, tensor.type, choice, threads)[0]
             else:
                 yield tensor, encode_tensor(source.read(tensor.name), tensor, importance, threads=threads)
+
+
+def one_thread_workers(threads: int | None) -> ThreadPoolExecutor:
+    """Workers in which torch uses one thread each, as many as there are cores unless told.
+
+    Rounding is a long row of small steps: threads that share one step wait for each other most of the time.
+    """
+    import torch
+
+    return ThreadPoolExecutor(threads or os.cpu_count() or 1, initializer=torch.set_num_threads, initargs=(1,))
 
 
 def _round_block(
@@ -84,36 +95,57 @@ def _round_block(
     plans: Mapping[str, TensorPlan],
     hidden: Tensor,
     inputs: FeedbackInputs,
-    threads: int | None,
+    workers: Executor,
 ) -> dict[str, Packed]:
     """Round the matrices of a block; ``hidden`` becomes its output with the rounded weights."""
+    from ..measure.precision import quick_products
 
     model = inputs.model
-    packed: dict[str, Packed] = {}
+    judged_tokens = len(held_out_sequences(len(inputs.tokens))) * inputs.tokens.shape[1]
     with model.block(index) as module:
-        collector = MomentCollector(model, module, index, inputs.weights)
-        collector.run(module, index, hidden, keep=False)
-        for name, linear in model.linears(module, index).items():
+        linears = model.linears(module, index)
+        with quick_products():
+            moments = _measure_block(module, index, hidden, inputs)
+
+        def work(name: str) -> tuple[Packed, Array]:
             # Rows in llama.cpp's order, which may differ from the module's; they are rounded one by one.
-            matrix = model.source.read(name)
-            moments = collector.moments[name].whole.numpy()
-            packed[name], values = _round(matrix, moments, plans[name].type, _choice(plans[name], inputs), threads)
-            linear.weight.copy_(model.parameter(name, values))
-        model.advance(module, index, hidden)
+            matrix, kind, found = model.source.read(name), plans[name].type, moments.pop(name)
+            choice = inputs.sensitivity.losses.get(name, {}).get(kind)
+            if choice is None:
+                # The module's rows, whose order is that of the channels.
+                own, channels = linears[name].weight.numpy(), inputs.weights.channels[name].numpy()
+                choice = predict_tensor(own, found, channels, judged_tokens, (kind,))[kind]
+            return _round(matrix, found.whole, kind, choice, 1)
+
+        names = sorted(linears, key=lambda name: -linears[name].in_features)
+        packed: dict[str, Packed] = {}
+        for name, (packed[name], values) in zip(names, workers.map(work, names), strict=True):
+            linears[name].weight.copy_(model.parameter(name, values))
+        with quick_products():
+            model.advance(module, index, hidden)
     return packed
 
 
-def _choice(tensor: TensorPlan, inputs: FeedbackInputs) -> TypeLoss | None:
-    return inputs.sensitivity.losses.get(tensor.name, {}).get(tensor.type)
+def _measure_block(module: nn.Module, index: int, hidden: Tensor, inputs: FeedbackInputs) -> dict[str, Moments]:
+    """H of the block's linears, whose weights are still exact, behind blocks that are rounded."""
+    held_out = held_out_sequences(len(inputs.tokens))
+    moments = {name: Moments.zeros(linear.in_features) for name, linear in inputs.model.linears(module, index).items()}
+
+    def collect(name: str, batch: slice, x: Tensor) -> None:
+        for some in tokens_of(batch, inputs.weights.tokens[name][batch], held_out):
+            moments[name].add(some.of(x), some.weights, held_out=some.held_out)
+
+    for batch in inputs.model.batches(inputs.tokens.shape):
+        inputs.model.listen(module, index, hidden[batch], batch, collect)
+    return moments
 
 
 def _round(
-    matrix: Array, moments: Array, type_name: str, choice: TypeLoss | None, threads: int | None
+    matrix: Array, moments: Array, type_name: str, choice: TypeLoss, threads: int | None
 ) -> tuple[Packed, Array]:
     """Bytes and decoded values of a matrix, by feedback or, where that was judged worse, by importance."""
-    if type_name in LAYOUTS and (choice is None or choice.rounding == "feedback"):
-        damping = DAMPING if choice is None else choice.damping
-        rounded = round_with_feedback(matrix, moments, type_name, damping=damping, threads=threads)
+    if choice.rounding == "feedback":
+        rounded = round_with_feedback(matrix, moments, type_name, damping=choice.damping, threads=threads)
         return rounded.packed, rounded.values
     importance = importance_of(moments)
     packed = ggml.encode(matrix, type_name, importance, threads)

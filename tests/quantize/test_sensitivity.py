@@ -56,10 +56,10 @@ def test_the_prediction_is_the_quadratic_form_of_the_error() -> None:
     rng = np.random.default_rng(1)
     matrix = rng.standard_normal((ROWS, 256), dtype=np.float32)
     x = rng.standard_normal((400, 256)).astype(np.float32)
-    moments = Moments(torch.from_numpy(x[:300].T @ x[:300]), torch.from_numpy(x[300:].T @ x[300:]))
+    moments = Moments(x[:300].T @ x[:300], x[300:].T @ x[300:])
     channels = np.ones(ROWS, np.float32)
     found = predict_tensor(matrix, moments, channels, 100, ["Q3_K", "Q4_K"])
-    importance = moments.learned.diagonal().numpy()
+    importance = moments.learned.diagonal()
     error = matrix - dequantize(encode(matrix, "Q3_K", importance), "Q3_K", matrix.shape)
     assert found["Q3_K"].nearest_loss == pytest.approx(0.5 * np.square(x[300:] @ error.T).sum() / 100, rel=1e-3)
     assert found["Q4_K"].loss < found["Q3_K"].loss <= found["Q3_K"].nearest_loss

@@ -1,0 +1,63 @@
+"""H from the tokens that carry the loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lieq_edge.quantize.statistics import KEPT, Moments, importance_of, tokens_of
+
+
+@given(seed=st.integers(0, 10_000), spread=st.floats(0.1, 4), sequences=st.integers(2, 5))
+def test_kept_tokens_carry_the_sum_of_all_weights(seed: int, spread: float, sequences: int) -> None:
+    weights = torch.randn(sequences, 256, generator=torch.Generator().manual_seed(seed)).mul(spread).exp()
+    held_out = frozenset({sequences - 1})
+    learned, judged = tokens_of(slice(0, sequences), weights, held_out)
+    assert (learned.held_out, judged.held_out) == (False, True)
+    for part, rows in ((learned, weights[:-1]), (judged, weights[-1:])):
+        assert len(part.index) == pytest.approx(KEPT * rows.numel(), abs=2)
+        # Systematic sampling is off by less than one of the tokens that stand for others.
+        limit = part.weights.max() if spread < 0.2 else part.weights.median()
+        assert abs(float(part.weights.sum() - rows.sum())) <= 1.01 * float(max(limit, part.weights.min()))
+        assert (part.weights >= weights.flatten()[part.index] * 0.999).all()
+    assert set(judged.index.tolist()) <= set(range((sequences - 1) * 256, sequences * 256))
+
+
+def test_heavy_tokens_count_as_they_are_and_equal_ones_evenly() -> None:
+    weights = torch.full((1, 100), 1e-3)
+    weights[0, 7] = 5.0
+    (part,) = tokens_of(slice(0, 1), weights, frozenset())
+    place = part.index.tolist().index(7)
+    assert float(part.weights[place]) == 5.0
+    others = part.weights[[i for i in range(len(part.index)) if i != place]]
+    assert others.max() == pytest.approx(float(others.min()))
+    gaps = part.index.diff()
+    assert gaps.max() <= 4
+
+
+def test_without_any_weight_all_tokens_stay() -> None:
+    (part,) = tokens_of(slice(0, 1), torch.zeros(1, 20), frozenset())
+    assert len(part.index) == 20
+
+
+def test_thinned_moments_are_near_those_of_all_tokens() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 512, 16, generator=generator)
+    weights = torch.randn(4, 512, generator=generator).mul(1.5).exp()
+    moments = Moments.zeros(16)
+    for part in tokens_of(slice(0, 4), weights, frozenset({3})):
+        moments.add(part.of(x), part.weights, held_out=part.held_out)
+    flat = x.flatten(0, 1)
+    whole = (flat * weights.flatten()[:, None]).T @ flat
+    assert float((torch.from_numpy(moments.whole) - whole).norm() / whole.norm()) < 0.05
+    held = (x[3] * weights[3][:, None]).T @ x[3]
+    assert float((torch.from_numpy(moments.held_out) - held).norm() / held.norm()) < 0.1
+
+
+def test_importance_stays_above_zero() -> None:
+    moments = Moments.zeros(4)
+    assert (importance_of(moments.learned) == 1).all()
+    moments.learned[1, 1] = 8.0
+    assert importance_of(moments.whole).tolist() == pytest.approx([2e-6, 8.0, 2e-6, 2e-6])
