@@ -12,7 +12,7 @@ from .errors import InputError
 from .export_report import ExportReport, layer_reports
 from .files import check_output, check_space
 from .measure.diagnostics import Diagnostics
-from .planning import calibration_tokens, measure_blocks, open_model, plan_and_measure
+from .planning import calibration_tokens, check_runnable, measure_blocks, open_model, plan_and_measure
 from .progress import stage
 from .resources import Stopwatch, peak_rss_bytes
 from .scoring import check_text_length, validate_export, validation_text
@@ -65,7 +65,8 @@ def export_model(
     with watch.measure("open"):
         source = open_model(model, settings)
     _check_not_source(out, model, source)
-    if settings.parity:
+    check_runnable(source, settings, diagnostics)
+    if settings.parity and source.in_transformers:
         from .parity import check_parity
 
         with watch.measure("parity"), stage("Comparing llama.cpp with transformers", 1):
@@ -129,8 +130,8 @@ def _check_not_source(out: Path, model: str, source: Source) -> None:
     if not out.exists():
         return
     directory = Path(model).expanduser()
-    if source.gguf_path is not None:
-        clash = out.samefile(source.gguf_path)
+    if source.files:
+        clash = any(out.samefile(path) for path in source.files)
     else:
         clash = out.suffix != ".gguf" and directory.is_dir() and out.resolve().parent == directory.resolve()
     if clash:

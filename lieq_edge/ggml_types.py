@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import prod
 
@@ -66,15 +67,21 @@ _ALL = (
     GgmlType("Q2_0", 42, 64, 18, 2),
 )
 
-_NEVER_QUANTISED = ("_norm.weight", "ffn_gate_inp.weight", "position_embd.weight")
+_NEVER_QUANTISED = re.compile(
+    r"_norm\.weight$|^position_embd|^token_types|ffn_gate_inp|ffn_gate_tid2eid|altup|laurel|per_layer_model_proj|"
+    r"ssm_conv1d|shortconv\.conv|indexer\.|attn_rel_b|hc_|time_mix_(first|lerp_fused|decay|[wvag]\d|decay_w\d)\.weight"
+)
 
 
 def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a tensor may be quantised (llama.cpp's ``tensor_allows_quantization``).
 
-    Tensors of one dimension may not, nor norms of several heads (StableLM), routers of experts and learned positions.
+    Tensors of one dimension may not, nor norms of several heads (StableLM), routers of experts, learned positions, and
+    small matrices of recurrent and other blocks that decide much.
     """
-    return len(shape) >= 2 and not name.endswith(_NEVER_QUANTISED)
+    # ggml counts no leading dimensions of 1.
+    several = len(shape) >= 2 and any(size > 1 for size in shape[:-1])
+    return several and name.endswith(".weight") and _NEVER_QUANTISED.search(name) is None
 
 
 TYPES: dict[str, GgmlType] = {t.name: t for t in _ALL}
@@ -82,3 +89,18 @@ TYPES: dict[str, GgmlType] = {t.name: t for t in _ALL}
 
 TYPES_BY_ID: dict[int, GgmlType] = {t.id: t for t in _ALL}
 """The same, by ``enum ggml_type``."""
+
+
+def storage_type(name: str) -> GgmlType:
+    """The type of that name, also where this project only copies tensors that are stored in it.
+
+    Raises:
+        KeyError: there is no such type.
+    """
+    if name in TYPES:
+        return TYPES[name]
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    kind = GGMLQuantizationType[name]
+    block, block_bytes = GGML_QUANT_SIZES[kind]
+    return GgmlType(name, int(kind), block, block_bytes, 8 * block_bytes // block)

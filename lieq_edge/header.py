@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -53,6 +54,15 @@ class Header:
     def get(self, key: str, default: Any = None) -> Any:
         """The value of ``key``."""
         return next((kv.value for kv in self.metadata if kv.key == key), default)
+
+
+def learned_positions(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """How many positions a model with tensors of these shapes has learned; None where any number will do.
+
+    llama.cpp ends the process on a longer window.
+    """
+    table = shapes.get("position_embd.weight")
+    return table[0] if table else None
 
 
 def type_name(kind: int) -> str:

@@ -95,9 +95,26 @@ def plan_model(model: str, settings: ExportSettings, diagnostics: Diagnostics | 
     """
     parse_budget(settings.budget)
     source = open_model(model, settings)
+    check_runnable(source, settings, diagnostics)
     measured = measure_blocks(source, settings, diagnostics)
     tokens = calibration_tokens(source, settings)[0] if settings.metric == "loss" else None
     return plan_and_measure(source, measured, settings, tokens, Stopwatch())[0]
+
+
+def check_runnable(source: Source, settings: ExportSettings, saved: Diagnostics | None) -> None:
+    """Refuse measurements that need PyTorch for a model that only llama.cpp runs, before any time is spent."""
+    if source.in_transformers:
+        return
+    from .measure.analyze import check_measurable
+
+    by_loss = settings.metric == "loss"
+    if by_loss or settings.rounding == "feedback":
+        flag, instead = ("--metric loss", "geometry") if by_loss else ("--rounding feedback", "imatrix")
+        raise InputError(
+            f"{source.label} ({source.architecture}) is run through llama.cpp, which gives no gradients for {flag}; "
+            f"take {instead} instead."
+        )
+    check_measurable(source, NEEDS[settings.metric] if saved is None else frozenset(), settings.baseline)
 
 
 def measure_blocks(source: Source, settings: ExportSettings, saved: Diagnostics | None) -> Diagnostics:

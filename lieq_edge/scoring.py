@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from .errors import GateError, InputError
 from .files import check_space
 from .settings import ExportSettings
+from .splits import first_part
 from .validate.perplexity import Validation, validate
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def validate_against(
     """
     body, name = validation_text(text)
     if reference is None or reference.endswith(".gguf"):
-        path = Path(reference) if reference else None
+        path = first_part(Path(reference)) if reference else None
         return validate(file, body, text_name=name, context=context, chunks=chunks, threads=threads, reference=path)
     from .source import open_source
 

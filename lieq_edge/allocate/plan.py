@@ -9,7 +9,7 @@ from math import prod
 
 from ..container import header_size, padded
 from ..errors import InputError
-from ..ggml_types import TYPES, is_matrix
+from ..ggml_types import TYPES, is_matrix, storage_type
 from ..measure.diagnostics import Diagnostics, TensorInfo, TextInfo
 from .budget import Budget, parse_budget
 from .levels import check_range, levels_under, many_levels, two_levels
@@ -19,6 +19,9 @@ from .types import LEVEL_TYPES, resolve
 # The key-values under ``lieq.`` hold scores, bits and hashes; the plan sets aside what they take at most.
 _OWN_KEYS_BYTES = 4096
 _OWN_KEYS_BYTES_A_BLOCK = 48
+
+EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})
+"""Tables that a token's row is looked up in."""
 
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 
@@ -33,6 +36,7 @@ class TensorPlan:
         type: name of the ggml type it is written in.
         nbytes: without padding.
         wanted: the type that the level asked for, where it does not fit the rows; else None.
+        kept: the source's own bytes are written.
     """
 
     name: str
@@ -40,6 +44,7 @@ class TensorPlan:
     type: str
     nbytes: int
     wanted: str | None = None
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -214,9 +219,16 @@ def summarise(
 
 
 def plan_fixed(tensor: TensorInfo, diagnostics: Diagnostics, options: PlanOptions) -> TensorPlan:
-    """Types outside the levels: embedding and head by option or default, everything else in full precision."""
+    """Types outside the levels: embedding and head by option or default, everything else in full precision.
+
+    What the source keeps stays in its type.
+    """
+    if tensor.kept is not None:
+        return TensorPlan(
+            tensor.name, tensor.shape, tensor.kept, storage_type(tensor.kept).nbytes(tensor.shape), kept=True
+        )
     tied = not any(other.name == "output.weight" for other in diagnostics.tensors)
-    if tensor.name == "token_embd.weight":
+    if tensor.name in EMBEDDINGS:
         return plan_tensor(tensor, options.token_embedding_type or ("Q6_K" if tied else "Q4_K"), options.strict_types)
     if tensor.name == "output.weight":
         return plan_tensor(tensor, options.output_type or "Q6_K", options.strict_types)
@@ -239,7 +251,8 @@ def overhead_bytes(diagnostics: Diagnostics) -> int:
 
 def is_block_weight(tensor: TensorInfo | TensorPlan) -> bool:
     """Matrices inside a block; norms and biases are vectors and stay in full precision."""
-    return _BLOCK.fullmatch(tensor.name) is not None and is_matrix(tensor.name, tensor.shape)
+    is_in = _BLOCK.fullmatch(tensor.name) is not None
+    return is_in and is_matrix(tensor.name, tensor.shape) and not tensor.kept
 
 
 def block_of(name: str) -> int:

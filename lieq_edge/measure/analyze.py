@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..container import metadata_bytes
+from ..errors import InputError
 from ..progress import stage
 from ..source.base import Source
 from .correlate import spearman
 from .diagnostics import BlockDiagnostics, Diagnostics, TensorInfo
-from .texts import SALIENCY_CONTEXT, SALIENCY_TOKENS, builtin_text, load_text, text_windows
+from .texts import SALIENCY_CONTEXT, SALIENCY_TOKENS, builtin_text, load_text, longest_window, text_windows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,7 @@ def describe(source: Source) -> Diagnostics:
         architecture=source.architecture,
         model_hash=source.content_hash,
         metadata_bytes=metadata_bytes(source.metadata()),
-        tensors=tuple(TensorInfo(spec.name, spec.shape) for spec in source.tensors()),
+        tensors=tuple(TensorInfo(t.name, t.shape, t.stored if t.kept else None) for t in source.tensors()),
         blocks=tuple(BlockDiagnostics(index) for index in range(source.n_blocks)),
         probe=None,
         saliency_text=None,
@@ -75,16 +76,24 @@ def analyze(
     Raises:
         InputError: a text cannot be read or is too short, or the model cannot be run.
     """
+    check_measurable(source, metrics, baseline)
     probe = saliency = None
     if "geometry" in metrics:
         text, name = _text(probe_text, "probe")
         probe, probe_info = text_windows(source, text, name, tokens=probe_tokens, context=probe_tokens)
     if "saliency" in metrics:
         text, name = _text(saliency_text, "saliency")
-        context = min(SALIENCY_CONTEXT, saliency_tokens)
+        context = longest_window(source, min(SALIENCY_CONTEXT, saliency_tokens))
         saliency, saliency_info = text_windows(source, text, name, tokens=saliency_tokens, context=context)
     found = describe(source)
-    geometry, ppl, drops = _measure(source, probe, saliency, projections, baseline, seeds, threads)
+    ppl: float | None = None
+    drops: list[float] = []
+    if source.in_transformers:
+        geometry, ppl, drops = _measure(source, probe, saliency, projections, baseline, seeds, threads)
+    elif probe is not None:
+        from .llama_measure import measure_geometry
+
+        geometry = measure_geometry(source, probe, projections=projections, seeds=seeds, threads=threads)
     blocks = [_with_geometry(block, geometry[block.index]) if geometry else block for block in found.blocks]
     if drops:
         blocks = [dataclasses.replace(block, delta_ppl=drops[block.index]) for block in blocks]
@@ -99,6 +108,26 @@ def analyze(
         seeds=seeds if geometry else (),
         correlations=_correlations(blocks) if geometry and drops else {},
     )
+
+
+def check_measurable(source: Source, metrics: set[str] | frozenset[str], baseline: str) -> None:
+    """Refuse what llama.cpp alone cannot measure.
+
+    Raises:
+        InputError: transformers does not run the model, and ``metrics`` or ``baseline`` ask for it.
+    """
+    if source.in_transformers:
+        return
+    if "saliency" in metrics:
+        raise InputError(
+            f"{source.label} ({source.architecture}) is run through llama.cpp, which cannot leave out a block, so "
+            "dPPL is not to be had; pass --metric geometry, random, first or last."
+        )
+    if "geometry" in metrics and baseline != "projection":
+        raise InputError(
+            f"{source.label} ({source.architecture}) is run through llama.cpp, which has no untrained counterpart of "
+            "it; pass --baseline projection."
+        )
 
 
 def _measure(

@@ -132,12 +132,16 @@ class GeometryPass:
     def _spectrum(self, role: str, z: Tensor) -> Tensor:
         """Energy spectra ``(heads, K)`` of the output ``(n, T, channels)`` of a projection."""
         z = z.flatten(0, 1)
-        head = self._head_dim() if role in ATTENTION else z.shape[1]
-        return energy_spectrum(z.view(z.shape[0], -1, head).transpose(0, 1))
+        return head_spectra(z, self._head_dim() if role in ATTENTION else z.shape[1])
 
     def _head_dim(self) -> int:
         config = self._model.config
         return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def head_spectra(z: Tensor, head: int) -> Tensor:
+    """Energy spectra ``(heads, K)`` of a projection's output ``(tokens, heads * head)``."""
+    return energy_spectrum(z.view(z.shape[0], -1, head).transpose(0, 1))
 
 
 def gains(trained: Tensor, untrained: Tensor) -> Geometry:

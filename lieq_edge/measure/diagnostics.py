@@ -18,10 +18,11 @@ class TextInfo:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor by GGUF name with its shape in numpy order."""
+    """A tensor by GGUF name with its shape in numpy order; ``kept`` is its type when it is written as it is stored."""
 
     name: str
     shape: tuple[int, ...]
+    kept: str | None = None
 
 
 @dataclass(frozen=True)

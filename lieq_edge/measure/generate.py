@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from gguf import Keys
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from ..progress import stage
 from ..source.base import Source
+from . import llama_measure
 from .diagnostics import TextInfo
 from .model import BlockModel
 from .texts import text_info
+from .writer import Writer, sample
 
 PROMPTS = (
     "The history of",
@@ -52,7 +55,11 @@ def self_windows(
     for i in range(n):
         prompted = lead + source.tokenize(PROMPTS[i // 2 % len(PROMPTS) if start else i % len(PROMPTS)])
         openings.append(start if start and i % 2 == 0 else prompted[: context - 1])
-    ids = generate(BlockModel(source, threads=threads), openings, context, seed=seed, stop=_end_ids(source))
+    stop = _end_ids(source)
+    if source.in_transformers:
+        ids = generate(BlockModel(source, threads=threads), openings, context, seed=seed, stop=stop)
+    else:
+        ids = llama_measure.generate(source, openings, context, seed=seed, stop=stop, threads=threads)
     text = "\n".join(source.detokenize(row) for row in ids.tolist())
     return ids, text_info(f"self-generated (seed {seed})", text, ids.numel())
 
@@ -89,35 +96,15 @@ def generate(
         for first in starts:
             cache = DynamicCache()
             cache.layers = [_Reserved(length) for _ in range(model.n_blocks)]
-            writer = _Writer(openings[first : first + size], length, stop)
+            writer = Writer(openings[first : first + size], length, stop)
             for position in range(length):
                 column = writer.put(position)
                 if position + 1 < length:
                     logits = causal_lm(column, past_key_values=cache, use_cache=True).logits[:, -1]
-                    writer.sampled = _sample(logits, generator)
+                    writer.sampled = sample(logits, generator)
                 advance()
             parts.append(writer.ids)
     return torch.cat(parts)
-
-
-class _Writer:
-    """Sequences that grow by a token at a time: their openings first, then what was sampled."""
-
-    def __init__(self, openings: list[list[int]], length: int, stop: frozenset[int]) -> None:
-        self._openings = openings
-        self._pending = [list(opening) for opening in openings]
-        self._stop = stop
-        self.ids = torch.empty(len(openings), length, dtype=torch.long)
-        self.sampled = torch.zeros(len(openings), dtype=torch.long)
-
-    def put(self, position: int) -> Tensor:
-        """Fill in the tokens at ``position`` and return them, ``(sequences, 1)``."""
-        for row, queue in enumerate(self._pending):
-            token = queue.pop(0) if queue else int(self.sampled[row])
-            self.ids[row, position] = token
-            if token in self._stop and not queue:
-                self._pending[row] = list(self._openings[row])
-        return self.ids[:, position : position + 1]
 
 
 class _Reserved(DynamicLayer):
@@ -148,14 +135,9 @@ class _Reserved(DynamicLayer):
         return self.keys, self.values
 
 
-def _sample(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One token ``(n,)`` of each row's distribution, by one random number a row and the running sum."""
-    # float64: a running sum of so many small float32 numbers would lose the rarest tokens.
-    running = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
-    drawn = torch.rand(len(running), 1, generator=generator, dtype=torch.float64) * running[:, -1:]
-    return torch.searchsorted(running, drawn, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
-
-
 def _end_ids(source: Source) -> frozenset[int]:
-    end = source.config().get("eos_token_id")
+    if source.in_transformers:
+        end = source.config().get("eos_token_id")
+    else:
+        end = next((kv.value for kv in source.metadata() if kv.key == Keys.Tokenizer.EOS_ID), None)
     return frozenset([end] if isinstance(end, int) else end or [])

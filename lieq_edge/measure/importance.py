@@ -32,6 +32,10 @@ def measure_importance(
         InputError: the model gives NaN or Inf on the text.
     """
     found: dict[str, npt.NDArray[np.float32]] = {}
+    if not source.in_transformers:
+        from . import llama_measure
+
+        return llama_measure.measure_importance(source, tokens, threads=threads)
     model = BlockModel(source, threads=threads)
     with torch.no_grad(), stage("Calibrating", model.n_blocks + 1) as advance:
         hidden = model.embed(tokens)
@@ -42,7 +46,7 @@ def measure_importance(
         total = torch.zeros(hidden.shape[-1], dtype=torch.float64)
         for part in hidden:
             total += _squares(model.final_norm(part))
-        found[model.head_name] = _mean(model.head_name, total, tokens.numel())
+        found[model.head_name] = mean_square(model.head_name, total.numpy(), tokens.numel())
         advance()
     return found
 
@@ -79,10 +83,10 @@ def _block_importance(
         for hook in hooks:
             hook.remove()
     count = hidden.shape[0] * hidden.shape[1]
-    found = {name: _mean(name, total, count) for name, total in sums.items()}
+    found = {name: mean_square(name, total.numpy(), count) for name, total in sums.items()}
     for name, totals in visitors.items():
         # An expert that no token visits keeps a total of zero, which counts every weight alike.
-        means = [_mean(name, total, max(n, 1)) for total, n in zip(totals, visits[name], strict=True)]
+        means = [mean_square(name, t.numpy(), max(n, 1)) for t, n in zip(totals, visits[name], strict=True)]
         found[name] = np.stack(means)
     return found
 
@@ -92,8 +96,13 @@ def _squares(x: Tensor) -> Tensor:
     return x.square().flatten(0, -2).sum(0).double()
 
 
-def _mean(name: str, total: Tensor, count: int) -> npt.NDArray[np.float32]:
-    mean = total.numpy() / count
+def mean_square(name: str, total: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.float32]:
+    """Importance of a matrix from the sum of the squares of ``count`` inputs: their mean, kept above zero.
+
+    Raises:
+        InputError: it is NaN or Inf.
+    """
+    mean = total / count
     if not np.isfinite(mean).all():
         raise InputError(
             f"The model computes NaN or Inf before {name} on the calibration text; its weights are damaged."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..files import read_text
+from ..header import learned_positions
 from ..source.base import Source
 from .diagnostics import TextInfo
 from .stdlib_text import stdlib_text
@@ -76,12 +77,23 @@ def windows(
     return torch.tensor([start + ids[first : first + body] for first in firsts], dtype=torch.long)
 
 
+def longest_window(source: Source, wanted: int) -> int:
+    """``wanted`` tokens, or fewer where the model has learned fewer positions."""
+    return min(wanted, learned_positions({spec.name: spec.shape for spec in source.tensors()}) or wanted)
+
+
 def text_windows(source: Source, text: str, name: str, *, tokens: int, context: int) -> tuple[Tensor, TextInfo]:
     """Windows ``(n, context)`` of a text, at most about ``tokens`` in all, each with BOS where the model wants it.
 
     Raises:
-        InputError: the text is shorter than one window.
+        InputError: the text is shorter than one window, or a window longer than the model's learned positions.
     """
+    if context > longest_window(source, context):
+        limit = longest_window(source, context)
+        raise InputError(
+            f"{source.label} has learned positions for {limit} tokens and a window has {context}; take shorter windows "
+            f"(--probe-tokens {limit})."
+        )
     bos = source.bos_id if source.adds_bos else None
     cut = windows(source.tokenize(text), context, max(1, tokens // context), bos, name=name)
     return cut, text_info(name, text, cut.numel())
@@ -113,12 +125,12 @@ def calibration_windows(
         InputError: the file cannot be read or is shorter than one window.
     """
     if calibration == "docs":
-        return _documentation(source, tokens, min(CALIBRATION_CONTEXT, tokens), seed)
+        return _documentation(source, tokens, longest_window(source, min(CALIBRATION_CONTEXT, tokens)), seed)
     if calibration in ("self", "mixed"):
         from .generate import self_windows
 
         half = tokens if calibration == "self" else tokens // 2
-        context = min(SELF_CONTEXT, half)
+        context = longest_window(source, min(SELF_CONTEXT, half))
         own, info = self_windows(source, tokens=half, context=context, seed=seed, threads=threads)
         if calibration == "self":
             return own, info
@@ -129,7 +141,7 @@ def calibration_windows(
         name = f"{docs_info.name} + {info.name}"
         return together, text_info(name, f"{docs_info.sha256} {info.sha256}", together.numel())
     path = Path(calibration)
-    context = min(CALIBRATION_CONTEXT, tokens)
+    context = longest_window(source, min(CALIBRATION_CONTEXT, tokens))
     return text_windows(source, load_text(path), path.name, tokens=tokens, context=context)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,10 @@ from ..source.base import Array, Source
 from .ggml import NEVER_WITHOUT_IMPORTANCE, Packed, encode
 
 Importance = Mapping[str, npt.NDArray[np.float32]]
-"""Importance by GGUF tensor name: mean of x^2 of each input column, ``(columns,)`` or ``(experts, columns)``."""
+"""Importance vectors by GGUF tensor name: mean of x^2 of each input column ``(columns,)``.
+
+A tensor of several matrices (experts) may have one for each of them, ``(matrices, columns)``.
+"""
 
 
 def check_importance(plan: Plan, importance: Importance, *, allow_none: bool = False) -> None:
@@ -32,7 +36,7 @@ def check_importance(plan: Plan, importance: Importance, *, allow_none: bool = F
         InputError: a type needs importance and the tensor has none.
     """
     for tensor in plan.tensors:
-        if tensor.name in importance:
+        if tensor.name in importance or tensor.kept:
             continue
         if importance and TYPES[tensor.type].needs_importance:
             raise InputError(
@@ -66,12 +70,17 @@ def encode_tensors(
         The tensor's plan and its bytes, uint8 ``(rows, bytes of a row)``.
     """
     with ThreadPoolExecutor(1) as reader:
-        pending = reader.submit(source.read, plan.tensors[0].name)
+        pending = reader.submit(_load, source, plan.tensors[0])
         for position, tensor in enumerate(plan.tensors):
             array = pending.result()
             if position + 1 < len(plan.tensors):
-                pending = reader.submit(source.read, plan.tensors[position + 1].name)
-            yield tensor, encode_tensor(array, tensor, importance, threads=threads)
+                pending = reader.submit(_load, source, plan.tensors[position + 1])
+            yield tensor, array if tensor.kept else encode_tensor(array, tensor, importance, threads=threads)
+
+
+def _load(source: Source, tensor: TensorPlan) -> Any:
+    """A tensor's values, or its bytes where they are kept."""
+    return source.read_stored(tensor.name) if tensor.kept else source.read(tensor.name)
 
 
 def encode_tensor(array: Array, tensor: TensorPlan, importance: Importance, *, threads: int | None = None) -> Packed:
@@ -81,6 +90,7 @@ def encode_tensor(array: Array, tensor: TensorPlan, importance: Importance, *, t
     rows = array.reshape(-1, array.shape[-1])
     weights = importance.get(tensor.name) if TYPES[tensor.type].uses_importance else None
     if weights is not None and weights.ndim == 2:
-        experts = zip(array, weights, strict=True)
-        return np.concatenate([encode(one, tensor.type, own, threads) for one, own in experts])
+        # An expert, or a head, of its own importance.
+        parts = zip(np.split(rows, len(weights)), weights, strict=True)
+        return np.concatenate([encode(part, tensor.type, own, threads) for part, own in parts])
     return encode(rows, tensor.type, weights, threads)

@@ -24,11 +24,13 @@ class TensorSpec:
         name: GGUF name, e.g. ``blk.3.attn_q.weight``.
         shape: numpy order; for a projection ``(output channels, input channels)``.
         stored: the type in the source, e.g. ``BF16`` or ``Q4_1``.
+        kept: written with the bytes that the source has (``read_stored``), whatever the plan's levels.
     """
 
     name: str
     shape: tuple[int, ...]
     stored: str
+    kept: bool = False
 
 
 class Source(ABC):
@@ -39,7 +41,10 @@ class Source(ABC):
         architecture: GGUF architecture, e.g. ``llama``.
         n_blocks: number of Transformer blocks.
         warnings: sentences for the user; reading the tokenizer (``metadata``, ``tokenize``) may add to them.
-        gguf_path: the model as one GGUF file that llama.cpp can load, when the source is one.
+        gguf_path: the GGUF file by which llama.cpp loads the model, when the source is one (the first one of parts).
+        files: the files of a GGUF source.
+        in_transformers: transformers can run the model; if not, it is measured through llama.cpp, and ``config``,
+            ``hf_name`` and ``to_hf`` are refused.
     """
 
     label: str
@@ -47,6 +52,8 @@ class Source(ABC):
     n_blocks: int
     warnings: tuple[str, ...] = ()
     gguf_path: Path | None = None
+    files: tuple[Path, ...] = ()
+    in_transformers: bool = True
 
     @property
     @abstractmethod
@@ -64,6 +71,14 @@ class Source(ABC):
         Raises:
             InputError: the weights hold NaN or Inf, or the file ends before they do.
         """
+
+    def read_stored(self, name: str) -> npt.NDArray[np.uint8]:
+        """The bytes of a tensor that is ``kept``, uint8 ``(bytes,)``.
+
+        Raises:
+            InputError: as ``read``.
+        """
+        raise NotImplementedError(f"{name} is not kept as it is stored")
 
     @abstractmethod
     def metadata(self) -> list[KeyValue]:

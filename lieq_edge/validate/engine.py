@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from ..header import learned_positions
 from ..llama import captured_log
+from ..splits import read_model
 
 Tokens = npt.NDArray[np.int32]
 Logits = npt.NDArray[np.float32]
@@ -81,12 +83,11 @@ class Engine:
         self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(vocab))
         self._bos = int(llama_cpp.llama_vocab_bos(vocab)) if llama_cpp.llama_vocab_get_add_bos(vocab) else None
         self.trained_context = int(llama_cpp.llama_model_n_ctx_train(self._model))
-        # Without rotary positions there is a table of them, and ggml ends the process when it is read past its end.
-        if llama_cpp.llama_model_rope_type(self._model) < 0 and context > self.trained_context:
+        # ggml ends the process when a table of positions is read past its end.
+        limit = learned_positions({tensor.name: tensor.shape for tensor in read_model(path).header.tensors})
+        if limit is not None and context > limit:
             self.close()
-            raise InputError(
-                f"{self.label} has positions for {self.trained_context} tokens only; take a --context of that or less."
-            )
+            raise InputError(f"{self.label} has positions for {limit} tokens only; take a --context of that or less.")
         self._prepare_batch()
 
     def _load(self, threads: int, exact: bool) -> None:

@@ -13,7 +13,7 @@ from ..allocate.plan import Plan, TensorPlan, count_weights
 from ..container import write_container
 from ..errors import InputError
 from ..files import atomic_path, check_space
-from ..ggml_types import TYPES
+from ..ggml_types import storage_type
 from ..measure.diagnostics import TextInfo
 from ..quantize.ggml import Packed
 from ..source.base import KeyValue, Source
@@ -47,7 +47,8 @@ def main_file_type(plan: Plan) -> int:
     """``general.file_type``: the type that holds most of the weights (``llama_ftype``)."""
     held: Counter[str] = Counter()
     for tensor in plan.tensors:
-        held[tensor.type] += count_weights(tensor)
+        if not tensor.kept:
+            held[tensor.type] += count_weights(tensor)
     return int(_FILE_TYPES[held.most_common(1)[0][0]])
 
 
@@ -124,7 +125,7 @@ def write_model(
     # The default alignment is what the plan counts with.
     carried = [kv for kv in source.metadata() if kv.key != "general.alignment" and not kv.key.startswith("lieq.")]
     metadata = [*carried, *own_metadata(plan, calibration=calibration, rounding=rounding)]
-    shapes = [(tensor.name, tensor.shape, TYPES[tensor.type]) for tensor in plan.tensors]
+    shapes = [(tensor.name, tensor.shape, storage_type(tensor.type)) for tensor in plan.tensors]
     with atomic_path(path) as temporary:
         try:
             write_container(temporary, source.architecture, metadata, shapes, (packed for _, packed in tensors))

@@ -6,8 +6,9 @@ import pytest
 import torch
 from memory_source import MemorySource, tiny_lm
 
-from lieq_edge.measure.generate import _sample, generate, self_windows
+from lieq_edge.measure.generate import generate, self_windows
 from lieq_edge.measure.model import BlockModel
+from lieq_edge.measure.writer import sample
 
 
 def test_openings_stay_and_the_rest_is_likely() -> None:
@@ -39,7 +40,7 @@ def test_groups_share_the_memory_and_change_no_opening(monkeypatch: pytest.Monke
 def test_sampling_follows_the_probabilities() -> None:
     probabilities = torch.tensor([0.5, 0.0, 0.3, 0.2, 0.0])
     rows = probabilities.log().expand(20_000, 5)
-    drawn = _sample(rows, torch.Generator().manual_seed(0))
+    drawn = sample(rows, torch.Generator().manual_seed(0))
     shares = torch.bincount(drawn, minlength=5) / 20_000
     torch.testing.assert_close(shares, probabilities, atol=0.015, rtol=0)
     assert int(shares[[1, 4]].sum()) == 0

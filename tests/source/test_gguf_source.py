@@ -116,20 +116,23 @@ INTEGERS = GgmlType("I32", int(GGMLQuantizationType.I32), 1, 4, 32)
 
 CHANGES: dict[str, tuple[Change, str]] = {
     "unknown architecture": (
-        lambda kv, _: kv.update({"general.architecture": text("general.architecture", "mamba")}),
-        "architecture mamba, which lieq-edge does not read, neither from safetensors nor from GGUF",
+        lambda kv, _: kv.update({"general.architecture": text("general.architecture", "unheard-of")}),
+        "llama.cpp cannot load .*unknown model architecture: 'unheard-of'",
     ),
-    "mixture by architecture": (
-        lambda kv, _: kv.update({"general.architecture": text("general.architecture", "granitemoe")}),
-        r"mixture of experts \(granitemoe\)",
+    "adapter": (lambda kv, _: kv.update({"general.type": text("general.type", "adapter")}), "of the kind 'adapter'"),
+    "encoder": (
+        lambda kv, _: kv.update(
+            {"llama.attention.causal": KeyValue("llama.attention.causal", False, int(GGUFValueType.BOOL))}
+        ),
+        "is an encoder",
     ),
-    "mixture by experts": (
-        lambda kv, _: kv.update({"llama.expert_count": number("llama.expert_count", 8)}),
-        r"mixture of experts \(llama\)",
+    "no blocks": (
+        lambda _, t: [t.pop(name) for name in list(t) if name.startswith("blk.")],
+        "no Transformer blocks",
     ),
-    "one of several files": (
-        lambda kv, _: kv.update({"split.count": number("split.count", 3)}),
-        "llama-gguf-split",
+    "block missing": (
+        lambda _, t: [t.pop(name) for name in list(t) if name.startswith("blk.1.")],
+        "lacks the block 1",
     ),
     "no tokenizer": (lambda kv, _: kv.pop("tokenizer.ggml.tokens"), "no tokenizer"),
     "no heads": (lambda kv, _: kv.pop("llama.attention.head_count"), r"llama\.attention\.head_count"),

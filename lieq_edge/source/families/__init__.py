@@ -49,18 +49,10 @@ def family_of_config(config: dict[str, Any], label: str) -> Family:
     return family
 
 
-def family_of_architecture(architecture: str, experts: int, label: str) -> Family:
-    """The family of a GGUF file with that ``general.architecture`` and ``expert_count``.
-
-    Raises:
-        InputError: it is a mixture of experts, or of another family.
-    """
-    mixture = "moe" in architecture or experts > 1
-    if mixture and not isinstance(_OF_ARCHITECTURE.get(architecture), ExpertFamily):
-        raise _mixture(label, architecture)
-    if architecture not in _OF_ARCHITECTURE:
-        raise _unknown(label, architecture)
-    return _OF_ARCHITECTURE[architecture]
+def family_of_architecture(architecture: str, experts: int) -> Family | None:
+    """The family of a GGUF file with that ``general.architecture`` and ``expert_count``, if there is one."""
+    family = _OF_ARCHITECTURE.get(architecture)
+    return None if experts > 1 and not isinstance(family, ExpertFamily) else family
 
 
 def _supported() -> str:
@@ -70,12 +62,13 @@ def _supported() -> str:
 
 def _mixture(label: str, name: str) -> InputError:
     return InputError(
-        f"{label} is a mixture of experts ({name}) that lieq-edge does not read; choose a model of {_supported()}."
+        f"{label} is a mixture of experts ({name}) that lieq-edge does not read from safetensors; convert it with "
+        f"llama.cpp's convert_hf_to_gguf.py and give the GGUF file, or choose a model of {_supported()}."
     )
 
 
 def _unknown(label: str, name: str) -> InputError:
     return InputError(
-        f"{label} is of the architecture {name}, which lieq-edge does not read, neither from safetensors nor from "
-        f"GGUF; choose a model of {_supported()} (llama.cpp's own converter and quantiser know more)."
+        f"{label} is of the architecture {name}, which lieq-edge does not read from safetensors; convert it with "
+        f"llama.cpp's convert_hf_to_gguf.py and give the GGUF file, or choose a model of {_supported()}."
     )
