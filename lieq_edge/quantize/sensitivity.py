@@ -169,13 +169,19 @@ def predict_tensor(
     }
     anchors = sorted((name for name in types if name in LAYOUTS), key=lambda name: TYPES[name].bits)
     damping, gains = DAMPINGS[0], dict[int, float]()
-    for name in dict.fromkeys([*anchors[:1], *anchors[len(anchors) // 2 : len(anchors) // 2 + 1]]):
+    if anchors:
+        middle = anchors[len(anchors) // 2]
+        # Without searching scales, which hardly depend on the damping and take most of the time.
         tried = {
-            value: loss(round_with_feedback(sample, learned, name, damping=value, sweeps=1, threads=1).values)
-            for value in (DAMPINGS if not gains else (damping,))
+            value: loss(
+                round_with_feedback(sample, learned, middle, damping=value, search=False, sweeps=0, threads=1).values
+            )
+            for value in DAMPINGS
         }
         damping = min(tried, key=lambda value: tried[value])
-        gains[TYPES[name].bits] = tried[damping] / max(nearest[name], 1e-30)
+        for name in {anchors[0]: None, middle: None}:
+            reached = loss(round_with_feedback(sample, learned, name, damping=damping, sweeps=1, threads=1).values)
+            gains[TYPES[name].bits] = reached / max(nearest[name], 1e-30)
     found = {}
     for name in types:
         gain = 1.0

@@ -103,7 +103,7 @@ def test_bfloat16_products_change_them_little(model: BlockModel, tokens: torch.T
     quick, _ = measure_loss_weights(model, tokens, seed=5, bfloat16=True)
     for name, expected in weights.tokens.items():
         # The median, for a label at the edge between two tokens may be drawn differently.
-        assert float(((quick.tokens[name] - expected).abs() / expected).median()) < 0.15, name
+        assert float(((quick.tokens[name] - expected).abs() / expected.clamp(min=1e-12)).nanmedian()) < 0.15, name
 
 
 def test_hidden_states_come_back_once_and_leave_nothing() -> None:

@@ -1,0 +1,252 @@
+"""Which file of a size is nearest to the original: lieq-edge, llama.cpp's presets, and the strongest peer.
+
+    python tools/widen.py demo wide --hidden 768 --dither 0
+    python tools/bench_quality.py wide --text TEXT --work work --out wide
+
+All methods calibrate on the same tokens and are scored on another text against the model in full precision. Written
+are OUT.md (tables), OUT.json and OUT.png (KL divergence over file size). Rows that OUT.json holds already are not made
+again, so that a long run can be interrupted and goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from lagrange import weighted_errors, write_lagrange
+from memory import forget_peak, peak_bytes
+from peer import quantize_with_llama_cpp
+from quality_report import Row, write_report
+from reference import Reference
+
+from lieq_edge.allocate.loss import make_loss_plan
+from lieq_edge.allocate.plan import Plan, PlanOptions, make_plan
+from lieq_edge.errors import InputError
+from lieq_edge.lossaware import candidate_types, losses_of, measure_loss
+from lieq_edge.measure.diagnostics import Diagnostics
+from lieq_edge.measure.importance import measure_importance
+from lieq_edge.planning import analyze_model, calibration_tokens
+from lieq_edge.progress import log
+from lieq_edge.quantize.streamed import FeedbackInputs, encode_streamed
+from lieq_edge.quantize.tensors import Importance, encode_tensors
+from lieq_edge.scoring import validation_text
+from lieq_edge.settings import ExportSettings
+from lieq_edge.source import open_source
+from lieq_edge.source.base import Source
+from lieq_edge.validate.inspect import inspect_file
+from lieq_edge.write.model import write_model
+from lieq_edge.write.plain import write_plain
+
+PRESETS = "Q2_K_S,Q2_K,IQ2_XS,IQ2_S,IQ2_M,IQ3_XXS,Q3_K_S,Q3_K_M,Q3_K_L,IQ4_XS,Q4_K_S,Q4_K_M"
+SIZES = "Q2_K_S,Q2_K,Q3_K_S,Q3_K_M,Q4_K_S,Q4_K_M"
+CONTROL_SIZES = "Q2_K,Q3_K_M"
+UNIFORM = {"Q2_K": 2, "Q3_K": 3}
+
+T = TypeVar("T")
+
+
+@dataclass
+class Bench:
+    """One model, its measurements (made when first asked for) and what they took in seconds."""
+
+    source: Source
+    reference_file: Path
+    reference: Reference
+    settings: ExportSettings
+    out: Path
+    work: Path
+    rows: list[Row]
+
+    def __post_init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        tokens, info = calibration_tokens(self.source, self.settings)
+        if tokens is None or info is None:
+            raise InputError("The benchmark needs a calibration text.")
+        self.tokens = tokens
+        log(f"Calibration: {info.name}, {info.tokens} tokens")
+
+    def _timed(self, name: str, make: Callable[[], T]) -> T:
+        start = time.monotonic()
+        made = make()
+        self.seconds[name] = time.monotonic() - start
+        return made
+
+    @cached_property
+    def importance(self) -> Importance:
+        return self._timed("imatrix", lambda: measure_importance(self.source, self.tokens))
+
+    @cached_property
+    def diagnostics(self) -> Diagnostics:
+        return self._timed(
+            "diagnostics", lambda: analyze_model(self.source, replace(self.settings, metric="composite"))
+        )
+
+    @cached_property
+    def inputs(self) -> FeedbackInputs:
+        candidates = candidate_types(self.diagnostics.tensors, "k")
+        return self._timed("loss", lambda: measure_loss(self.source, self.tokens, candidates))
+
+    @cached_property
+    def errors(self) -> dict[str, dict[str, float]]:
+        candidates = candidate_types(self.diagnostics.tensors, "k")
+        return self._timed("errors", lambda: weighted_errors(self.source, self.importance, candidates))
+
+    def row(self, method: str, size: str, make: Callable[[Path], Plan | None], shared: tuple[str, ...]) -> None:
+        """Make and score a file unless that is done; ``shared`` are the measurements that count as its work."""
+        if any(row.method == method and row.size == size for row in self.rows):
+            return
+        path = self.work / "bench.gguf"
+        path.unlink(missing_ok=True)
+        forget_peak()
+        start = time.monotonic()
+        try:
+            plan = make(path)
+        except InputError as error:
+            log(f"{method} at {size}: {error}")
+            return
+        seconds = time.monotonic() - start
+        seconds += sum(self.seconds.get(name, 0.0) for name in shared)
+        peak = peak_bytes()
+        score = self.reference.score(path)
+        bpw = inspect_file(path).block_bpw
+        predicted = plan.predicted_loss if plan else None
+        row = Row(method, size, path.stat().st_size, bpw, seconds, peak, predicted, **asdict(score))
+        self.rows.append(row)
+        self.out.with_suffix(".json").write_text(json.dumps([asdict(r) for r in self.rows], indent=1) + "\n")
+        log(f"{method} at {size}: {row.file_bytes / 1e6:.2f} MB, KLD {row.kld:.4f}, PPL {row.ppl:.2f}, {seconds:.0f} s")
+        path.unlink()
+
+    def bytes_of(self, size: str) -> str:
+        """The budget of a preset's file."""
+        row = next(row for row in self.rows if row.method == "preset" and row.size == size)
+        return f"{row.file_bytes}B"
+
+    def preset(self, name: str) -> None:
+        """llama.cpp's own preset with the imatrix."""
+        importance = self.importance
+
+        def make(path: Path) -> None:
+            quantize_with_llama_cpp(self.reference_file, path, name, imatrix=importance)
+
+        self.row("preset", name, make, ("imatrix",))
+
+    def lagrange(self, size: str) -> None:
+        """The peer at a preset's size."""
+        budget = self.bytes_of(size)
+        errors = self.errors
+
+        def make(path: Path) -> Plan:
+            return write_lagrange(self.reference_file, path, self.diagnostics, errors, self.importance, budget)
+
+        self.row("lagrange", size, make, ("imatrix", "errors"))
+
+    def ours(self, metric: str, rounding: str, size: str, seed: int = 0) -> None:
+        """One metric with one rounding at a preset's size."""
+        name = f"{metric}{f' {seed}' if metric == 'random' else ''} + {rounding}"
+        budget = self.bytes_of(size)
+        options = PlanOptions(metric=metric, seed=seed, granularity="tensor" if metric == "loss" else "block")
+
+        def make(path: Path) -> Plan:
+            if metric == "loss":
+                plan = make_loss_plan(self.diagnostics, budget, losses_of(self.inputs.sensitivity, rounding), options)
+            else:
+                plan = make_plan(self.diagnostics, budget, options)
+            return self.write(path, plan, rounding)
+
+        shared = ("loss",) if "feedback" in rounding or metric == "loss" else ("imatrix",)
+        self.row(name, size, make, shared if metric == "loss" else (*shared, "diagnostics"))
+
+    def uniform(self, type_name: str, rounding: str) -> None:
+        """All block matrices in one type, the embedding in 16 bits."""
+        bits = UNIFORM[type_name]
+        options = PlanOptions(metric="first", levels=(bits,), token_embedding_type="BF16", output_type="BF16")
+
+        def make(path: Path) -> Plan:
+            return self.write(path, make_plan(self.diagnostics, str(bits), options), rounding)
+
+        self.row(f"uniform + {rounding}", type_name, make, ("loss",) if rounding == "feedback" else ("imatrix",))
+
+    def write(self, path: Path, plan: Plan, rounding: str) -> Plan:
+        """Encode and write."""
+        if rounding == "feedback":
+            encoded = encode_streamed(self.source, plan, self.importance, self.inputs)
+        else:
+            encoded = encode_tensors(self.source, plan, self.importance)
+        write_model(path, self.source, plan, encoded, calibration=None, rounding=rounding)
+        return plan
+
+
+def run(bench: Bench, args: argparse.Namespace) -> None:
+    """Make all rows that were asked for, those that targets speak of first."""
+    sizes, controls = args.sizes.split(","), args.control_sizes.split(",")
+    for name in dict.fromkeys([*sizes, *args.presets.split(",")]):
+        if name:
+            bench.preset(name)
+    for name in sizes:
+        bench.lagrange(name)
+    for name in sizes:
+        bench.ours("loss", "feedback", name)
+    for name in UNIFORM if args.uniform else ():
+        bench.uniform(name, "imatrix")
+        bench.uniform(name, "feedback")
+    for name in sizes:
+        bench.ours("loss", "imatrix", name)
+    for rounding in ("imatrix", "feedback"):
+        for name in controls:
+            for metric in args.metrics.split(","):
+                if name and metric:
+                    for seed in range(args.random_seeds if metric == "random" else 1):
+                        bench.ours(metric, rounding, name, seed)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="anything that lieq-edge opens")
+    parser.add_argument("--text", type=Path, help="text to score on; default: built in")
+    parser.add_argument("--out", type=Path, required=True, help="path without ending for the .md, .json and .png")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the reference and its logits (GB)")
+    parser.add_argument("--presets", default=PRESETS, help=f"default {PRESETS}")
+    parser.add_argument("--sizes", default=SIZES, help=f"presets whose sizes we aim at; default {SIZES}")
+    parser.add_argument(
+        "--control-sizes", default=CONTROL_SIZES, help=f"for the other metrics; default {CONTROL_SIZES}"
+    )
+    parser.add_argument("--metrics", default="geometry,composite,saliency,first,last,random")
+    parser.add_argument("--random-seeds", type=int, default=5)
+    parser.add_argument("--no-uniform", dest="uniform", action="store_false")
+    parser.add_argument("--calibration", default="docs")
+    parser.add_argument("--calibration-tokens", type=int, default=16384)
+    parser.add_argument("--context", type=int, default=512)
+    parser.add_argument("--chunks", type=int, default=64)
+    args = parser.parse_args()
+    try:
+        args.work.mkdir(parents=True, exist_ok=True)
+        text, _ = validation_text(args.text)
+        source = open_source(args.model)
+        reference_file = source.gguf_path or args.work / "reference.gguf"
+        if not reference_file.exists():
+            write_plain(reference_file, source, "F32")
+        reference = Reference(reference_file, text, args.work, context=args.context, chunks=args.chunks)
+        settings = ExportSettings(
+            budget="2", calibration=args.calibration, calibration_tokens=args.calibration_tokens, metric="composite"
+        )
+        stored = args.out.with_suffix(".json")
+        rows = [Row(**row) for row in json.loads(stored.read_text())] if stored.exists() else []
+        run(Bench(source, reference_file, reference, settings, args.out, args.work, rows), args)
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    print(write_report(rows, args.out, source.label))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
