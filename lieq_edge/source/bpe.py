@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,31 @@ def read_byte_level(path: Path, document: dict[str, Any], rows: int) -> Pieces:
         added = AddedToken(entry["content"], bool(entry.get("special")))
         tokens[entry["id"]] = (added.text, int(added.type))
     texts, types = padded(tokens, rows, str(path))
-    # An added BOS shows: the ids of any text then begin with a token that the text has not.
-    plain = tokenizer.encode("a", add_special_tokens=False).ids
-    adds_bos = tokenizer.encode("a").ids[:1] != plain[:1]
+    encode, adds_bos = encoder_of(tokenizer, path)
+    return Pieces("gpt2", texts, types, None, encode, adds_bos, {}, _likely(document))
+
+
+def encoder_of(tokenizer: Any, path: Path) -> tuple[Callable[[str], list[int]], bool]:
+    """The encoder of a ``tokenizers.Tokenizer`` (nothing added), and whether the original puts BOS before a text.
+
+    Raises:
+        InputError: the library cannot run it; the encoder may raise this later as well.
+    """
+
+    def ids(text: str, special: bool) -> list[int]:
+        try:
+            return list(tokenizer.encode(text, add_special_tokens=special).ids)
+        except BaseException as error:
+            # The Rust library raises plain Exception, and where it panics something that is no Exception at all.
+            if type(error) is not Exception and type(error).__name__ != "PanicException":
+                raise
+            raise InputError(f"{path} is a tokenizer that cannot be run ({error}); fetch it again.") from error
 
     def encode(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+        return ids(text, False)
 
-    return Pieces("gpt2", texts, types, None, encode, adds_bos, {}, _likely(document))
+    # An added BOS shows: the ids of any text then begin with a token that the text has not.
+    return encode, ids("a", True)[:1] != encode("a")[:1]
 
 
 def _likely(document: dict[str, Any]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,31 @@ from ..errors import InputError
 from .base import Array
 
 _CHUNK = 1 << 20
+
+
+@contextlib.contextmanager
+def sensible(what: str) -> Iterator[None]:
+    """Turn what Python raises over values of a wrong kind or size into an InputError.
+
+    Files from elsewhere may hold anything where a number or a list belongs.
+
+    Args:
+        what: where the values come from, in the plural, e.g. ``The tokenizer files of x``.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, struct.error) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise InputError(f"{what} make no sense ({reason}); fetch or convert the model again.") from error
+
+
+def check_blocks(blocks: int, tensors: int, label: str) -> None:
+    """Refuse a number of blocks that the tensors of a model cannot fill, before anything is listed for each."""
+    if blocks > tensors:
+        raise InputError(
+            f"The configuration of {label} asks for {blocks} blocks and there are {tensors} tensors; "
+            "the files do not belong together."
+        )
 
 
 def read_bytes(path: Path, offset: int, count: int) -> npt.NDArray[np.uint8]:

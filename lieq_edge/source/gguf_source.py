@@ -20,8 +20,9 @@ from ..errors import InputError
 from ..header import StoredTensor, type_name
 from ..llama import Vocabulary
 from ..splits import read_model
+from ..vocabulary_check import check_vocabulary
 from .base import Array, TensorSpec, TokenizingSource
-from .checks import check_finite, check_parameters, hash_files, read_bytes
+from .checks import check_finite, check_parameters, hash_files, read_bytes, sensible
 from .families import COMPUTED, Dims, Family, family_of_architecture
 from .gguf_blocks import count_blocks, is_encoded
 
@@ -42,6 +43,10 @@ class GgufSource(TokenizingSource):
         self._header, self._places, self.files = model.header, model.places, model.paths
         self.gguf_path = self._path = model.paths[0]
         self.label = label
+        with sensible(f"The key-values of {label}"):
+            self._open(path, label)
+
+    def _open(self, path: Path, label: str) -> None:
         architecture = self._header.get(Keys.General.ARCHITECTURE)
         if not isinstance(architecture, str):
             raise InputError(f"{path} does not say its architecture; convert the model to GGUF again.")
@@ -155,4 +160,5 @@ class GgufSource(TokenizingSource):
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
+        check_vocabulary(self._header.get, self.label)
         return Vocabulary(self._path)

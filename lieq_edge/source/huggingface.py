@@ -15,7 +15,7 @@ from ..container import KeyValue
 from ..errors import InputError
 from ..llama import Vocabulary
 from .base import Array, TensorSpec, TokenizingSource
-from .checks import check_finite, check_parameters, hash_files
+from .checks import check_blocks, check_finite, check_parameters, hash_files, sensible
 from .families import family_of_config
 from .lora import Adapter, open_adapter
 from .pickles import pickle_files, read_pickles
@@ -99,7 +99,11 @@ class HuggingFaceSource(TokenizingSource):
         self._directory = directory
         self.label = label
         self._name = name or directory.resolve().name
-        opening = opening or Opening()
+        with sensible(f"The configuration and the weights of {label}"):
+            self._open(opening or Opening())
+
+    def _open(self, opening: Opening) -> None:
+        directory, label = self._directory, self.label
         whole = read_config(directory / CONFIG_FILE)
         self._config = text_config(whole)
         self._family = family_of_config(self._config, label)
@@ -114,6 +118,7 @@ class HuggingFaceSource(TokenizingSource):
             stored, others = text_names(stored, label)
             notes.append(f"{label} is more than a language model: its text part is taken, {others} tensors are left.")
         self._stored = self._family.stored(stored)
+        check_blocks(self.n_blocks, len(self._stored), label)
         needed = self._family.parameters(self._dims)
         # Tables that older checkpoints carry along, and a head that tied models save but do not use.
         suffixes = ("rotary_emb.inv_freq", ".masked_bias", *self._family.ignored_suffixes)
@@ -125,7 +130,7 @@ class HuggingFaceSource(TokenizingSource):
         check_files(directory)
         self._adapter = self._open_adapter(opening.lora, needed)
         if self._adapter is not None:
-            notes += self._adapter.warnings(name or label)
+            notes += self._adapter.warnings(self._name)
         self.warnings = (*notes, *self._family.warnings(self._config, label))
 
     def _read_index(self, allow_pickle: bool) -> dict[str, StoredWeights]:
@@ -178,7 +183,8 @@ class HuggingFaceSource(TokenizingSource):
         writer = GGUFWriter(None, self.architecture)
         writer.add_type("model")
         writer.add_name(self._name)
-        self._family.write(self._config, self._dims, writer)
+        with sensible(f"Settings of {self.label}"):
+            self._family.write(self._config, self._dims, writer)
         head = KeyValue("general.architecture", self.architecture, int(GGUFValueType.STRING))
         return [head, *writer_values(writer), *self._trial.key_values]
 
@@ -193,8 +199,9 @@ class HuggingFaceSource(TokenizingSource):
 
     @functools.cached_property
     def _trial(self) -> Trial:
-        pieces = read_pieces(self._directory, self._dims.vocab)
-        trial = settle(pieces, key_values(self._directory, pieces), self.architecture, self.label)
+        with sensible(f"The tokenizer files of {self.label}"):
+            pieces = read_pieces(self._directory, self._dims.vocab)
+            trial = settle(pieces, key_values(self._directory, pieces), self.architecture, self.label)
         self.warnings += trial.warnings
         return trial
 

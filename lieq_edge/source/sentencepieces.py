@@ -10,7 +10,7 @@ from typing import Any
 from gguf import TokenType
 
 from ..errors import InputError
-from .bpe import load_tokenizer
+from .bpe import encoder_of, load_tokenizer
 from .tokenizer import AddedToken, Pieces, padded
 
 _ADDED_SCORE = -1000.0
@@ -43,7 +43,8 @@ def read_model_pieces(path: Path, document: dict[str, Any] | None, added: dict[i
         tokens[i] = (processor.id_to_piece(i), int(kind))
         scores[i] = float(processor.get_score(i))
     if document is not None:
-        encode, adds_bos = _json_encoder(path.with_name("tokenizer.json"))
+        document_path = path.with_name("tokenizer.json")
+        encode, adds_bos = encoder_of(load_tokenizer(document_path), document_path)
     else:
 
         def encode(text: str) -> list[int]:
@@ -85,7 +86,7 @@ def read_json_pieces(path: Path, document: dict[str, Any], added: dict[int, Adde
     for rank, merge in reversed(list(enumerate(model["merges"]))):
         pair = merge.split(" ") if isinstance(merge, str) else merge
         scores[model["vocab"]["".join(pair)]] = -float(rank)
-    encode, adds_bos = _json_encoder(path)
+    encode, adds_bos = encoder_of(load_tokenizer(path), path)
     special_ids = {} if unknown not in model["vocab"] else {"unk": model["vocab"][unknown]}
     return _pieces(path, tokens, scores, added, rows, encode, adds_bos, special_ids)
 
@@ -110,13 +111,3 @@ def _pieces(
     texts, types = padded(tokens, rows, str(path))
     values = [scores.get(i, _UNUSED_SCORE) for i in range(rows)]
     return Pieces("llama", texts, types, values, encode, adds_bos, special_ids)
-
-
-def _json_encoder(path: Path) -> tuple[Callable[[str], list[int]], bool]:
-    tokenizer = load_tokenizer(path)
-    plain = tokenizer.encode("a", add_special_tokens=False).ids
-
-    def encode(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
-
-    return encode, tokenizer.encode("a").ids[:1] != plain[:1]

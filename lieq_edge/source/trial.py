@@ -14,6 +14,7 @@ from gguf import GGUFValueType, TokenType
 from ..container import KeyValue, write_container
 from ..errors import InputError
 from ..llama import PRE_KEY, Vocabulary
+from ..vocabulary_check import check_vocabulary
 from .battery import BATTERY, special_strings
 from .hard_strings import HARD_STRINGS
 from .tokenizer import Pieces
@@ -131,6 +132,8 @@ def settle(
     ]
     if pieces.model != "gpt2":
         candidates = ["default"]
+    by_key = {kv.key: kv.value for kv in values}
+    check_vocabulary(by_key.get, label)
     sample = _vocabulary_sample(pieces)
     battery_ids, sample_ids, hard_ids = (
         [pieces.encode(text) for text in texts] for texts in (BATTERY, sample, HARD_STRINGS)
