@@ -9,6 +9,7 @@ from gguf import Keys
 
 from ..errors import InputError
 from ..ggml_types import is_matrix
+from .checks import check_blocks
 from .rope import Get
 
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
@@ -43,6 +44,7 @@ def count_blocks(shapes: Mapping[str, tuple[int, ...]], get: Get, label: str) ->
         )
     wanted = get(Keys.LLM.BLOCK_COUNT)
     count = wanted if isinstance(wanted, int) and wanted > max(found) else max(found) + 1
+    check_blocks(count, len(shapes), label)
     if found != set(range(count)):
         missing = min(set(range(count)) - found)
         raise InputError(f"{label} lacks the block {missing} of {count}; fetch the whole model.")

@@ -130,6 +130,25 @@ def test_enough_cases() -> None:
     assert sum(cases for _, _, cases in FILES.values()) >= 2000
 
 
+def test_a_huge_number_of_blocks_takes_no_memory(tmp_path: Path) -> None:
+    import json
+
+    place = Bench(tmp_path, "bpe", "config.json")
+    settings = json.loads(place.original.read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "num_hidden_layers": 2**62}))
+    with pytest.raises(InputError, match="belong together"):
+        open_source(str(tmp_path))
+    gguf = tmp_path / "m.gguf"
+    write_plain(gguf, open_source(str(base_model("bpe"))), "F16")
+    key = b"llama.block_count" + (4).to_bytes(4, "little")
+    data = gguf.read_bytes()
+    assert data.count(key) == 1
+    at = data.index(key) + len(key)
+    gguf.write_bytes(data[:at] + b"\xff\xff\xff\x7f" + data[at + 4 :])
+    with pytest.raises(InputError, match="belong together"):
+        open_source(str(gguf))
+
+
 @pytest.mark.parametrize("kind", ["config", "safetensors", "tokenizer.json", "tokenizer.model", "gguf"])
 def test_the_command_line_tells_one_sentence(tmp_path: Path, kind: str) -> None:
     family, name, _ = FILES[kind]
