@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,18 +31,63 @@ def export_float32(source: Source, path: Path, type_name: str = "F32") -> Path:
     return path
 
 
-def llama_logits(path: Path, ids: list[int]) -> Logits:
-    """Logits ``(T, vocabulary)`` of llama.cpp, with a key-value cache in float32."""
+@dataclass(frozen=True)
+class Run:
+    """What one implementation computes for some prompts.
+
+    Attributes:
+        logits: ``(T, vocabulary)`` of each prompt.
+        greedy: the tokens that follow each when the likeliest is taken every time.
+    """
+
+    logits: list[Logits]
+    greedy: list[list[int]]
+
+
+def llama_run(path: Path, prompts: list[list[int]], new: int = 0) -> Run:
+    """Run llama.cpp with a key-value cache in float32; ``new`` tokens follow each prompt."""
     from llama_cpp import Llama
 
-    n = len(ids)
+    n = max(map(len, prompts)) + new
     model = Llama(
-        str(path), n_ctx=n, n_batch=n, n_threads=2, logits_all=True, verbose=False, type_k=0, type_v=0, flash_attn=False
+        str(path), n_ctx=n, n_batch=n, n_threads=1, logits_all=True, verbose=False, type_k=0, type_v=0, flash_attn=False
     )
-    model.eval(ids)
-    logits = np.array(model.scores[:n], np.float64)
+    logits, greedy = [], []
+    for ids in prompts:
+        model.reset()
+        model.eval(ids)
+        logits.append(np.array(model.scores[: len(ids)], np.float64))
+        tokens: list[int] = []
+        for place in range(len(ids), len(ids) + new):
+            tokens.append(int(model.scores[place - 1].argmax()))
+            model.eval(tokens[-1:])
+        greedy.append(tokens)
     model.close()
-    return logits
+    return Run(logits, greedy)
+
+
+def llama_logits(path: Path, ids: list[int]) -> Logits:
+    """Logits ``(T, vocabulary)`` of llama.cpp."""
+    return llama_run(path, [ids]).logits[0]
+
+
+def transformers_run(directory: Path, prompts: list[list[int]], new: int = 0) -> Run:
+    """Run transformers' own loading of a directory; ``new`` tokens follow each prompt."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype="float32", attn_implementation="eager").eval()
+    logits, greedy = [], []
+    with torch.no_grad():
+        for ids in prompts:
+            row = torch.tensor([ids])
+            logits.append(model(row).logits[0].double().numpy())
+            if new:
+                row = model.generate(
+                    row, attention_mask=torch.ones_like(row), do_sample=False, max_new_tokens=new, eos_token_id=None
+                )
+            greedy.append(row[0, len(ids) :].tolist())
+    return Run(logits, greedy)
 
 
 def transformers_logits(source: Source, ids: list[int]) -> Logits:

@@ -21,7 +21,28 @@ import numpy.typing as npt
 
 FAMILIES = ("llama", "qwen2", "qwen3")
 
+_TANH = {"hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh"}
+
 SETTINGS: dict[str, dict[str, Any]] = {
+    # Windows and caps so small that they bite.
+    "mistral": {"sliding_window": None},
+    "gemma": _TANH,
+    "gemma2": {
+        **_TANH,
+        "query_pre_attn_scalar": 0,  # stands for the size of a head
+        "sliding_window": 32,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 5.0,
+    },
+    "gemma3_text": {
+        **_TANH,
+        "query_pre_attn_scalar": 0,  # stands for the size of a head
+        "sliding_window": 32,
+        "sliding_window_pattern": 6,
+        "rope_theta": 1000000.0,
+        "rope_local_base_freq": 10000.0,
+    },
+    "phi3": {"original_max_position_embeddings": 256, "sliding_window": None, "pad_token_id": 0},
     "granite": {
         "embedding_multiplier": 0.5,
         "residual_multiplier": 0.8,
@@ -64,8 +85,11 @@ RENAMED: dict[str, dict[str, str]] = {
 }
 """What a ``model_type`` calls the common entries."""
 
-_TOKENIZERS: dict[str, str] = {}
+_TOKENIZERS: dict[str, str] = {"gemma": "gemma", "gemma2": "gemma", "gemma3_text": "gemma"}
 """What ``tokenizer="auto"`` means by ``model_type``; byte-level BPE for others."""
+
+_HEAD_DIM = ("qwen3", "gemma", "gemma2", "gemma3_text")
+"""Families for which transformers has a size of heads of its own where the configuration says nothing."""
 
 _STYLES = {
     **dict.fromkeys(("qwen2", "qwen3", "qwen3_moe", "stablelm"), "qwen"),
@@ -160,8 +184,8 @@ def make_model(
         vocab: rows of the embedding, at least 384; Qwen models leave the last few without a token.
         dtype: ``float32``, ``float16`` or ``bfloat16``.
         shards: number of safetensors files.
-        tokenizer: ``bpe``, ``sentencepiece`` (only tokenizer.model), ``sentencepiece-json`` (only tokenizer.json) or
-            ``auto``, what the family has.
+        tokenizer: ``bpe``, ``sentencepiece`` (only tokenizer.model), ``sentencepiece-json`` (only tokenizer.json),
+            ``gemma`` (both, no space put before a text) or ``auto``, what the family has.
         rope_scaling: e.g. ``LLAMA3_ROPE``.
         config: further entries of config.json.
         tensors: replace random parameters (by transformers name) or add to them.
@@ -185,8 +209,7 @@ def make_model(
         "initializer_range": 0.02,
         "torch_dtype": dtype,
     }
-    if head_dim is not None or family == "qwen3":
-        # transformers takes 128 for Qwen3 where the configuration says nothing.
+    if head_dim is not None or family in _HEAD_DIM:
         settings["head_dim"] = size
     if rope_scaling is not None:
         settings["rope_scaling"] = rope_scaling
@@ -199,7 +222,9 @@ def make_model(
         "bos_token_id": ids.get(special.get("bos_token")),
         "eos_token_id": ids.get(special["eos_token"]),
     }
-    own = SETTINGS.get(family, {})
+    own = copy.deepcopy(SETTINGS.get(family, {}))
+    if "query_pre_attn_scalar" in own:
+        own["query_pre_attn_scalar"] = size
     settings = {key: value for key, value in {**settings, **own}.items() if own.get(key, "") is not None}
     names = RENAMED.get(family, {})
     settings = {names.get(key, key): value for key, value in settings.items()}
@@ -249,6 +274,9 @@ def random_weights(config: dict[str, Any], seed: int = 0) -> dict[str, npt.NDArr
     with torch.random.fork_rng(), torch.no_grad():
         model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[config["model_type"]](**fields)).float()
         outer = (model.get_input_embeddings(), model.get_output_embeddings())
+        # Where embeddings are scaled up (Gemma), the blocks would hardly count beside them: they are as much smaller,
+        # and the last norm makes up for it in the logits.
+        factor = float(getattr(outer[0], "embed_scale", 1.0))
         for name, parameter in model.named_parameters():
             owner = model.get_submodule(name.rpartition(".")[0])
             shape = tuple(parameter.shape)
@@ -256,10 +284,11 @@ def random_weights(config: dict[str, Any], seed: int = 0) -> dict[str, npt.NDArr
             if parameter.ndim == 1:
                 norm = name.endswith("weight")
                 value = float(parameter.mean()) + 0.1 * value if norm else 0.5 * value
+                value += (factor - 1) * (name == "model.norm.weight")
             else:
                 # Conv1D keeps its matrix the other way round.
                 inputs = shape[0] if type(owner).__name__ == "Conv1D" else shape[-1]
-                scale = 2.0 if owner in outer else _scale(name)
+                scale = 2.0 / factor if owner in outer else _scale(name)
                 value = value * scale / np.sqrt(inputs)
             parameter.copy_(torch.from_numpy(value.astype(np.float32)))
         with tempfile.TemporaryDirectory(prefix="tiny-") as folder:
@@ -317,6 +346,8 @@ def _ids(files: dict[str, bytes]) -> dict[Any, int]:
 def _tokenizer_files(style: str, kind: str, vocab: int) -> dict[str, bytes]:
     if kind == "bpe":
         return _bpe_files(style, vocab)
+    if kind == "gemma":
+        return _gemma_files(vocab)
     files = _sentencepiece_files(vocab)
     return files if kind == "sentencepiece" else _to_tokenizer_json(files)
 
@@ -381,7 +412,7 @@ def _bpe_files(style: str, vocab: int) -> dict[str, bytes]:
     }
 
 
-def _sentencepiece_files(vocab: int) -> dict[str, bytes]:
+def _sentencepiece_model(vocab: int, **options: Any) -> bytes:
     import sentencepiece
 
     model = io.BytesIO()
@@ -397,7 +428,12 @@ def _sentencepiece_files(vocab: int) -> dict[str, bytes]:
         allow_whitespace_only_pieces=True,
         num_threads=1,
         minloglevel=2,
+        **options,
     )
+    return model.getvalue()
+
+
+def _sentencepiece_files(vocab: int) -> dict[str, bytes]:
     settings = {
         "tokenizer_class": "LlamaTokenizer",
         "bos_token": "<s>",
@@ -409,24 +445,14 @@ def _sentencepiece_files(vocab: int) -> dict[str, bytes]:
         "chat_template": CHAT_TEMPLATE,
         "clean_up_tokenization_spaces": False,
     }
-    return {"tokenizer.model": model.getvalue(), "tokenizer_config.json": json.dumps(settings).encode()}
+    return {"tokenizer.model": _sentencepiece_model(vocab), "tokenizer_config.json": json.dumps(settings).encode()}
 
 
 def _to_tokenizer_json(files: dict[str, bytes]) -> dict[str, bytes]:
     """A sentencepiece model as transformers' converter for Llama 2 saves it, without tokenizer.model."""
-    import sentencepiece
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
-    processor = sentencepiece.SentencePieceProcessor(model_proto=files["tokenizer.model"])
-    pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
-    vocab = {piece: i for i, piece in enumerate(pieces)}
-    ranked = []
-    for piece, index in vocab.items():
-        for cut in range(1, len(piece)):
-            left, right = piece[:cut], piece[cut:]
-            if left in vocab and right in vocab:
-                ranked.append((-processor.get_score(index), index, -len(left), -len(right), left, right))
-    merges = [entry[-2:] for entry in sorted(ranked)]
+    vocab, merges = _merges(files["tokenizer.model"])
     tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(
@@ -436,3 +462,63 @@ def _to_tokenizer_json(files: dict[str, bytes]) -> dict[str, bytes]:
     special = [AddedToken(t, special=True, normalized=False) for t in ("<unk>", "<s>", "</s>")]
     tokenizer.add_special_tokens(special)
     return {"tokenizer.json": tokenizer.to_str().encode(), "tokenizer_config.json": files["tokenizer_config.json"]}
+
+
+def _merges(model: bytes) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of a sentencepiece model, as transformers' converters derive them."""
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    vocab = {processor.id_to_piece(i): i for i in range(processor.vocab_size())}
+    ranked = []
+    for piece, index in vocab.items():
+        for cut in range(1, len(piece)):
+            left, right = piece[:cut], piece[cut:]
+            if left in vocab and right in vocab:
+                ranked.append((-processor.get_score(index), index, -len(left), -len(right), left, right))
+    return vocab, [entry[-2:] for entry in sorted(ranked)]
+
+
+def _gemma_files(vocab: int) -> dict[str, bytes]:
+    """Sentencepiece without a space before the text, and the tokenizer.json that Gemma has beside it."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    turns, plain = ["<start_of_turn>", "<end_of_turn>"], ["<unused0>"]
+    plain += ["\n" * i for i in range(1, 9)] + ["▁" * i for i in range(2, 13)]
+    model = _sentencepiece_model(
+        vocab,
+        add_dummy_prefix=False,
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        pad_piece="<pad>",
+        eos_piece="<eos>",
+        bos_piece="<bos>",
+        user_defined_symbols=[*turns, *plain],
+    )
+    entries, merges = _merges(model)
+    tokenizer = Tokenizer(models.BPE(entries, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", *turns]
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
+    tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in plain])
+    settings = {
+        "tokenizer_class": "GemmaTokenizer",
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "chat_template": CHAT_TEMPLATE,
+        "clean_up_tokenization_spaces": False,
+    }
+    return {
+        "tokenizer.model": model,
+        "tokenizer.json": tokenizer.to_str().encode(),
+        "tokenizer_config.json": json.dumps(settings).encode(),
+    }

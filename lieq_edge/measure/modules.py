@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError
 
@@ -18,21 +20,33 @@ def empty_model(config: dict[str, Any]) -> Any:
     """
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-    # Weights are float32 here whatever they are stored in.
-    fields = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
+    # Weights are float32 here whatever they are stored in. A copy, for transformers completes what it is given.
+    fields = copy.deepcopy({key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")})
     kind = fields.pop("model_type", None)
     if kind not in CONFIG_MAPPING:
         raise InputError(f"transformers does not know the model type {kind!r}; update transformers or choose another.")
     try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**fields), attn_implementation="sdpa")
+        settings = CONFIG_MAPPING[kind](**fields)
+        # PyTorch's fused attention cannot cap its logits.
+        attention = "eager" if getattr(settings, "attn_logit_softcapping", None) else "sdpa"
+        with _EmptyOnMeta():
+            model = AutoModelForCausalLM.from_config(settings, attn_implementation=attention)
     except ValueError as error:
         raise InputError(f"transformers cannot build a {kind!r} language model: {error}") from error
-    for name, module in list(model.named_modules()):
-        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
-            # Such tables are computed from the configuration when the module is made, not loaded.
-            _replace(model, name, type(module)(config=module.config))
     return model.float().eval().requires_grad_(False)
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Puts uninitialised tensors on the meta device.
+
+    Those are the matrices, which a source fills later; rotary tables and scales are computed as usual.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
 
 
 def replace_modules(model: nn.Module) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,16 +57,16 @@ def rope_of_config(config: dict[str, Any]) -> Rope:
     return Rope(float(theta), kind, values)
 
 
-def check_rope(rope: Rope, label: str, *, factors: bool) -> None:
+def check_rope(rope: Rope, label: str, kinds: Sequence[str], *, partial: bool) -> None:
     """Refuse what llama.cpp's graph of a family does not compute.
 
     Args:
-        factors: the graph reads ``rope_freqs.weight``.
+        kinds: of scaling that it does.
+        partial: the graph can leave a part of each head unturned.
 
     Raises:
         InputError: the scaling type, or one of its settings, is not supported.
     """
-    kinds = ["default", "linear", "yarn", "dynamic"] + ["llama3"] * factors
     if rope.kind not in kinds:
         raise InputError(
             f"{label} uses the rope scaling {rope.kind!r}, which this family has not in llama.cpp "
@@ -76,11 +76,16 @@ def check_rope(rope: Rope, label: str, *, factors: bool) -> None:
         "linear": ["factor"],
         "llama3": ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"],
         "yarn": ["factor"],
+        "longrope": ["original_max_position_embeddings"],
     }
     for key in required.get(rope.kind, []):
         if not isinstance(rope.parameters.get(key), (int, float)):
             raise InputError(f"config.json of {label} scales rope by {rope.kind!r} without {key}; complete it.")
-    if rope.parameters.get("partial_rotary_factor") not in (None, 1, 1.0) or rope.parameters.get("truncate") is False:
+    lengths = {name: len(rope.parameters.get(name) or ()) for name in ("long_factor", "short_factor")}
+    if rope.kind == "longrope" and (min(lengths.values()) == 0 or len(set(lengths.values())) > 1):
+        raise InputError(f"config.json of {label} scales rope by 'longrope' without its two lists; complete it.")
+    whole = partial or rope.parameters.get("partial_rotary_factor") in (None, 1, 1.0)
+    if not whole or rope.parameters.get("truncate") is False:
         raise InputError(f"{label} uses a partial or untruncated rope, which llama.cpp has not; choose another model.")
 
 
@@ -104,6 +109,9 @@ def write_rope(rope: Rope, context: int, writer: GGUFWriter) -> None:
         for name, key in _BETAS.items():
             if values.get(name):
                 writer.add_float32(key.format(arch=writer.arch), values[name])
+    elif rope.kind == "longrope":
+        writer.add_rope_scaling_orig_ctx_len(int(values["original_max_position_embeddings"]))
+        writer.add_rope_scaling_attn_factors(_longrope_attention(values, context))
     writer.add_rope_freq_base(rope.theta)
 
 
@@ -177,6 +185,26 @@ def rope_of_factors(factors: Array, theta: float, context: int) -> Rope:
         "original_max_position_embeddings": context,
     }
     return Rope(theta, "longrope", values)
+
+
+def longrope_of_keys(get: Get, long: Array, short: Array, context: int) -> Rope:
+    """LongRoPE as keys and the tensors ``rope_factors_long.weight`` and ``rope_factors_short.weight`` describe it."""
+    values: dict[str, Any] = {
+        "long_factor": [shortest(factor) for factor in long],
+        "short_factor": [shortest(factor) for factor in short],
+        "original_max_position_embeddings": get(Keys.Rope.SCALING_ORIG_CTX_LEN) or context,
+        "attention_factor": shortest(get(Keys.Rope.SCALING_ATTN_FACTOR) or 1.0),
+    }
+    return Rope(shortest(get(Keys.Rope.FREQ_BASE) or 10000.0), "longrope", values)
+
+
+def _longrope_attention(values: dict[str, Any], context: int) -> float:
+    # As transformers' _compute_longrope_parameters.
+    if values.get("attention_factor") is not None:
+        return float(values["attention_factor"])
+    original = values["original_max_position_embeddings"]
+    factor = values.get("factor") or context / original
+    return math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
 
 
 def _mscale(factor: float, scale: float = 1.0) -> float:

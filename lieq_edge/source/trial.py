@@ -233,6 +233,8 @@ def _check_special(vocabulary: Vocabulary, pieces: Pieces, label: str) -> tuple[
     """
     tokens = _every(pieces, TokenType.CONTROL, _MOST_SPECIAL) + _every(pieces, TokenType.USER_DEFINED, _MOST_SPECIAL)
     # A bare sentencepiece model does not look for special tokens at all.
+    # Runs of spaces (Gemma) are ordinary text, of which the battery has enough.
+    tokens = [token for token in tokens if token.strip()]
     found = [token for token in tokens if pieces.encode(token) == [pieces.tokens.index(token)]]
     strings = special_strings(found)
     differences = _compare(vocabulary, strings, [pieces.encode(text) for text in strings])

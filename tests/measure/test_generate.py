@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from memory_source import MemorySource, tiny_lm
+from family_cases import CASES, ONE_EACH
+from memory_source import MemorySource, random_tokens, tiny_lm
+from tiny import cached_model
+from transformers import AutoModelForCausalLM
 
 from lieq_edge.measure.generate import generate, self_windows
 from lieq_edge.measure.model import BlockModel
 from lieq_edge.measure.writer import sample
+from lieq_edge.source import open_source
 
 
 def test_openings_stay_and_the_rest_is_likely() -> None:
@@ -24,6 +28,20 @@ def test_openings_stay_and_the_rest_is_likely() -> None:
         assert ids[row, :start].tolist() == opening
         agreement = (ids[row, start:] == best[row, start - 1 : -1]).float().mean()
         assert float(agreement) > 0.9
+
+
+@pytest.mark.parametrize("case", ONE_EACH)
+def test_the_likeliest_tokens_are_those_of_transformers(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows and soft caps hold for one token at a time too."""
+    family, options = CASES[case]
+    directory = cached_model(family, **options)
+    plain = AutoModelForCausalLM.from_pretrained(directory, dtype="float32")
+    openings = random_tokens(2, 60, plain.config.vocab_size)
+    monkeypatch.setattr("lieq_edge.measure.generate.sample", lambda logits, _: logits.argmax(-1))
+    ids = generate(BlockModel(open_source(str(directory))), openings.tolist(), 80)
+    mask = torch.ones_like(openings)
+    expected = plain.generate(openings, attention_mask=mask, do_sample=False, max_new_tokens=20, eos_token_id=None)
+    assert torch.equal(ids, expected)
 
 
 def test_groups_share_the_memory_and_change_no_opening(monkeypatch: pytest.MonkeyPatch) -> None:

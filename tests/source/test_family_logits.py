@@ -5,44 +5,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from logits import export_float32, hf_parameters, llama_logits, mean_kl, transformers_logits
+from family_cases import CASES
+from logits import (
+    export_float32,
+    hf_parameters,
+    llama_logits,
+    llama_run,
+    mean_kl,
+    transformers_logits,
+    transformers_run,
+)
 from tiny import LLAMA3_ROPE, cached_model, sample_text
 
 from lieq_edge.header import read_header
-from lieq_edge.source import open_source
+from lieq_edge.source import Source, open_source
 
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
-BIASES = {
-    f"model.layers.0.{name}.bias": np.random.default_rng(1).standard_normal(rows).astype(np.float32)
-    for name, rows in {
-        "self_attn.q_proj": 64,
-        "self_attn.k_proj": 32,
-        "self_attn.v_proj": 32,
-        "self_attn.o_proj": 64,
-        "mlp.gate_proj": 128,
-        "mlp.up_proj": 128,
-        "mlp.down_proj": 64,
-    }.items()
-}
-
-CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("llama", {}),
-    "llama untied, bf16, shards": ("llama", {"tied": False, "dtype": "bfloat16", "shards": 3}),
-    "llama sentencepiece, f16": ("llama", {"tokenizer": "sentencepiece", "dtype": "float16"}),
-    "llama 288 wide": ("llama", {"hidden": 288, "heads": (9, 3)}),
-    "llama without grouped heads": ("llama", {"heads": (4, 4)}),
-    "llama free head size": ("llama", {"head_dim": 32}),
-    "llama3 rope": ("llama", {"rope_scaling": LLAMA3_ROPE, "rope_theta": 500000.0, "head_dim": 32}),
-    "llama linear rope": ("llama", {"rope_scaling": {"type": "linear", "factor": 4.0}}),
-    "llama yarn": ("llama", {"rope_scaling": YARN}),
-    "llama yarn with its own limits": ("llama", {"rope_scaling": {**YARN, "beta_fast": 8.0, "beta_slow": 2.0}}),
-    "llama biases": ("llama", {"blocks": 1, "config": {"attention_bias": True, "mlp_bias": True}, "tensors": BIASES}),
-    "qwen2": ("qwen2", {}),
-    "qwen2 untied, 288 wide": ("qwen2", {"tied": False, "hidden": 288, "heads": (9, 3)}),
-    "qwen2 yarn with its own attention factor": ("qwen2", {"rope_scaling": {**YARN, "attention_factor": 1.5}}),
-    "qwen3": ("qwen3", {}),
-    "qwen3 untied, free head size": ("qwen3", {"tied": False, "head_dim": 32}),
-}
+# GELU comes from a table of half-precision numbers in llama.cpp.
+BOUNDS = {"gemma": 1e-6}
 
 
 @pytest.fixture(params=CASES.values(), ids=CASES.keys())
@@ -51,13 +30,26 @@ def model(request: pytest.FixtureRequest) -> Path:
     return cached_model(family, **options)
 
 
+def bound(source: Source) -> float:
+    """Mean KL divergence that llama.cpp's arithmetic accounts for."""
+    return next((value for name, value in BOUNDS.items() if source.architecture.startswith(name)), 1e-9)
+
+
 def test_llama_cpp_computes_what_transformers_computes(model: Path, tmp_path: Path) -> None:
+    """From the directory, and again from the file as a source."""
     source = open_source(str(model))
-    ids = source.tokenize(sample_text(600))[:100]
-    theirs = transformers_logits(source, ids)
-    assert theirs.std() > 0.5
-    ours = llama_logits(export_float32(source, tmp_path / "x.gguf"), ids)
-    assert mean_kl(theirs, ours) < 1e-9
+    prompts = [source.tokenize(sample_text(2000, seed=seed))[:length] for seed, length in enumerate((210, 200, 230))]
+    assert min(map(len, prompts)) >= 200
+    path = export_float32(source, tmp_path / "x.gguf")
+    theirs, ours = transformers_run(model, prompts, new=64), llama_run(path, prompts, new=64)
+    again = open_source(str(path))
+    for number, ids in enumerate(prompts):
+        assert theirs.logits[number].std() > 0.5
+        assert mean_kl(theirs.logits[number], ours.logits[number]) < bound(source)
+        assert mean_kl(transformers_logits(again, ids), ours.logits[number]) < bound(source)
+    assert ours.greedy == theirs.greedy
+    assert len(set(map(tuple, theirs.greedy))) == 3
+    assert export_float32(again, tmp_path / "again.gguf").read_bytes() == path.read_bytes()
 
 
 def test_round_trip_through_gguf_is_exact(model: Path, tmp_path: Path) -> None:
@@ -68,7 +60,8 @@ def test_round_trip_through_gguf_is_exact(model: Path, tmp_path: Path) -> None:
     assert parameters.keys() == parameters_again.keys()
     for name, value in parameters.items():
         assert value.equal(parameters_again[name]), name
-    assert effective(again.config()) == effective(source.config())
+    if source.config()["model_type"] == again.config()["model_type"]:
+        assert effective(again.config()) == effective(source.config())
     assert again.metadata() == source.metadata()
     text = sample_text(500)
     assert again.tokenize(text) == source.tokenize(text)
@@ -92,12 +85,14 @@ def test_rope_factors_of_any_kind_are_carried_over(tmp_path: Path) -> None:
 
 
 def test_stored_parameters_are_read_exactly(model: Path) -> None:
+    import torch
     from transformers import AutoModelForCausalLM
 
     original = AutoModelForCausalLM.from_pretrained(model, dtype="float32").state_dict()
     source = open_source(str(model))
     for name, value in hf_parameters(source).items():
-        assert value.equal(original[name]), name
+        # Norms to which one is added and taken off again lose their last bits.
+        assert torch.allclose(value, original[name], rtol=0, atol=1e-6 if "norm" in name else 0), name
 
 
 def test_both_forms_of_rope_settings_are_read(tmp_path: Path) -> None:
@@ -114,5 +109,9 @@ def effective(config: dict[str, Any]) -> dict[str, Any]:
 
     values = {k: v for k, v in config.items() if k not in ("torch_dtype", "model_type")}
     full = CONFIG_MAPPING[config["model_type"]](**values).to_dict()
-    full["rope_parameters"].pop("type", None)
+    for name in ("pad_token_id", "sliding_window_pattern", "_sliding_window_pattern"):
+        full.pop(name, None)
+    # Of LongRoPE the file has what transformers would compute.
+    for name in ("type", "attention_factor"):
+        full["rope_parameters"].pop(name, None)
     return full

@@ -171,7 +171,10 @@ def test_missing_tokenizer(model: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "mamba"}, "architecture mamba, .* choose a model of Llama, Qwen2, "),
+        (
+            {"model_type": "mamba"},
+            r"architecture mamba, .* convert it to an F16 GGUF file with llama\.cpp's convert_hf_to_gguf\.py",
+        ),
         ({"model_type": None}, "architecture None"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "architecture LlamaForSequenceClassification"),
         ({"model_type": "granitemoe"}, r"mixture of experts \(granitemoe\)"),

@@ -149,7 +149,7 @@ def test_blocks_one_by_one_compute_what_transformers_computes(model: Proved, fro
 
 def test_text_is_written_as_transformers_writes_it(model: Proved, monkeypatch: pytest.MonkeyPatch) -> None:
     """With keys and values of earlier tokens kept, and the most likely token taken instead of a random one."""
-    monkeypatch.setattr("lieq_edge.measure.generate._sample", lambda logits, _: logits.argmax(-1))
+    monkeypatch.setattr("lieq_edge.measure.generate.sample", lambda logits, _: logits.argmax(-1))
     openings = [ids[:8] for ids in prompts(model.source)]
     written = generate(BlockModel(model.source), openings, 40)
     with torch.no_grad():

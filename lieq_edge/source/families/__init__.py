@@ -7,11 +7,14 @@ from typing import Any
 from ...errors import InputError
 from .base import COMPUTED, Dims, Family
 from .experts import ExpertFamily
+from .gemma import Gemma, Gemma2, Gemma3
 from .gpt2 import Gpt2
 from .granite import Granite
 from .llama import Llama
+from .mistral import Mistral
 from .olmo2 import Olmo2
 from .olmoe import Olmoe
+from .phi3 import Phi3
 from .qwen2 import Qwen2
 from .qwen3 import Qwen3
 from .qwen3_moe import Qwen3Moe
@@ -20,7 +23,23 @@ from .stablelm import StableLm
 
 __all__ = ["COMPUTED", "FAMILIES", "Dims", "Family", "family_of_architecture", "family_of_config"]
 
-_ALL = (Llama(), Qwen2(), Qwen3(), SmolLM3(), Granite(), Olmo2(), StableLm(), Gpt2(), Qwen3Moe(), Olmoe())
+_ALL = (
+    Llama(),
+    Mistral(),
+    Qwen2(),
+    Qwen3(),
+    Gemma(),
+    Gemma2(),
+    Gemma3(),
+    Phi3(),
+    SmolLM3(),
+    Granite(),
+    Olmo2(),
+    StableLm(),
+    Gpt2(),
+    Qwen3Moe(),
+    Olmoe(),
+)
 
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
 """By ``model_type`` of transformers."""
@@ -69,6 +88,6 @@ def _mixture(label: str, name: str) -> InputError:
 
 def _unknown(label: str, name: str) -> InputError:
     return InputError(
-        f"{label} is of the architecture {name}, which lieq-edge does not read from safetensors; convert it with "
-        f"llama.cpp's convert_hf_to_gguf.py and give the GGUF file, or choose a model of {_supported()}."
+        f"{label} is of the architecture {name}, which lieq-edge does not read from safetensors; convert it to an "
+        f"F16 GGUF file with llama.cpp's convert_hf_to_gguf.py and give that, or choose a model of {_supported()}."
     )

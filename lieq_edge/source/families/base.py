@@ -18,6 +18,7 @@ from ...errors import InputError
 from ..base import Array
 from ..rope import (
     Get,
+    Rope,
     check_rope,
     llama3_factors,
     rope_of_config,
@@ -69,6 +70,8 @@ class Family:
         default_head_dim: size of a head where the configuration says nothing; None is hidden / heads.
         free_head_dim: llama.cpp's graph takes any head size.
         reads_rope_factors: llama.cpp's graph reads ``rope_freqs.weight``.
+        rope_kinds: transformers' rope scalings that can be carried over.
+        partial_rope: a part of a head may be left unturned.
         defaults: settings of transformers where the configuration says nothing, if they are not the usual ones.
         eps_name: the configuration's name of what norms add to the variance; eps_key: GGUF's key of it.
         default_eps: of it.
@@ -87,6 +90,8 @@ class Family:
     default_head_dim: ClassVar[int | None] = None
     free_head_dim: ClassVar[bool] = True
     reads_rope_factors: ClassVar[bool] = False
+    rope_kinds: ClassVar[tuple[str, ...]] = ("default", "linear", "yarn", "dynamic")
+    partial_rope: ClassVar[bool] = False
     defaults: ClassVar[dict[str, Any]] = {}
     eps_name: ClassVar[str] = "rms_norm_eps"
     eps_key: ClassVar[str] = Keys.Attention.LAYERNORM_RMS_EPS
@@ -162,11 +167,15 @@ class Family:
             raise InputError(
                 f"{label} is already quantised ({method}); give the unquantised model, or a GGUF file of this one."
             )
-        check_rope(rope_of_config(config), label, factors=self.reads_rope_factors)
+        check_rope(self.rope(config), label, self.rope_kinds, partial=self.partial_rope)
 
     def activation(self, config: dict[str, Any]) -> str:
         """Transformers' name of the activation of the MLP."""
         return str(config.get("hidden_act") or self.activations[0])
+
+    def rope(self, config: dict[str, Any]) -> Rope:
+        """The rotary embedding of a configuration."""
+        return rope_of_config(config)
 
     def parameters(self, dims: Dims) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all transformers parameters, in the order in which they are written."""
@@ -226,7 +235,7 @@ class Family:
         writer.add_feed_forward_length(dims.intermediate)
         writer.add_head_count(dims.heads)
         writer.add_head_count_kv(dims.kv_heads)
-        write_rope(rope_of_config(config), dims.context, writer)
+        write_rope(self.rope(config), dims.context, writer)
         writer.add_float32(self.eps_key.format(arch=writer.arch), float(config.get(self.eps_name, self.default_eps)))
         if config.get("head_dim") is not None or self.default_head_dim is not None:
             writer.add_key_length(dims.head_dim)
@@ -234,7 +243,7 @@ class Family:
 
     def computed(self, config: dict[str, Any], dims: Dims) -> dict[str, Array]:
         """The tensors of ``COMPUTED`` that the model needs, e.g. ``rope_freqs.weight`` ``(head_dim / 2,)``."""
-        rope = rope_of_config(config)
+        rope = self.rope(config)
         return {ROPE_FACTORS: llama3_factors(rope, dims.head_dim)} if rope.kind == "llama3" else {}
 
     def config_of_keys(
@@ -319,7 +328,7 @@ class Family:
     def warnings(self, config: dict[str, Any], label: str) -> Sequence[str]:
         """What of the model llama.cpp leaves out."""
         notes = []
-        if rope_of_config(config).kind == "dynamic":
+        if self.rope(config).kind == "dynamic":
             notes.append(f"{label} stretches rope beyond its context (dynamic scaling); the GGUF file does not.")
         if config.get("use_sliding_window"):
             notes.append(f"{label} uses a sliding window in some blocks; llama.cpp attends to the whole context.")
@@ -328,3 +337,13 @@ class Family:
 
 def _is_norm(gguf_name: str) -> bool:
     return gguf_name.endswith("norm.weight")
+
+
+def window_note(config: dict[str, Any], window: int | None, label: str) -> list[str]:
+    """A warning when attention reaches back ``window`` tokens only, and llama.cpp's graph has no such limit."""
+    if not window or window >= config["max_position_embeddings"]:
+        return []
+    return [
+        f"{label} attends to the last {window} tokens only, and llama.cpp to all: texts longer than that go on "
+        "differently."
+    ]

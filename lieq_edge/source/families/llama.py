@@ -20,6 +20,7 @@ class Llama(Family):
     class_name = "LlamaForCausalLM"
     arch = gguf.MODEL_ARCH.LLAMA
     reads_rope_factors = True
+    rope_kinds = (*Family.rope_kinds, "llama3")
 
     def write(self, config: dict[str, Any], dims: Dims, writer: GGUFWriter) -> None:
         super().write(config, dims, writer)

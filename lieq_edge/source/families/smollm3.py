@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import gguf
 
 from ...errors import InputError
+from .base import Family
 from .llama import Llama
 
 _INTERVAL = 4
@@ -21,6 +22,7 @@ class SmolLM3(Llama):
     class_name = "SmolLM3ForCausalLM"
     arch = gguf.MODEL_ARCH.SMOLLM3
     reads_rope_factors = False
+    rope_kinds = Family.rope_kinds
     defaults: ClassVar[dict[str, Any]] = {"tie_word_embeddings": True, "rope_theta": 2000000.0}
 
     def check(self, config: dict[str, Any], label: str) -> None:
