@@ -52,6 +52,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral within its window": ("mistral", {"config": {"sliding_window": 400}}),
     "gemma": ("gemma", {}),
     "gemma2": ("gemma2", {}),
+    "gemma2 other query scale": ("gemma2", {"config": {"query_pre_attn_scalar": 24}}),
     "gemma2 other pattern, bf16": (
         "gemma2",
         {"blocks": 3, "dtype": "bfloat16", "config": {"layer_types": OTHER_WINDOWS}},
@@ -65,7 +66,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "config": {"sliding_window_pattern": 2, "rope_local_base_freq": 5000.0},
         },
     ),
-    "gemma3 untied, capped": ("gemma3_text", {"tied": False, "config": {"final_logit_softcapping": 4.0}}),
+    "gemma3 untied, capped, other query scale": (
+        "gemma3_text",
+        {"tied": False, "config": {"final_logit_softcapping": 4.0, "query_pre_attn_scalar": 24}},
+    ),
     "phi3": ("phi3", {"tied": False, "tokenizer": "sentencepiece"}),
     "phi3 short rope factors": ("phi3", {"context": 1024, "rope_scaling": LONG_ROPE, "config": PHI4_MINI}),
     "phi3 long rope factors": (

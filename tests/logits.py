@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,12 +72,19 @@ def llama_logits(path: Path, ids: list[int]) -> Logits:
     return llama_run(path, [ids]).logits[0]
 
 
-def transformers_run(directory: Path, prompts: list[list[int]], new: int = 0) -> Run:
-    """Run transformers' own loading of a directory; ``new`` tokens follow each prompt."""
+def transformers_run(directory: Path, prompts: list[list[int]], new: int = 0, *, gelu_table: bool = False) -> Run:
+    """Run transformers' own loading of a directory; ``new`` tokens follow each prompt.
+
+    With ``gelu_table`` the MLP's GELU is ggml's, which looks it up by a half-precision number in a table of such
+    (``ggml_table_gelu_f16``).
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(directory, dtype="float32", attn_implementation="eager").eval()
+    if gelu_table:
+        for block in model.model.layers:
+            block.mlp.act_fn.forward = _table_gelu
     logits, greedy = [], []
     with torch.no_grad():
         for ids in prompts:
@@ -104,6 +112,14 @@ def transformers_logits(source: Source, ids: list[int]) -> Logits:
     model.float().eval().tie_weights()
     with torch.no_grad():
         return model(torch.tensor([ids])).logits[0].double().numpy()
+
+
+def _table_gelu(x: Any) -> Any:
+    import torch
+
+    rounded = x.half().float()
+    values = torch.nn.functional.gelu(rounded, approximate="tanh").half().float()
+    return torch.where(x.abs() < 10, values, x.clamp_min(0))
 
 
 def hf_parameters(source: Source) -> dict:

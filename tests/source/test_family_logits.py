@@ -18,10 +18,7 @@ from logits import (
 from tiny import LLAMA3_ROPE, cached_model, sample_text
 
 from lieq_edge.header import read_header
-from lieq_edge.source import Source, open_source
-
-# GELU comes from a table of half-precision numbers in llama.cpp.
-BOUNDS = {"gemma": 1e-6}
+from lieq_edge.source import open_source
 
 
 @pytest.fixture(params=CASES.values(), ids=CASES.keys())
@@ -30,23 +27,23 @@ def model(request: pytest.FixtureRequest) -> Path:
     return cached_model(family, **options)
 
 
-def bound(source: Source) -> float:
-    """Mean KL divergence that llama.cpp's arithmetic accounts for."""
-    return next((value for name, value in BOUNDS.items() if source.architecture.startswith(name)), 1e-9)
-
-
 def test_llama_cpp_computes_what_transformers_computes(model: Path, tmp_path: Path) -> None:
     """From the directory, and again from the file as a source."""
     source = open_source(str(model))
     prompts = [source.tokenize(sample_text(2000, seed=seed))[:length] for seed, length in enumerate((210, 200, 230))]
     assert min(map(len, prompts)) >= 200
     path = export_float32(source, tmp_path / "x.gguf")
-    theirs, ours = transformers_run(model, prompts, new=64), llama_run(path, prompts, new=64)
     again = open_source(str(path))
+    # llama.cpp takes GELU from a table of half-precision numbers.
+    gelu = source.architecture.startswith("gemma")
+    ours, theirs = llama_run(path, prompts, new=64), transformers_run(model, prompts, new=64, gelu_table=gelu)
+    plain = transformers_run(model, prompts) if gelu else theirs
     for number, ids in enumerate(prompts):
         assert theirs.logits[number].std() > 0.5
-        assert mean_kl(theirs.logits[number], ours.logits[number]) < bound(source)
-        assert mean_kl(transformers_logits(again, ids), ours.logits[number]) < bound(source)
+        # A difference in the last bit may take the neighbour in that table.
+        assert mean_kl(theirs.logits[number], ours.logits[number]) < (1e-7 if gelu else 1e-9)
+        assert mean_kl(plain.logits[number], ours.logits[number]) < 1e-6
+        assert mean_kl(plain.logits[number], transformers_logits(again, ids)) < 1e-9
     assert ours.greedy == theirs.greedy
     assert len(set(map(tuple, theirs.greedy))) == 3
     assert export_float32(again, tmp_path / "again.gguf").read_bytes() == path.read_bytes()
@@ -58,9 +55,13 @@ def test_round_trip_through_gguf_is_exact(model: Path, tmp_path: Path) -> None:
     assert again.warnings == ()
     parameters, parameters_again = hf_parameters(source), hf_parameters(again)
     assert parameters.keys() == parameters_again.keys()
+    # Mistral comes back as Llama, and another scale of the queries in the weights.
+    query = source.config().get("query_pre_attn_scalar")
+    same = source.config()["model_type"] == again.config()["model_type"]
+    same &= query == again.config().get("query_pre_attn_scalar")
     for name, value in parameters.items():
-        assert value.equal(parameters_again[name]), name
-    if source.config()["model_type"] == again.config()["model_type"]:
+        assert value.equal(parameters_again[name]) or (not same and ".q_" in name), name
+    if same:
         assert effective(again.config()) == effective(source.config())
     assert again.metadata() == source.metadata()
     text = sample_text(500)
@@ -91,8 +92,9 @@ def test_stored_parameters_are_read_exactly(model: Path) -> None:
     original = AutoModelForCausalLM.from_pretrained(model, dtype="float32").state_dict()
     source = open_source(str(model))
     for name, value in hf_parameters(source).items():
-        # Norms to which one is added and taken off again lose their last bits.
-        assert torch.allclose(value, original[name], rtol=0, atol=1e-6 if "norm" in name else 0), name
+        # Norms to which one is added and taken off again lose their last bits, and scaled queries too.
+        inexact = "norm" in name or ("q_proj" in name and "query_pre_attn_scalar" in source.config())
+        assert torch.allclose(value, original[name], rtol=0, atol=1e-6 if inexact else 0), name
 
 
 def test_both_forms_of_rope_settings_are_read(tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import gguf
+import numpy as np
 from gguf import GGUFWriter, Keys
 
 from ...errors import InputError
@@ -53,6 +57,13 @@ class Gemma(Family):
         return config
 
 
+@dataclass(frozen=True)
+class GemmaDims(Dims):
+    """Sizes, and what queries are multiplied by so that llama.cpp's own scale of the attention gives the model's."""
+
+    query_scale: float
+
+
 class _Alternating(Gemma):
     """Norms after attention and MLP too, and some blocks with a sliding window.
 
@@ -60,10 +71,12 @@ class _Alternating(Gemma):
         pattern: by default every block but each so-maniest has a window.
         big: number of blocks for which llama.cpp divides attention logits by the root of hidden / heads; for others
             by the root of a head's size.
+        query_tensor: the last that is multiplied into queries.
     """
 
     pattern: ClassVar[int]
     big: ClassVar[int]
+    query_tensor: ClassVar[str]
     default_window: ClassVar[int | None] = None
     _caps: ClassVar[dict[str, float]] = {}
     gguf_stems: ClassVar[dict[str, str]] = {
@@ -72,18 +85,25 @@ class _Alternating(Gemma):
         "post_feedforward_layernorm": "post_ffw_norm",
     }
 
-    def check(self, config: dict[str, Any], label: str) -> None:
-        super().check(config, label)
-        dims = self.dims(config, label)
-        scalar = config.get("query_pre_attn_scalar", 256)
-        if scalar != self._scalar(dims):
-            raise InputError(
-                f"{label} scales its queries by {scalar}, where llama.cpp's {self.title} has {self._scalar(dims)}; "
-                "choose another model."
-            )
+    def dims(self, config: dict[str, Any], label: str) -> Dims:
+        dims = super().dims(config, label)
+        scale = math.sqrt(self._scalar(dims) / (config.get("query_pre_attn_scalar") or 256))
+        return GemmaDims(**dataclasses.asdict(dims), query_scale=scale)
 
     def _scalar(self, dims: Dims) -> int:
         return dims.hidden // dims.heads if dims.blocks == self.big else dims.head_dim
+
+    def to_gguf(self, name: str, array: Array, dims: Dims) -> Array:
+        return self._scaled(name, super().to_gguf(name, array, dims), dims, 1)
+
+    def to_hf(self, name: str, array: Array, dims: Dims) -> Array:
+        return super().to_hf(name, self._scaled(name, array, dims, -1), dims)
+
+    def _scaled(self, name: str, array: Array, dims: Dims, power: int) -> Array:
+        assert isinstance(dims, GemmaDims)
+        if dims.query_scale == 1 or not name.endswith(self.query_tensor):
+            return array
+        return array * np.float32(dims.query_scale**power)
 
     def block_parameters(self, dims: Dims) -> dict[str, tuple[int, ...]]:
         norms = {f"{place}_feedforward_layernorm.weight": (dims.hidden,) for place in ("pre", "post")}
@@ -122,7 +142,7 @@ class _Alternating(Gemma):
         config["sliding_window"] = get(Keys.Attention.SLIDING_WINDOW) or self.default_window
         if config["sliding_window"] is None:
             config["layer_types"] = ["full_attention"] * blocks
-        config["query_pre_attn_scalar"] = self._scalar(self.dims(config, label))
+        config["query_pre_attn_scalar"] = self._scalar(super().dims(config, label))
         for name, key in (
             ("attn_logit_softcapping", Keys.LLM.ATTN_LOGIT_SOFTCAPPING),
             ("final_logit_softcapping", Keys.LLM.FINAL_LOGIT_SOFTCAPPING),
@@ -141,6 +161,7 @@ class Gemma2(_Alternating):
     arch = gguf.MODEL_ARCH.GEMMA2
     pattern = 2
     big = 46
+    query_tensor = "attn_q.weight"
     default_window = 4096
     _caps: ClassVar[dict[str, float]] = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 
@@ -164,6 +185,7 @@ class Gemma3(_Alternating):
     arch = gguf.MODEL_ARCH.GEMMA3
     pattern = 6
     big = 62
+    query_tensor = "attn_q_norm.weight"
     rope_kinds = ("default", "linear")
 
     def check(self, config: dict[str, Any], label: str) -> None:
