@@ -69,7 +69,7 @@ def test_windows_beyond_learned_positions_are_refused(tmp_path: Path) -> None:
     model = cached_model("gpt2", context=128)
     out = tmp_path / "out.gguf"
     with pytest.raises(InputError, match="positions for 128 tokens only"):
-        lieq_edge.export_model(str(model), out, lieq_edge.ExportSettings(budget="4", context=256))
+        lieq_edge.export_model(str(model), out, lieq_edge.ExportSettings(budget="4", context=256, probe_tokens=64))
     assert not list(tmp_path.iterdir())
     write_plain(out, open_source(str(model)), "F32")
     with pytest.raises(InputError, match="positions for 128 tokens only"):

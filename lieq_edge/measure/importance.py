@@ -26,7 +26,7 @@ def measure_importance(
     Returns:
         float32 ``(columns,)`` by GGUF tensor name, for every linear of every block and for the matrix that makes
         the logits (``output.weight``, or ``token_embd.weight`` when tied); ``(experts, columns)`` for the experts of a
-        block, each over the tokens that visit it. All entries are positive.
+        block, each over the tokens that visit it, or those of all where no token does. All entries are positive.
 
     Raises:
         InputError: the model gives NaN or Inf on the text.
@@ -85,9 +85,10 @@ def _block_importance(
     count = hidden.shape[0] * hidden.shape[1]
     found = {name: mean_square(name, total.numpy(), count) for name, total in sums.items()}
     for name, totals in visitors.items():
-        # An expert that no token visits keeps a total of zero, which counts every weight alike.
-        means = [mean_square(name, t.numpy(), max(n, 1)) for t, n in zip(totals, visits[name], strict=True)]
-        found[name] = np.stack(means)
+        # An expert that no token visits gets the mean of the others.
+        pooled = mean_square(name, totals.sum(0).numpy(), sum(visits[name]))
+        each = zip(totals, visits[name], strict=True)
+        found[name] = np.stack([mean_square(name, total.numpy(), n) if n else pooled for total, n in each])
     return found
 
 

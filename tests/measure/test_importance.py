@@ -53,7 +53,7 @@ def test_a_damaged_model_is_named() -> None:
 
 
 def test_experts_have_importance_of_their_own() -> None:
-    """Over the tokens that visit an expert (llama.cpp's imatrix of a stacked tensor); alike where none does."""
+    """Over the tokens that visit an expert (llama.cpp's imatrix of a stacked tensor), or any expert where none does."""
     directory = cached_model("qwen3_moe")
     source = open_source(str(directory))
     plain = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
@@ -69,11 +69,11 @@ def test_experts_have_importance_of_their_own() -> None:
     assert np.array_equal(gate, found["blk.1.ffn_up_exps.weight"])
     visited = received["chosen"].unique().tolist()
     assert 2 < len(visited) < 8
+    every = float(received["x"].square().mean(0).sum())
     for expert in range(8):
         x = received["x"][(received["chosen"] == expert).any(-1)]
         if expert not in visited:
-            assert (gate[expert] == 1).all()
-            assert (down[expert] == 1).all()
+            assert gate[expert].sum() == pytest.approx(every, rel=1e-4)
             continue
         np.testing.assert_allclose(gate[expert], x.square().mean(0), rtol=1e-4)
         pair = torch.nn.functional.linear(x, experts.gate_up_proj[expert].detach())
