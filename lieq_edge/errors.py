@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+_LONGEST = 1000
+
 
 class InputError(Exception):
-    """Bad input: the message is one sentence that says what is wrong and what to do (exit code 2)."""
+    """Bad input: the message is one sentence that says what is wrong and what to do (exit code 2).
+
+    What it quotes of a damaged file may be anything: control characters become spaces, and too long a text is cut.
+    """
+
+    def __init__(self, message: str) -> None:
+        line = "".join(c if c.isprintable() else " " for c in message)
+        super().__init__(line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}")
 
 
 class GateError(Exception):

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..header import learned_positions
+from ..header import learned_positions, read_header
 from ..llama import captured_log
 from ..splits import read_model
+from ..vocabulary_check import check_vocabulary
 
 Tokens = npt.NDArray[np.int32]
 Logits = npt.NDArray[np.float32]
@@ -59,7 +60,7 @@ class Engine:
         """Load ``path``.
 
         With ``exact`` keys and values stay in float32 and attention is computed step by step, so that a float32 model
-        is computed in float32 throughout.
+        is computed in float32 throughout; such a file may be without a tokenizer.
 
         Raises:
             InputError: the file is missing, llama.cpp refuses it (with llama.cpp's own reason), or its learned
@@ -94,6 +95,8 @@ class Engine:
         api = self._api
         model_params = api.llama_model_default_params()
         model_params.n_gpu_layers = 0
+        if not exact:
+            self._check_vocabulary()
         with captured_log() as errors:
             self._model = api.llama_model_load_from_file(os.fsencode(self.path), model_params)
         if not self._model:
@@ -118,6 +121,14 @@ class Engine:
                 f"llama.cpp cannot run {self.label} on windows of {self.context} tokens ({reason}); "
                 "try a smaller context."
             )
+
+    def _check_vocabulary(self) -> None:
+        """Refuse a damaged tokenizer, at which llama.cpp would end the process."""
+        try:
+            header = read_header(self.path)
+        except InputError:
+            return  # llama.cpp says what it makes of the file
+        check_vocabulary(header.get, self.label)
 
     def _prepare_batch(self) -> None:
         """Fill what is the same in every batch: positions, sequence ids and which outputs are wanted."""

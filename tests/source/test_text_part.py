@@ -29,16 +29,28 @@ QWEN_VISION = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_head
 MROPE = {"type": "mrope", "mrope_section": [2, 3, 3]}
 
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "gemma3": ("Gemma3ForConditionalGeneration", "gemma3_text", {
+    "text part of gemma3": ("Gemma3ForConditionalGeneration", "gemma3_text", {
         "text_config": {**TEXT, "head_dim": 16, "sliding_window": 32},
         "vision_config": {**VISION, "image_size": 28, "patch_size": 14},
         "mm_tokens_per_image": 4,
         "boi_token_index": 5, "eoi_token_index": 6, "image_token_index": 7,
     }),
-    "qwen2_5_vl": ("Qwen2_5_VLForConditionalGeneration", "qwen2", {
+    "text part of qwen2_5_vl": ("Qwen2_5_VLForConditionalGeneration", "qwen2", {
         "text_config": {**TEXT, "rope_scaling": MROPE}, "vision_config": {**QWEN_VISION, "fullatt_block_indexes": [0]},
     }),
-    "llava": ("LlavaForConditionalGeneration", "llama", {
+    "text part of qwen3_vl": ("Qwen3VLForConditionalGeneration", "qwen3", {
+        "text_config": {**TEXT, "head_dim": 16, "rope_scaling": {"rope_type": "default", "mrope_section": [2, 3, 3]}},
+        "vision_config": {**QWEN_VISION, "deepstack_visual_indexes": [0]},
+    }),
+    "text part of qwen2_vl": ("Qwen2VLForConditionalGeneration", "qwen2", {
+        "text_config": {**TEXT, "rope_scaling": MROPE},
+        "vision_config": {"depth": 1, "embed_dim": 32, "hidden_size": 64, "num_heads": 2},
+    }),
+    "text part of smolvlm": ("SmolVLMForConditionalGeneration", "llama", {
+        "text_config": {**TEXT, "model_type": "llama"},
+        "vision_config": {**VISION, "image_size": 28, "patch_size": 14},
+    }),
+    "text part of llava": ("LlavaForConditionalGeneration", "llama", {
         "text_config": {**TEXT, "model_type": "llama"},
         "vision_config": {**VISION, "model_type": "clip_vision_model", "image_size": 28, "patch_size": 14},
         "image_token_index": 7,

@@ -1,0 +1,86 @@
+"""The README's table of model families, from the registry and from the cases that the tests prove.
+
+python tools/families_table.py           # write it between the markers
+python tools/families_table.py --check   # exit 1 when the README is stale
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+from lieq_edge.source.families import FAMILIES, Family
+from lieq_edge.source.families.experts import ExpertFamily
+
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- families: made by tools/families_table.py -->", "<!-- end of families -->"
+
+
+def proof_cases(folder: Path = ROOT / "tests" / "source") -> dict[str, list[str]]:
+    """What was varied in the proofs, by family: names of the entries of every ``CASES`` in ``folder``.
+
+    Such a dictionary maps a name to ``(family, options of the tiny model)``; its tests compare llama.cpp with
+    transformers. It is read from the source text, so that nothing heavy is imported.
+    """
+    found: dict[str, list[str]] = {name: [] for name in FAMILIES}
+    for path in sorted(folder.glob("test_*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "CASES":
+                assert isinstance(node.value, ast.Dict), path
+                for key, value in zip(node.value.keys, node.value.values, strict=True):
+                    case, family = _case(key, value)
+                    if family in found and case not in found[family]:
+                        found[family].append(case)
+    return found
+
+
+def _case(key: ast.expr | None, value: ast.expr) -> tuple[str, str]:
+    """Name of the case and its family: the first string of the value that names one."""
+    assert isinstance(key, ast.Constant)
+    assert isinstance(value, ast.Tuple)
+    strings = [part.value for part in value.elts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+    return str(key.value), next((text for text in strings if text in FAMILIES), "")
+
+
+def render() -> str:
+    """The table with its markers."""
+    cases = proof_cases()
+    rows = ["| family | `model_type` | GGUF | proved equal to transformers |", "|---|---|---|---|"]
+    for name, family in FAMILIES.items():
+        # Tests name a case by its family first.
+        variants = [re.sub(rf"^{name}(?![\w])[ ,]*", "", case) or "as usual" for case in cases[name]]
+        proved = "; ".join(variants) or "not yet"
+        rows.append(f"| {_title(family)} | `{name}` | `{family.architecture}`{_reads(family)} | {proved} |")
+    return "\n".join([BEGIN, *rows, END])
+
+
+def _title(family: Family) -> str:
+    return f"{family.title} (mixture of experts)" if isinstance(family, ExpertFamily) else family.title
+
+
+def _reads(family: Family) -> str:
+    return "" if family.reads_gguf else " (written only)"
+
+
+def updated(text: str) -> str:
+    """``text`` of the README with the table as it is now."""
+    head, _, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not end:
+        raise SystemExit("README.md has no markers for the table of families")
+    return head + render() + tail
+
+
+def main() -> None:
+    """Write the table, or check it."""
+    path = ROOT / "README.md"
+    text = path.read_text(encoding="utf-8")
+    if "--check" in sys.argv[1:]:
+        sys.exit(int(updated(text) != text))
+    path.write_text(updated(text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
