@@ -71,18 +71,23 @@ def export_model(
 
         with watch.measure("parity"), stage("Comparing llama.cpp with transformers", 1):
             check_parity(source, out.parent, threads=settings.threads)
+    importance: Importance = {}
+    if settings.imatrix is not None:
+        from .measure.imatrix_file import read_imatrix
+
+        importance, given = read_imatrix(settings.imatrix, source)
     with watch.measure("measure"):
         diagnostics = measure_blocks(source, settings, diagnostics)
     if settings.validation:
         check_text_length(source, settings)
     with watch.measure("calibration text"):
         tokens, calibration = calibration_tokens(source, settings)
+        calibration = given if settings.imatrix is not None else calibration
     plan, inputs = plan_and_measure(source, diagnostics, settings, tokens, watch)
     check_space(out.parent, plan.file_bytes)
     if show_plan:
         show_plan(plan)
-    rounding = settings.rounding if tokens is not None else "nearest"
-    importance: Importance = {}
+    rounding = settings.rounding if tokens is not None or importance else "nearest"
     if tokens is not None and rounding == "imatrix":
         from .measure.importance import measure_importance
 

@@ -132,7 +132,11 @@ def measure_blocks(source: Source, settings: ExportSettings, saved: Diagnostics 
 
 
 def calibration_tokens(source: Source, settings: ExportSettings) -> tuple[Tensor | None, TextInfo | None]:
-    """Windows of the calibration text, or none of either for ``--calibration none``."""
+    """Windows of the calibration text, or none of either for ``--calibration none`` and ``--imatrix``."""
+    if settings.imatrix is not None:
+        if settings.metric == "loss" or settings.rounding != "imatrix":
+            raise InputError("--imatrix is read for --rounding imatrix only, and not with --metric loss; leave it out.")
+        return None, None
     if settings.calibration == "none":
         if settings.metric == "loss":
             raise InputError("The metric loss is measured on a calibration text; choose one, or another --metric.")

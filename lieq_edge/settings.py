@@ -36,6 +36,7 @@ class ExportSettings:
         probe_tokens: tokens of it.
         calibration: ``self``, ``docs``, ``mixed``, ``none``, or a file.
         calibration_tokens: tokens to calibrate on; None takes 8192, or 16384 for feedback and the metric ``loss``.
+        imatrix: file of importance by ``llama-imatrix``, which takes the place of a calibration text.
         token_embedding_type: ggml type of ``token_embd.weight``; None takes the default of the plan.
         output_type: ggml type of ``output.weight``.
         strict_types: refuse types that do not fit rows instead of replacing them.
@@ -65,6 +66,7 @@ class ExportSettings:
     probe_tokens: int = 512
     calibration: str = "self"
     calibration_tokens: int | None = None
+    imatrix: Path | None = None
     token_embedding_type: str | None = None
     output_type: str | None = None
     strict_types: bool = False
@@ -123,6 +125,8 @@ def merge(recipe: dict[str, Any], given: dict[str, Any]) -> ExportSettings:
         if name in given:
             other = "no use with --metric loss, which chooses among --types" if by_loss else "for --metric loss only"
             raise InputError(f"--{name} is {other}; leave it out.")
+    if values.get("imatrix") is not None and ("calibration" in given or "calibration_tokens" in given):
+        raise InputError("--imatrix takes the place of a calibration text; leave --calibration out.")
     try:
         return TypeAdapter(ExportSettings).validate_python(values)
     except ValidationError as error:

@@ -35,6 +35,9 @@ OutputTypeFlag = Annotated[str | None, typer.Option(help="Type of a separate out
 RoundingFlag = Annotated[
     str, typer.Option(help="nearest, imatrix, or feedback (error feedback that follows the model's loss).")
 ]
+ImatrixFlag = Annotated[
+    Path | None, typer.Option(help="Importance that llama-imatrix measured, instead of a calibration text.")
+]
 TypesFlag = Annotated[str, typer.Option(help="Candidates of the metric loss: k, all, or names with commas.")]
 GranularityFlag = Annotated[str | None, typer.Option(help="Metric loss: one type a block or a tensor; default tensor.")]
 CalibrationFlag = Annotated[str, typer.Option(help="self, docs, mixed, none, or a text file.")]

@@ -116,3 +116,21 @@ def mean_square(name: str, total: npt.NDArray[np.float64], count: int) -> npt.ND
     # would leave the encoder dividing by zero.
     floored: npt.NDArray[np.float32] = np.maximum(mean, 1e-6 * average).astype(np.float32)
     return floored
+
+
+def matrix_means(
+    name: str, totals: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], *, several: bool
+) -> npt.NDArray[np.float32]:
+    """Importance of a tensor of one matrix ``(columns,)``, or of ``several`` (experts) ``(matrices, columns)``.
+
+    A matrix that no input reached gets the mean over the inputs of all.
+
+    Args:
+        name: of the tensor.
+        totals: sums of squares ``(matrices, columns)``.
+        counts: of the inputs of each matrix ``(matrices,)``, not all zero.
+        several: the tensor is of more than two dimensions.
+    """
+    pooled = mean_square(name, totals.sum(0), int(counts.sum()))
+    each = [mean_square(name, row, int(n)) if n else pooled for row, n in zip(totals, counts, strict=True)]
+    return np.stack(each) if several else each[0]

@@ -37,7 +37,7 @@ def measure_importance(
     Raises:
         InputError: llama.cpp cannot run the model, or it computes NaN or Inf on the text.
     """
-    from .importance import mean_square
+    from .importance import matrix_means
 
     shapes = {t.name: t.shape for t in source.tensors() if not t.kept}
     sums = {name: np.zeros((_matrices(shape), shape[-1])) for name, shape in shapes.items()}
@@ -49,15 +49,11 @@ def measure_importance(
         counts[name][matrix] += len(x)
 
     _run(source, tokens, frozenset(shapes), collect, "Calibrating", threads)
-    found = {}
-    for name, shape in shapes.items():
-        total, seen = sums[name], counts[name]
-        if not seen.any():
-            continue
-        pooled = mean_square(name, total.sum(0), int(seen.sum()))
-        each = [mean_square(name, row, int(n)) if n else pooled for row, n in zip(total, seen, strict=True)]
-        found[name] = np.stack(each) if len(shape) > 2 else each[0]
-    return found
+    return {
+        name: matrix_means(name, sums[name], counts[name], several=len(shape) > 2)
+        for name, shape in shapes.items()
+        if counts[name].any()
+    }
 
 
 def measure_geometry(

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..ggml_types import is_matrix
-from ..header import Header, StoredTensor, read_header, type_name
+from ..header import Header, StoredTensor, type_name
+from ..splits import read_model
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,17 +88,18 @@ class FileReport:
 
 
 def inspect_file(path: Path) -> FileReport:
-    """Describe ``path`` without reading its weights.
+    """Describe ``path``, or the model it is a part of, without reading its weights.
 
     Raises:
         InputError: the file is missing, damaged or no GGUF file.
     """
-    header = read_header(path)
+    model = read_model(path)
+    header = model.header
     blocks, others = _by_block(header.tensors)
     in_blocks = [tensor for matrices in blocks.values() for tensor in matrices]
     names = Counter(type_name(tensor.type) for tensor in header.tensors)
     return FileReport(
-        file_bytes=path.stat().st_size,
+        file_bytes=sum(part.stat().st_size for part in model.paths),
         architecture=str(header.get("general.architecture", "unknown")),
         name=header.get("general.name"),
         parameters=_weights(header.tensors),
