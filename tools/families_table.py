@@ -18,14 +18,14 @@ ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- families: made by tools/families_table.py -->", "<!-- end of families -->"
 
 
-def proof_cases(folder: Path = ROOT / "tests" / "source") -> dict[str, list[str]]:
-    """What was varied in the proofs, by family: names of the entries of every ``CASES`` in ``folder``.
+def proof_cases(folder: Path = ROOT / "tests") -> dict[str, list[str]]:
+    """What was varied in the proofs, by family: names of the entries of every ``CASES`` below ``folder``.
 
     Such a dictionary maps a name to ``(family, options of the tiny model)``; its tests compare llama.cpp with
     transformers. It is read from the source text, so that nothing heavy is imported.
     """
     found: dict[str, list[str]] = {name: [] for name in FAMILIES}
-    for path in sorted(folder.glob("test_*.py")):
+    for path in sorted(folder.rglob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "CASES":
                 assert isinstance(node.value, ast.Dict), path
@@ -50,7 +50,7 @@ def render() -> str:
     rows = ["| family | `model_type` | GGUF | proved equal to transformers |", "|---|---|---|---|"]
     for name, family in FAMILIES.items():
         # Tests name a case by its family first.
-        variants = [re.sub(rf"^{name}(?![\w])[ ,]*", "", case) or "as usual" for case in cases[name]]
+        variants = [re.sub(rf"^{name}(?![\w])[ ,]*", "", case) or "plain" for case in cases[name]]
         proved = "; ".join(variants) or "not yet"
         rows.append(f"| {_title(family)} | `{name}` | `{family.architecture}`{_reads(family)} | {proved} |")
     return "\n".join([BEGIN, *rows, END])
@@ -61,7 +61,11 @@ def _title(family: Family) -> str:
 
 
 def _reads(family: Family) -> str:
-    return "" if family.reads_gguf else " (written only)"
+    """A GGUF file of an architecture that several families share is read as one of them."""
+    if family.reads_gguf:
+        return ""
+    readers = (other for other in FAMILIES.values() if other.reads_gguf and other.architecture == family.architecture)
+    return f" (read back as {', '.join(_title(other) for other in readers)})"
 
 
 def updated(text: str) -> str:
