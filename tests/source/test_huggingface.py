@@ -82,6 +82,33 @@ def test_types_are_read_exactly(tmp_path: Path, dtype: str) -> None:
     assert np.array_equal(open_source(str(model)).read("token_embd.weight"), expected)
 
 
+def test_types_may_differ_from_tensor_to_tensor(tmp_path: Path) -> None:
+    """Norms in float32 beside matrices in bfloat16 and float16, each in a file of its own."""
+    model = make_model(tmp_path / "m", "qwen3", tied=False, dtype="bfloat16")
+    kinds = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+    sources = {name: open_source(str(cached_model("qwen3", tied=False, dtype=name))) for name in kinds}
+    from safetensors.torch import load_file, save_file
+
+    (model / "model.safetensors").unlink()
+    expected = {}
+    for dtype in kinds:
+        tensors = load_file(cached_model("qwen3", tied=False, dtype=dtype) / "model.safetensors")
+        wanted = {"norm": "float32", "mlp": "float16"}
+        chosen = {name: value for name, value in tensors.items() if kind_of(name, wanted) == dtype}
+        save_file(chosen, model / f"{dtype}.safetensors")
+        expected |= dict.fromkeys(chosen, dtype)
+    mixed = open_source(str(model))
+    assert {spec.stored for spec in mixed.tensors()} == set(kinds.values())
+    for spec in mixed.tensors():
+        dtype = expected[str(mixed.hf_name(spec.name))]
+        assert spec.stored == kinds[dtype]
+        assert np.array_equal(mixed.read(spec.name), sources[dtype].read(spec.name))
+
+
+def kind_of(name: str, wanted: dict[str, str]) -> str:
+    return next((dtype for part, dtype in wanted.items() if part in name), "bfloat16")
+
+
 def test_head_of_a_tied_model_is_not_used(tmp_path: Path) -> None:
     head = np.ones((512, 64), np.float32)
     source = open_source(str(make_model(tmp_path / "m", "llama", tied=True, tensors={"lm_head.weight": head})))
