@@ -12,7 +12,7 @@ from .errors import InputError
 from .export_report import ExportReport, layer_reports
 from .files import check_output, check_space
 from .measure.diagnostics import Diagnostics
-from .planning import calibration_tokens, check_runnable, measure_blocks, open_model, plan_and_measure
+from .planning import calibration_tokens, check_runnable, measure_blocks, open_model, plan_and_measure, settle_rounding
 from .progress import stage
 from .resources import Stopwatch, peak_rss_bytes
 from .scoring import check_text_length, validate_export, validation_text
@@ -64,6 +64,7 @@ def export_model(
     watch = Stopwatch()
     with watch.measure("open"):
         source = open_model(model, settings)
+    settings = settle_rounding(source, settings)
     _check_not_source(out, model, source)
     check_runnable(source, settings, diagnostics)
     if settings.parity and source.in_transformers:
@@ -87,7 +88,9 @@ def export_model(
     check_space(out.parent, plan.file_bytes)
     if show_plan:
         show_plan(plan)
-    rounding = settings.rounding if tokens is not None or importance else "nearest"
+    rounding = settings.rounding or "imatrix"
+    if tokens is None and not importance:
+        rounding = "nearest"
     if tokens is not None and rounding == "imatrix":
         from .measure.importance import measure_importance
 

@@ -42,6 +42,21 @@ def open_model(model: str, settings: ExportSettings) -> Source:
     return source
 
 
+# Feedback learns on some windows of this many tokens and is judged on others.
+_LEAST_FEEDBACK_TOKENS = 1024
+
+
+def settle_rounding(source: Source, settings: ExportSettings) -> ExportSettings:
+    """The settings with a rounding: feedback, unless the user chose, wherever the model and the text allow it."""
+    if settings.rounding is not None:
+        return settings
+    dense = all(len(tensor.shape) < 3 for tensor in source.tensors())
+    enough = settings.calibration_tokens is None or settings.calibration_tokens >= _LEAST_FEEDBACK_TOKENS
+    text = settings.calibration != "none" and settings.imatrix is None
+    follows = source.in_transformers and dense and enough and text
+    return replace(settings, rounding="feedback" if follows else "imatrix")
+
+
 def analyze_model(source: Source, settings: ExportSettings, metrics: frozenset[str] | None = None) -> Diagnostics:
     """Measure the blocks of a model as the settings say.
 
@@ -95,6 +110,7 @@ def plan_model(model: str, settings: ExportSettings, diagnostics: Diagnostics | 
     """
     parse_budget(settings.budget)
     source = open_model(model, settings)
+    settings = settle_rounding(source, settings)
     check_runnable(source, settings, diagnostics)
     measured = measure_blocks(source, settings, diagnostics)
     tokens = calibration_tokens(source, settings)[0] if settings.metric == "loss" else None
@@ -177,6 +193,6 @@ def plan_and_measure(
         )
     if by_loss:
         with watch.measure("allocate"):
-            losses = losses_of(inputs.sensitivity, settings.rounding)
+            losses = losses_of(inputs.sensitivity, settings.rounding or "feedback")
             plan = make_loss_plan(diagnostics, settings.budget, losses, options)
     return plan, inputs

@@ -27,7 +27,8 @@ class ExportSettings:
         types: candidates of the metric ``loss``: ``k``, ``all``, or names with commas between them.
         granularity: of the metric ``loss``: one type a ``block`` or a ``tensor``; None is by tensor.
         rounding: ``nearest``, ``imatrix`` (weighted by the inputs' mean squares), or ``feedback`` (error feedback that
-            follows the model's loss).
+            follows the model's loss). None takes feedback where PyTorch runs the model and there is text enough to
+            calibrate on, else imatrix.
         projections: ``qkv``, or ``all`` linears of a block, for the geometry.
         baseline: the untrained counterpart: ``projection`` or ``network``.
         seed: first seed of everything that is drawn.
@@ -57,7 +58,7 @@ class ExportSettings:
     levels: tuple[int, ...] = (2, 3, 4)
     types: str = "k"
     granularity: Granularity | None = None
-    rounding: RoundingName = "imatrix"
+    rounding: RoundingName | None = None
     projections: Projections = "qkv"
     baseline: Baseline = "projection"
     seed: int = 0

@@ -277,7 +277,7 @@ def test_the_demo_model_keeps_its_perplexity_and_chats(tmp_path: Path) -> None:
 def test_feedback_is_closer_to_the_reference_than_importance(tmp_path: Path, llama: Path) -> None:
     out = tmp_path / "o.gguf"
     flags = ("--budget", "2", "--calibration-tokens", "4096", "--force")
-    plain = export(llama, out, *flags)
+    plain = export(llama, out, *flags, "--rounding", "imatrix")
     fed = export(llama, out, *flags, "--rounding", "feedback")
     assert fed["rounding"] == "feedback"
     assert fed["file_bytes"] == pytest.approx(plain["file_bytes"], abs=64)

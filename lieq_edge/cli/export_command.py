@@ -52,7 +52,7 @@ def export(
     allow_pickle: PickleFlag = False,
     metric: MetricFlag = "geometry",
     levels: LevelsFlag = "2,3,4",
-    rounding: RoundingFlag = "imatrix",
+    rounding: RoundingFlag = None,
     types: TypesFlag = "k",
     granularity: GranularityFlag = None,
     projections: ProjectionsFlag = "qkv",

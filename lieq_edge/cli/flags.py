@@ -33,7 +33,8 @@ EmbeddingFlag = Annotated[
 ]
 OutputTypeFlag = Annotated[str | None, typer.Option(help="Type of a separate output head; default Q6_K.")]
 RoundingFlag = Annotated[
-    str, typer.Option(help="nearest, imatrix, or feedback (error feedback that follows the model's loss).")
+    str | None,
+    typer.Option(help="feedback (error feedback that follows the model's loss; default), imatrix (quick), or nearest."),
 ]
 ImatrixFlag = Annotated[
     Path | None, typer.Option(help="Importance that llama-imatrix measured, instead of a calibration text.")
