@@ -16,7 +16,16 @@ from lieq_edge.validate.engine import Engine
 from lieq_edge.validate.inspect import inspect_file
 from lieq_edge.write.plain import write_plain
 
+FACTORS = [1 + i / 10 for i in range(24)]
 MODELS: dict[str, dict[str, Any]] = {
+    "mistral": {"tied": False, "tokenizer": "sentencepiece"},
+    "gemma": {"head_dim": 64},
+    "gemma2": {"head_dim": 64},
+    "gemma3_text": {"head_dim": 64},
+    "phi3": {
+        "rope_scaling": {"type": "longrope", "long_factor": FACTORS, "short_factor": FACTORS},
+        "config": {"partial_rotary_factor": 0.75},
+    },
     "smollm3": {},
     "granite": {},
     "olmo2": {},

@@ -49,6 +49,17 @@ def test_llama_cpp_computes_what_transformers_computes(model: Path, tmp_path: Pa
     assert export_float32(again, tmp_path / "again.gguf").read_bytes() == path.read_bytes()
 
 
+def test_the_largest_gemma_has_another_scale_of_attention(tmp_path: Path) -> None:
+    """llama.cpp knows it by its 46 blocks."""
+    sizes: dict[str, Any] = {"blocks": 46, "hidden": 32, "intermediate": 32, "heads": (2, 1), "head_dim": 8}
+    model = cached_model("gemma2", **sizes, config={"query_pre_attn_scalar": 16})
+    source = open_source(str(model))
+    prompt = source.tokenize(sample_text(600))[:60]
+    theirs = transformers_run(model, [prompt]).logits[0]
+    assert theirs.std() > 0.5
+    assert mean_kl(theirs, llama_logits(export_float32(source, tmp_path / "x.gguf"), prompt)) < 1e-5
+
+
 def test_round_trip_through_gguf_is_exact(model: Path, tmp_path: Path) -> None:
     source = open_source(str(model))
     again = open_source(str(export_float32(source, tmp_path / "x.gguf")))
