@@ -63,11 +63,10 @@ def validation_text(path: Path | None) -> tuple[str, str]:
 
 def check_text_length(source: Source, settings: ExportSettings) -> None:
     """Tell a text shorter than one window, or a window beyond learned positions, before anything is made."""
-    for tensor in source.tensors():
-        if tensor.name == "position_embd.weight" and tensor.shape[0] < settings.context:
-            raise InputError(
-                f"{source.label} has positions for {tensor.shape[0]} tokens only; take a --context of that or less."
-            )
+    from .measure.texts import longest_window
+
+    if (limit := longest_window(source, settings.context)) < settings.context:
+        raise InputError(f"{source.label} has positions for {limit} tokens only; take a --context of that or less.")
     text, name = validation_text(settings.text)
     # The beginning of a long text nearly always has tokens enough.
     for part in (text[: 16 * settings.context], text):
