@@ -142,7 +142,7 @@ class Bench:
     def lagrange(self, size: str) -> None:
         """The peer at a preset's size."""
         budget = self.bytes_of(size)
-        errors = self.errors
+        errors, _ = self.errors, self.diagnostics
 
         def make(path: Path) -> Plan:
             return write_lagrange(self.reference_file, path, self.diagnostics, errors, self.importance, budget)
@@ -154,6 +154,7 @@ class Bench:
         name = f"{metric}{f' {seed}' if metric == 'random' else ''} + {rounding}"
         budget = self.bytes_of(size)
         options = PlanOptions(metric=metric, seed=seed, granularity="tensor" if metric == "loss" else "block")
+        self.prepare(rounding, by_loss=metric == "loss")
 
         def make(path: Path) -> Plan:
             if metric == "loss":
@@ -169,16 +170,25 @@ class Bench:
         """All block matrices in one type, the embedding in 16 bits."""
         bits = UNIFORM[type_name]
         options = PlanOptions(metric="first", levels=(bits,), token_embedding_type="BF16", output_type="BF16")
+        self.prepare(rounding, by_loss=False)
 
         def make(path: Path) -> Plan:
             return self.write(path, make_plan(self.diagnostics, str(bits), options), rounding)
 
         self.row(f"uniform + {rounding}", type_name, make, ("loss",) if rounding == "feedback" else ("imatrix",))
 
+    def prepare(self, rounding: str, *, by_loss: bool) -> None:
+        """Make the measurements that a row needs, so that its own time is without them."""
+        if by_loss or rounding == "feedback":
+            _ = self.inputs
+        else:
+            _ = self.importance
+        _ = self.diagnostics
+
     def write(self, path: Path, plan: Plan, rounding: str) -> Plan:
         """Encode and write."""
         if rounding == "feedback":
-            encoded = encode_streamed(self.source, plan, self.importance, self.inputs)
+            encoded = encode_streamed(self.source, plan, {}, self.inputs)
         else:
             encoded = encode_tensors(self.source, plan, self.importance)
         write_model(path, self.source, plan, encoded, calibration=None, rounding=rounding)
