@@ -261,7 +261,19 @@ def test_the_demo_model_keeps_its_perplexity_and_chats(tmp_path: Path) -> None:
 
     out = tmp_path / "demo.gguf"
     done = run_installed(
-        "export", "demo", "--budget", "3", "--out", out, "--chunks", "6", "--max-ppl-ratio", "1.25", "--json"
+        "export",
+        "demo",
+        "--budget",
+        "3",
+        "--rounding",
+        "imatrix",
+        "--out",
+        out,
+        "--chunks",
+        "6",
+        "--max-ppl-ratio",
+        "1.25",
+        "--json",
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

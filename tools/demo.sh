@@ -11,7 +11,7 @@ budget="${LIEQ_BUDGET:-3.0}"
 echo "== Install (the first time llama-cpp-python is compiled: several minutes)"
 install_project ""
 echo "== Export"
-"$VENV/bin/lieq-edge" export demo --budget "$budget" --out "$out" --force
+"$VENV/bin/lieq-edge" export demo --budget "$budget" --calibration docs --out "$out" --force
 echo "== Inspect"
 "$VENV/bin/lieq-edge" inspect "$out"
 echo "== Validate again, as anyone can"
