@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 from lieq_edge.source.base import Array, KeyValue, Source, TensorSpec
@@ -25,7 +26,8 @@ class Wrapped(Source):
         return hashlib.sha256(f"{self.base.content_hash} {self.change}".encode()).hexdigest()
 
     def tensors(self) -> list[TensorSpec]:
-        return self.base.tensors()
+        # What changes cannot be kept as it is stored.
+        return [replace(spec, kept=False) for spec in self.base.tensors()]
 
     def read(self, name: str) -> Array:
         return self.base.read(name)
