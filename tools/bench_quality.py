@@ -224,6 +224,7 @@ def main() -> int:
     parser.add_argument("--text", type=Path, help="text to score on; default: built in")
     parser.add_argument("--out", type=Path, required=True, help="path without ending for the .md, .json and .png")
     parser.add_argument("--work", type=Path, required=True, help="folder for the reference and its logits (GB)")
+    parser.add_argument("--title", help="of the plot; default: the model's name")
     parser.add_argument("--presets", default=PRESETS, help=f"default {PRESETS}")
     parser.add_argument("--sizes", default=SIZES, help=f"presets whose sizes we aim at; default {SIZES}")
     parser.add_argument(
@@ -254,7 +255,7 @@ def main() -> int:
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    print(write_report(rows, args.out, source.label))
+    print(write_report(rows, args.out, args.title or Path(args.model).name))
     return 0
 
 
