@@ -118,6 +118,7 @@ def bench(args: argparse.Namespace, folder: Path) -> list[Row]:
             for budget in args.budget:
                 path = folder / "ours.gguf"
                 flags = ["--budget", budget, "--metric", metric, "--levels", args.levels, "--out", str(path)]
+                flags += ["--rounding", args.rounding]
                 report, seconds = run(
                     "export", args.model, *flags, "--calibration", args.calibration, "--no-validate", "--force"
                 )
@@ -125,7 +126,9 @@ def bench(args: argparse.Namespace, folder: Path) -> list[Row]:
                 rows.append(make_row(name, path, score(path), seconds, report["peak_rss_bytes"]))
                 log(to_markdown(rows[-1:]).splitlines()[-1])
         start = time.monotonic()
-        tokens, _ = calibration_tokens(source, ExportSettings(budget="2", calibration=args.calibration))
+        tokens, _ = calibration_tokens(
+            source, ExportSettings(budget="2", calibration=args.calibration, rounding=args.rounding)
+        )
         importance = measure_importance(source, tokens) if tokens is not None else None
         shared = time.monotonic() - start
         for preset in args.preset:
@@ -147,6 +150,7 @@ def main() -> int:
     parser.add_argument("--preset", action="append", default=[])
     parser.add_argument("--levels", default="2,3,4")
     parser.add_argument("--calibration", default="self")
+    parser.add_argument("--rounding", default="feedback")
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--chunks", type=int, default=32)
     parser.add_argument("--out", type=Path, help="write the Markdown table here, and the numbers beside it as JSON")
