@@ -32,6 +32,7 @@ from lieq_edge.allocate.loss import make_loss_plan
 from lieq_edge.allocate.plan import Plan, PlanOptions, make_plan
 from lieq_edge.errors import InputError
 from lieq_edge.lossaware import candidate_types, losses_of, measure_loss
+from lieq_edge.measure.analyze import describe
 from lieq_edge.measure.diagnostics import Diagnostics
 from lieq_edge.measure.importance import measure_importance
 from lieq_edge.planning import analyze_model, calibration_tokens
@@ -91,13 +92,18 @@ class Bench:
         )
 
     @cached_property
+    def shapes(self) -> Diagnostics:
+        """Names and shapes only: what needs no scores."""
+        return describe(self.source)
+
+    @cached_property
     def inputs(self) -> FeedbackInputs:
-        candidates = candidate_types(self.diagnostics.tensors, "k")
+        candidates = candidate_types(self.shapes.tensors, "k")
         return self._timed("loss", lambda: measure_loss(self.source, self.tokens, candidates))
 
     @cached_property
     def errors(self) -> dict[str, dict[str, float]]:
-        candidates = candidate_types(self.diagnostics.tensors, "k")
+        candidates = candidate_types(self.shapes.tensors, "k")
         return self._timed("errors", lambda: weighted_errors(self.source, self.importance, candidates))
 
     def row(self, method: str, size: str, make: Callable[[Path], Plan | None], shared: tuple[str, ...]) -> None:
@@ -142,10 +148,10 @@ class Bench:
     def lagrange(self, size: str) -> None:
         """The peer at a preset's size."""
         budget = self.bytes_of(size)
-        errors, _ = self.errors, self.diagnostics
+        errors = self.errors
 
         def make(path: Path) -> Plan:
-            return write_lagrange(self.reference_file, path, self.diagnostics, errors, self.importance, budget)
+            return write_lagrange(self.reference_file, path, self.shapes, errors, self.importance, budget)
 
         self.row("lagrange", size, make, ("imatrix", "errors"))
 
@@ -155,10 +161,12 @@ class Bench:
         budget = self.bytes_of(size)
         options = PlanOptions(metric=metric, seed=seed, granularity="tensor" if metric == "loss" else "block")
         self.prepare(rounding, by_loss=metric == "loss")
+        if metric != "loss":
+            _ = self.diagnostics
 
         def make(path: Path) -> Plan:
             if metric == "loss":
-                plan = make_loss_plan(self.diagnostics, budget, losses_of(self.inputs.sensitivity, rounding), options)
+                plan = make_loss_plan(self.shapes, budget, losses_of(self.inputs.sensitivity, rounding), options)
             else:
                 plan = make_plan(self.diagnostics, budget, options)
             return self.write(path, plan, rounding)
@@ -173,7 +181,7 @@ class Bench:
         self.prepare(rounding, by_loss=False)
 
         def make(path: Path) -> Plan:
-            return self.write(path, make_plan(self.diagnostics, str(bits), options), rounding)
+            return self.write(path, make_plan(self.shapes, str(bits), options), rounding)
 
         self.row(f"uniform + {rounding}", type_name, make, ("loss",) if rounding == "feedback" else ("imatrix",))
 
@@ -183,7 +191,6 @@ class Bench:
             _ = self.inputs
         else:
             _ = self.importance
-        _ = self.diagnostics
 
     def write(self, path: Path, plan: Plan, rounding: str) -> Plan:
         """Encode and write."""
@@ -201,7 +208,7 @@ def run(bench: Bench, args: argparse.Namespace) -> None:
     for name in dict.fromkeys([*sizes, *args.presets.split(",")]):
         if name:
             bench.preset(name)
-    for name in sizes:
+    for name in sizes if args.lagrange else ():
         bench.lagrange(name)
     for name in sizes:
         bench.ours("loss", "feedback", name)
@@ -233,6 +240,7 @@ def main() -> int:
     parser.add_argument("--metrics", default="geometry,composite,saliency,first,last,random")
     parser.add_argument("--random-seeds", type=int, default=5)
     parser.add_argument("--no-uniform", dest="uniform", action="store_false")
+    parser.add_argument("--no-lagrange", dest="lagrange", action="store_false")
     parser.add_argument("--calibration", default="docs")
     parser.add_argument("--calibration-tokens", type=int, default=16384)
     parser.add_argument("--context", type=int, default=512)
