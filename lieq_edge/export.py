@@ -130,6 +130,7 @@ def export_model(
         peak_rss_bytes=peak_rss_bytes(),
         validation=validation,
         correlations=diagnostics.correlations,
+        predicted_loss=plan.predicted_loss,
     )
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .allocate.plan import Plan
-from .ggml_types import is_matrix
+from .ggml_types import I_QUANTS, is_matrix
 from .measure.diagnostics import Diagnostics, TextInfo
 from .validate.perplexity import Validation
+
+# Predictions are on text like the calibration's, so some excess on another text is no failure of additivity.
+_ADDITIVE = 1.5
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class ExportReport:
         seconds: by stage.
         peak_rss_bytes: largest resident size of the process.
         validation: of the written file, None when it was not asked for.
+        predicted_loss: sum of the predicted rises of the loss, nats a token, where types were chosen by them.
     """
 
     model: str
@@ -59,6 +63,23 @@ class ExportReport:
     peak_rss_bytes: int
     validation: Validation | None = None
     correlations: dict[str, float] = field(default_factory=dict)
+    predicted_loss: float | None = None
+
+    def notes(self) -> list[str]:
+        """What a reader of the numbers should know."""
+        notes = []
+        slow = sorted({kind for layer in self.layers for kind in layer.types.values() if kind in I_QUANTS})
+        if slow:
+            notes.append(f"{', '.join(slow)} are small for what they keep, and decode about half as fast on ARM.")
+        kld = self.validation.kld if self.validation is not None else None
+        if self.predicted_loss is not None and kld is not None:
+            note = f"The sum of predicted losses is {self.predicted_loss:.4f} nats, the measured divergence {kld:.4f}."
+            if kld > _ADDITIVE * self.predicted_loss:
+                note += (
+                    " Errors this large add up beyond the prediction: it orders files, but does not say their level."
+                )
+            notes.append(note)
+        return notes
 
 
 def layer_reports(plan: Plan, diagnostics: Diagnostics) -> tuple[LayerReport, ...]:

@@ -104,3 +104,7 @@ def storage_type(name: str) -> GgmlType:
     kind = GGMLQuantizationType[name]
     block, block_bytes = GGML_QUANT_SIZES[kind]
     return GgmlType(name, int(kind), block, block_bytes, 8 * block_bytes // block)
+
+
+I_QUANTS = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS")
+"""Types with codebooks: smaller at the same loss, about half the decoding speed on ARM."""

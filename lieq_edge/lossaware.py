@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .allocate.loss import Losses
 from .allocate.plan import Plan
 from .errors import InputError
-from .ggml_types import TYPES, is_matrix
+from .ggml_types import I_QUANTS, TYPES, is_matrix
 from .measure.diagnostics import TensorInfo
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ K_QUANTS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 
 NARROW: tuple[str, ...] = ("Q2_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 """Candidates for other rows. ggml encodes Q2_0 without looking for a scale; it serves with our own search for one."""
-
-I_QUANTS = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS")
-"""What ``all`` adds: smaller at the same loss, about half the decoding speed on ARM."""
 
 
 def candidate_types(tensors: Sequence[TensorInfo], types: str) -> dict[str, tuple[str, ...]]:

@@ -80,6 +80,8 @@ def show_export(report: ExportReport, *, as_json: bool) -> None:
         _print_fallbacks(report.fallbacks, console)
     if report.validation is not None:
         _print_validation(report.validation, console)
+    for note in report.notes():
+        console.print(f"  {note}", highlight=False)
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items())
     console.print(f"  time: {seconds}; peak memory {report.peak_rss_bytes / 1e6:.0f} MB", highlight=False)
 
