@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import GateError, InputError
-from .files import check_space
+from .files import check_space, temporary_folder
 from .settings import ExportSettings
 from .splits import first_part
 from .validate.perplexity import Validation, validate
@@ -46,7 +46,7 @@ def reference_file(source: Source, folder: Path) -> Iterator[Path]:
     from .write.plain import plain_bytes, write_plain
 
     check_space(folder, plain_bytes(source))
-    with tempfile.TemporaryDirectory(prefix=".lieq-reference.", dir=folder) as temporary:
+    with temporary_folder(folder) as temporary:
         path = Path(temporary) / "reference.gguf"
         write_plain(path, source)
         yield path

@@ -6,19 +6,22 @@ written costs time and nothing else.
 
 from __future__ import annotations
 
-from .cache import Cache, FolderCache, NoCache, open_cache
+from .cache import NO_CACHE, Cache, FolderCache, NoCache, open_cache
 from .entry import Entry
 from .folder import DEFAULT_LIMIT, default_folder, parse_size
 from .run import Run
+from .steps import Steps
 from .store import Store, Stored
 
 __all__ = [
     "DEFAULT_LIMIT",
+    "NO_CACHE",
     "Cache",
     "Entry",
     "FolderCache",
     "NoCache",
     "Run",
+    "Steps",
     "Store",
     "Stored",
     "default_folder",

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..progress import log
 from .entry import DamagedError, Entry, read_entry
 from .folder import DEFAULT_LIMIT, default_folder
-from .keys import Parts, key_of, versions
+from .keys import Parts, key_of, machine, versions
 from .run import Run
 from .store import Store, remove_file, write_whole
 
@@ -68,6 +68,10 @@ class NoCache(Cache):
         return Run(None)
 
 
+NO_CACHE = NoCache()
+"""For work whose caller has no cache."""
+
+
 class FolderCache(Cache):
     """A cache in a folder.
 
@@ -75,26 +79,29 @@ class FolderCache(Cache):
     has read or written is not evicted by it.
     """
 
-    def __init__(self, folder: Path, *, limit: int = DEFAULT_LIMIT) -> None:
+    def __init__(self, folder: Path, *, limit: int = DEFAULT_LIMIT, threads: int | None = None) -> None:
         """Of ``folder``, which is made when something is written.
 
         Args:
             folder: of the cache.
             limit: bytes that it may take.
+            threads: that the results are computed with, None for all; their number may change the last digits.
         """
         self.store = Store(folder)
         self.limit = limit
+        self._threads = threads
         self._parts: dict[str, Any] = {}
         self._state = _State()
 
     def about(self, **parts: Any) -> Cache:
-        bound = FolderCache(self.store.folder, limit=self.limit)
+        bound = FolderCache(self.store.folder, limit=self.limit, threads=self._threads)
         bound._parts = {**self._parts, **parts}
         bound._state = self._state
         return bound
 
     def _key(self, kind: str, parts: Parts) -> str:
-        return key_of(kind, {"about": self._parts, "versions": versions(), "of": parts})
+        made_by = {"versions": versions(), "machine": machine(self._threads)}
+        return key_of(kind, {**made_by, "about": self._parts, "of": parts})
 
     def get(self, kind: str, parts: Parts) -> Entry | None:
         path = self.store.entry_path(kind, self._key(kind, parts))
@@ -164,13 +171,14 @@ class _State:
         self.used: set[Path] = set()
 
 
-def open_cache(folder: Path | None = None, *, limit: int = DEFAULT_LIMIT) -> Cache:
+def open_cache(folder: Path | None = None, *, limit: int = DEFAULT_LIMIT, threads: int | None = None) -> Cache:
     """The cache in ``folder``, or in the platform's place for it; one that keeps nothing where there is no place."""
     try:
-        return FolderCache(folder.expanduser() if folder is not None else default_folder(), limit=limit)
+        place = folder.expanduser() if folder is not None else default_folder()
     except (InputError, RuntimeError) as error:
         log(f"Note: {error}")
-        return NoCache()
+        return NO_CACHE
+    return FolderCache(place, limit=limit, threads=threads)
 
 
 def _touch(path: Path) -> None:

@@ -19,8 +19,6 @@ FORMAT = 1
 Parts = Mapping[str, Any]
 """What a result depends on: JSON values, arrays and tensors, which are counted by their bytes."""
 
-# What is measured depends on these packages of lieq-edge; the others only decide what to do with it.
-_MEASURING = ("measure", "quantize", "source")
 _PACKAGES = ("torch", "transformers", "numpy", "llama-cpp-python")
 
 
@@ -95,9 +93,11 @@ def versions() -> dict[str, str]:
 def _code_digest() -> str:
     root = Path(__file__).parent.parent
     digest = hashlib.sha256()
-    for package in _MEASURING:
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root).as_posix()
+        # The command line decides nothing.
+        if not name.startswith("cli/"):
+            digest.update(f"{name}\0".encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()
 

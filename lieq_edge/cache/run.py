@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ..files import check_space
 from ..progress import log
 from .entry import Arrays, DamagedError, Entry, read_entry
 from .lock import FileLock
@@ -105,6 +106,20 @@ class Run:
             remove_file(self._path(self._folder, name))
         if name in self._spilled:
             remove_file(self._spilled.pop(name))
+
+    def reserve(self, size: int) -> None:
+        """Make sure that ``size`` bytes can be spilled, before any time is spent on them.
+
+        Raises:
+            InputError: neither the cache's disk nor that of temporary files has so much space.
+        """
+        if self._writing and self._folder is not None:
+            with contextlib.suppress(OSError):
+                if shutil.disk_usage(self._folder).free >= size:
+                    return
+            self._writing = False
+            self._complain("its disk is too full")
+        check_space(Path(tempfile.gettempdir()), size)
 
     def spill(self, name: str, arrays: Arrays, record: Any = None) -> None:
         """Put away what this process needs again; where states are kept it is one of them.

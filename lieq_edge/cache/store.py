@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files import process_ended, process_mark
 from .entry import Arrays, write_entry
 from .lock import FileLock
 
@@ -26,7 +27,7 @@ LOCK = "lock"
 
 _NAME = re.compile(r"(?P<kind>[a-z-]+)\.(?P<key>[0-9a-f]{64})")
 # Files in writing are named after their process.
-_TEMPORARY = re.compile(r"\.(?P<process>[0-9]+)\..*\.tmp")
+_TEMPORARY = re.compile(r"\.(?P<mark>[0-9a-f]+-[0-9]+)\..*\.tmp")
 _OLD_SECONDS = 24 * 3600
 
 
@@ -125,11 +126,9 @@ class Store:
 
     def sweep(self) -> None:
         """Remove half-written files whose process has ended."""
-        import psutil
-
         for path, status in _files(self.folder / "entries"):
             match = _TEMPORARY.fullmatch(path.name)
-            if match and (not psutil.pid_exists(int(match["process"])) or status.st_mtime < time.time() - _OLD_SECONDS):
+            if match and (process_ended(match["mark"]) or status.st_mtime < time.time() - _OLD_SECONDS):
                 remove_file(path)
 
 
@@ -141,7 +140,7 @@ def write_whole(path: Path, arrays: Arrays, record: Any) -> int:
     Raises:
         OSError: it cannot be written; nothing is left of it.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{os.getpid()}.", suffix=".tmp", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{process_mark()}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..cache import NO_CACHE, Cache, Entry
 from ..container import metadata_bytes
 from ..errors import InputError
 from ..progress import stage
@@ -58,6 +59,7 @@ def analyze(
     saliency_text: Path | None = None,
     saliency_tokens: int = SALIENCY_TOKENS,
     threads: int | None = None,
+    cache: Cache = NO_CACHE,
 ) -> Diagnostics:
     """Measure every block.
 
@@ -72,6 +74,7 @@ def analyze(
         saliency_text: file that perplexity is taken on; None takes the built-in text.
         saliency_tokens: of it, at most, in windows of ``SALIENCY_CONTEXT``.
         threads: CPU threads for torch.
+        cache: for results of this model.
 
     Raises:
         InputError: a text cannot be read or is too short, or the model cannot be run.
@@ -86,27 +89,35 @@ def analyze(
         context = longest_window(source, min(SALIENCY_CONTEXT, saliency_tokens))
         saliency, saliency_info = text_windows(source, text, name, tokens=saliency_tokens, context=context)
     found = describe(source)
-    ppl: float | None = None
-    drops: list[float] = []
-    if source.in_transformers:
-        geometry, ppl, drops = _measure(source, probe, saliency, projections, baseline, seeds, threads)
-    elif probe is not None:
-        from .llama_measure import measure_geometry
 
-        geometry = measure_geometry(source, probe, projections=projections, seeds=seeds, threads=threads)
-    blocks = [_with_geometry(block, geometry[block.index]) if geometry else block for block in found.blocks]
-    if drops:
-        blocks = [dataclasses.replace(block, delta_ppl=drops[block.index]) for block in blocks]
+    def measure() -> Entry:
+        ppl: float | None = None
+        drops: list[float] = []
+        geometry: list[dict[str, Geometry]] = []
+        if source.in_transformers:
+            geometry, ppl, drops = _measure(source, probe, saliency, projections, baseline, seeds, threads)
+        elif probe is not None:
+            from .llama_measure import measure_geometry
+
+            geometry = measure_geometry(source, probe, projections=projections, seeds=seeds, threads=threads)
+        blocks = [_with_geometry(block, geometry[block.index]) if geometry else block for block in found.blocks]
+        if drops:
+            blocks = [dataclasses.replace(block, delta_ppl=drops[block.index]) for block in blocks]
+        return Entry(record={"blocks": [dataclasses.asdict(block) for block in blocks], "ppl": ppl})
+
+    parts = {"probe": probe, "saliency": saliency, "projections": projections, "baseline": baseline, "seeds": seeds}
+    measured = cache.entry("diagnostics", parts, measure).record
+    blocks = [BlockDiagnostics(**block) for block in measured["blocks"]]
     return dataclasses.replace(
         found,
         blocks=tuple(blocks),
         probe=probe_info if probe is not None else None,
         saliency_text=saliency_info if saliency is not None else None,
-        base_ppl=ppl,
+        base_ppl=measured["ppl"],
         projections=projections,
         baseline=baseline,
-        seeds=seeds if geometry else (),
-        correlations=_correlations(blocks) if geometry and drops else {},
+        seeds=seeds if probe is not None else (),
+        correlations=_correlations(blocks) if probe is not None and saliency is not None else {},
     )
 
 

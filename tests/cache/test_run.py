@@ -118,7 +118,6 @@ def test_what_the_work_needs_again_goes_elsewhere_when_the_cache_is_full(
 def _hold(path: Path, ready: multiprocessing.synchronize.Event) -> None:
     assert FileLock(path).acquire()
     ready.set()
-    ready.clear()
     import time
 
     time.sleep(60)

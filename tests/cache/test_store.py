@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from lieq_edge.cache import Entry, FolderCache, NoCache, default_folder, open_cache, parse_size
 from lieq_edge.cache import store as store_module
 from lieq_edge.errors import InputError
+from lieq_edge.files import process_mark
 
 KB = np.zeros(1000, np.uint8)
 
@@ -130,7 +131,9 @@ def test_what_this_process_uses_stays_and_a_limit_too_small_is_told(
 def test_half_written_files_of_ended_processes_go(tmp_path: Path) -> None:
     cache = FolderCache(tmp_path)
     cache.put("kind", {}, entry())
-    dead, alive = tmp_path / "entries" / ".999999999.x.tmp", tmp_path / "entries" / f".{os.getpid()}.x.tmp"
+    mark = process_mark()
+    dead = tmp_path / "entries" / f".{mark.partition('-')[0]}-999999999.x.tmp"
+    alive = tmp_path / "entries" / f".{mark}.x.tmp"
     dead.write_bytes(b"x")
     alive.write_bytes(b"x")
     cache.store.sweep()
