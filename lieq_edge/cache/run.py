@@ -52,9 +52,15 @@ class Run:
         if folder is None:
             return None, None
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(folder / LOCK)
-            if not lock.acquire():
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                taken = lock.acquire()
+            except FileNotFoundError:
+                # Another process made room, or finished the work, just now.
+                folder.mkdir(parents=True, exist_ok=True)
+                taken = lock.acquire()
+            if not taken:
                 return None, None
         except OSError as error:
             self._complain(error.strerror or str(error))

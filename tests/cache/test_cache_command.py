@@ -49,6 +49,8 @@ def test_a_folder_that_is_not_there_is_empty_and_a_file_is_refused(tmp_path: Pat
     (tmp_path / "file").write_text("x")
     assert_refused(run("cache", "list", "--cache-dir", tmp_path / "file"), "file")
     assert_refused(run("cache", "bogus"), "bogus")
+    flags = ("--budget", "3", "--out", tmp_path / "o.gguf", "--cache-limit", "ten")
+    assert_refused(run("export", tmp_path, *flags), "10GB")
 
 
 def test_the_environment_names_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
