@@ -84,12 +84,13 @@ def measure_loss(
     from .measure.model import BlockModel
     from .quantize.sensitivity import Predictor, Sensitivity, TypeLoss, predict_outer
     from .quantize.statistics import held_out_sequences
-    from .quantize.streamed import FeedbackInputs, one_thread_workers
+    from .quantize.streamed import FeedbackInputs
+    from .quantize.workers import Workers
 
     held_out_sequences(tokens.shape[0])  # too few windows are told before any work
     model = BlockModel(source, threads=threads)
     losses: dict[str, dict[str, TypeLoss]] = {}
-    with one_thread_workers(threads) as workers:
+    with Workers(threads) as workers:
 
         def listen(module: nn.Module, index: int) -> Predictor:
             return Predictor(model.linears(module, index), tokens.shape, candidates, workers, losses)

@@ -11,7 +11,6 @@ costs much more than encoding, and hardly differs from type to type.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
     from ..measure.loss_weights import LossWeights
     from ..measure.model import BlockModel
+    from .workers import Workers
 
 Floats = npt.NDArray[np.float32]
 
@@ -77,7 +77,7 @@ class Predictor:
         linears: Mapping[str, nn.Linear],
         shape: tuple[int, ...],
         candidates: Mapping[str, Sequence[str]],
-        workers: Executor,
+        workers: Workers,
         found: dict[str, dict[str, TypeLoss]],
     ) -> None:
         """Start listening.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
 
     from ..measure.loss_weights import LossWeights
     from ..measure.model import BlockModel
+    from .workers import Workers
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,11 @@ def encode_streamed(
     """
     import torch
 
+    from .workers import Workers
+
     model = inputs.model
     by_name = {tensor.name: tensor for tensor in plan.tensors}
-    with torch.no_grad(), one_thread_workers(threads) as workers:
+    with torch.no_grad(), Workers(threads) as workers:
         hidden = model.embed(inputs.tokens).clone()
         done = 0
         packed: dict[str, Packed] = {}
@@ -80,22 +81,12 @@ def encode_streamed(
                 yield tensor, encode_tensor(source.read(tensor.name), tensor, importance, threads=threads)
 
 
-def one_thread_workers(threads: int | None) -> ThreadPoolExecutor:
-    """Workers in which torch uses one thread each, as many as there are cores unless told.
-
-    Rounding is a long row of small steps: threads that share one step wait for each other most of the time.
-    """
-    import torch
-
-    return ThreadPoolExecutor(threads or os.cpu_count() or 1, initializer=torch.set_num_threads, initargs=(1,))
-
-
 def _round_block(
     index: int,
     plans: Mapping[str, TensorPlan],
     hidden: Tensor,
     inputs: FeedbackInputs,
-    workers: Executor,
+    workers: Workers,
 ) -> dict[str, Packed]:
     """Round the matrices of a block; ``hidden`` becomes its output with the rounded weights."""
     from ..measure.precision import quick_products

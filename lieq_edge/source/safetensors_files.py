@@ -19,6 +19,9 @@ SINGLE_FILE = "model.safetensors"
 
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
+# Numbers that are turned into float32 at a time.
+_PIECE = 1 << 22
+
 
 @dataclass(frozen=True)
 class StoredWeights:
@@ -47,14 +50,21 @@ class StoredWeights:
                 f"{self.path} holds weights of type {self.dtype}; only F32, F16 and BF16 are read: "
                 "give the unquantised model."
             )
-        raw = read_bytes(self.path, self.offset, prod(self.shape) * _ITEM_BYTES[self.dtype])
+        count, size = prod(self.shape), _ITEM_BYTES[self.dtype]
         if self.dtype == "F32":
-            values = raw.view("<f4")
-        elif self.dtype == "F16":
-            values = raw.view("<f2").astype(np.float32)
-        else:
-            # The upper half of a float32's bits.
-            values = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+            return read_bytes(self.path, self.offset, count * size).view("<f4").reshape(self.shape)
+        # In pieces, so that a large matrix takes little more memory than its float32 values.
+        values = np.empty(count, np.float32)
+        for start in range(0, count, _PIECE):
+            part = values[start : start + _PIECE]
+            raw = read_bytes(self.path, self.offset + start * size, part.size * size)
+            if self.dtype == "F16":
+                part[:] = raw.view("<f2")
+            else:
+                # The upper half of a float32's bits.
+                bits = part.view(np.uint32)
+                bits[:] = raw.view("<u2")
+                bits <<= 16
         return values.reshape(self.shape)
 
 
