@@ -98,8 +98,8 @@ def measure_loss(
         weights, hidden = measure_loss_weights(model, tokens, seed=seed, listen=listen if predict_blocks else None)
     outer = predict_outer(model, hidden, weights, candidates)
     # Rounding overwrites blocks as it goes, so it reads each anew.
-    fresh = BlockModel(source, threads=threads, keep_blocks=False)
-    return FeedbackInputs(fresh, tokens, weights, Sensitivity(losses | outer.losses, outer.outer))
+    model.stop_keeping()
+    return FeedbackInputs(model, tokens, weights, Sensitivity(losses | outer.losses, outer.outer))
 
 
 def losses_of(sensitivity: Sensitivity, rounding: str) -> Losses:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..allocate.plan import Plan, TensorPlan
 from ..source.base import Array, Source
 from . import ggml
-from .feedback import round_with_feedback
+from .feedback import round_by_factor
 from .ggml import Packed
 from .sensitivity import Sensitivity, TypeLoss, predict_tensor
 from .statistics import Moments, held_out_sequences, importance_of, tokens_of
@@ -76,7 +76,7 @@ def encode_streamed(
                 yield tensor, packed.pop(tensor.name)
             elif choice := inputs.sensitivity.losses.get(tensor.name, {}).get(tensor.type):
                 matrix, moments = source.read(tensor.name), inputs.sensitivity.outer[tensor.name]
-                yield tensor, _round(matrix, moments, tensor.type, choice, threads)[0]
+                yield tensor, _round(matrix, moments, tensor.type, choice, threads, keep_values=False)[0]
             else:
                 yield tensor, encode_tensor(source.read(tensor.name), tensor, importance, threads=threads)
 
@@ -96,7 +96,8 @@ def _round_block(
     with model.block(index) as module:
         linears = model.linears(module, index)
         with quick_products():
-            moments = _measure_block(module, index, hidden, inputs)
+            judged = {name for name in linears if plans[name].type in inputs.sensitivity.losses.get(name, {})}
+            moments = _measure_block(module, index, hidden, inputs, judged)
 
         def work(name: str) -> tuple[Packed, Array]:
             # Rows in llama.cpp's order, which may differ from the module's; they are rounded one by one.
@@ -106,7 +107,7 @@ def _round_block(
                 # The module's rows, whose order is that of the channels.
                 own, channels = linears[name].weight.numpy(), inputs.weights.channels[name].numpy()
                 choice = predict_tensor(own, found, channels, judged_tokens, (kind,))[kind]
-            return _round(matrix, found.whole, kind, choice, 1)
+            return _round(matrix, found.merge(), kind, choice, 1)
 
         names = sorted(linears, key=lambda name: -linears[name].in_features)
         packed: dict[str, Packed] = {}
@@ -117,10 +118,18 @@ def _round_block(
     return packed
 
 
-def _measure_block(module: nn.Module, index: int, hidden: Tensor, inputs: FeedbackInputs) -> dict[str, Moments]:
-    """H of the block's linears, whose weights are still exact, behind blocks that are rounded."""
+def _measure_block(
+    module: nn.Module, index: int, hidden: Tensor, inputs: FeedbackInputs, judged: set[str]
+) -> dict[str, Moments]:
+    """H of the block's linears, whose weights are still exact, behind blocks that are rounded.
+
+    That of ``judged`` ones, whose rounding is settled, is not divided.
+    """
     held_out = held_out_sequences(len(inputs.tokens))
-    moments = {name: Moments.zeros(linear.in_features) for name, linear in inputs.model.linears(module, index).items()}
+    moments = {
+        name: (Moments.undivided if name in judged else Moments.zeros)(linear.in_features)
+        for name, linear in inputs.model.linears(module, index).items()
+    }
 
     def collect(name: str, batch: slice, x: Tensor) -> None:
         for some in tokens_of(batch, inputs.weights.tokens[name][batch], held_out):
@@ -132,12 +141,22 @@ def _measure_block(module: nn.Module, index: int, hidden: Tensor, inputs: Feedba
 
 
 def _round(
-    matrix: Array, moments: Array, type_name: str, choice: TypeLoss, threads: int | None
+    matrix: Array,
+    moments: Array,
+    type_name: str,
+    choice: TypeLoss,
+    threads: int | None,
+    *,
+    keep_values: bool = True,
 ) -> tuple[Packed, Array]:
     """Bytes and decoded values of a matrix, by feedback or, where that was judged worse, by importance."""
+    from .rounding.factor import factorise
+
     if choice.rounding == "feedback":
-        rounded = round_with_feedback(matrix, moments, type_name, damping=choice.damping, threads=threads)
+        factor = factorise(moments, choice.damping)
+        rounded = round_by_factor(matrix, factor, type_name, threads=threads, keep_values=keep_values)
         return rounded.packed, rounded.values
-    importance = importance_of(moments)
-    packed = ggml.encode(matrix, type_name, importance, threads)
+    packed = ggml.encode(matrix, type_name, importance_of(moments), threads)
+    if not keep_values:
+        return packed, matrix[:0]
     return packed, ggml.dequantize(packed, type_name, (matrix.shape[0], matrix.shape[1]))
