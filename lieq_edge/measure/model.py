@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..source.base import Array, Source
-from .modules import BelowHead, ExpertMatrices, empty_model, replace_modules
+from .modules import BelowHead, ExpertMatrices, block_list, empty_model, replace_modules
 from .sixteen_bits import DTYPES, keep_sixteen_bits, suits
 
 # Blocks stay in memory when all of them take at most this much in float32: a model of about 250M weights then
@@ -62,7 +62,7 @@ class BlockModel:
         self._turned = replace_modules(self.causal_lm)
         self.config = self.causal_lm.config
         self._inner: nn.Module = self.causal_lm.base_model
-        self._blocks = _block_list(self._inner, source.n_blocks)
+        self._blocks = block_list(self._inner, source.n_blocks)
         self._final_norm = next(getattr(self._inner, name) for name in _FINAL_NORMS if hasattr(self._inner, name))
         self.n_blocks = len(self._blocks)
         self._kwargs: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
@@ -380,15 +380,6 @@ class BlockModel:
         finally:
             for module in functions:
                 del module.forward
-
-
-def _block_list(inner: nn.Module, n_blocks: int) -> nn.ModuleList:
-    for module in inner.children():
-        if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
-            return module
-    raise InputError(
-        f"The model's configuration does not describe {n_blocks} blocks; its files do not belong together."
-    )
 
 
 def _parameter(value: Tensor, expected: Tensor, name: str, source: Source) -> nn.Parameter:

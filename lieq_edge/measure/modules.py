@@ -140,6 +140,20 @@ class BelowHead:
         return None
 
 
+def block_list(inner: nn.Module, n_blocks: int) -> nn.ModuleList:
+    """The blocks of a model below its head.
+
+    Raises:
+        InputError: there are not ``n_blocks`` of them.
+    """
+    for module in inner.children():
+        if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
+            return module
+    raise InputError(
+        f"The model's configuration does not describe {n_blocks} blocks; its files do not belong together."
+    )
+
+
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     parent_name, _, attribute = name.rpartition(".")
     setattr(model.get_submodule(parent_name), attribute, module.requires_grad_(False))

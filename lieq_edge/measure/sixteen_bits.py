@@ -25,7 +25,7 @@ def keep_sixteen_bits(module: nn.Module) -> None:
     if isinstance(module, nn.Embedding):
         module.register_forward_hook(lambda _, __, out: out.float())
     else:
-        module.forward = lambda x: _Product.apply(x, module.weight)  # type: ignore[method-assign]
+        module.forward = lambda x: _Product.apply(x, module.weight)
 
 
 class _Product(torch.autograd.Function):
