@@ -38,12 +38,15 @@ class HiddenFiles:
         """Store tensor ``index``."""
         hidden.numpy().tofile(self._path(index))
 
+    def look(self, index: int) -> Tensor:
+        """Read tensor ``index``."""
+        return torch.from_numpy(np.fromfile(self._path(index), np.float32).reshape(self._shape))
+
     def take(self, index: int) -> Tensor:
         """Read tensor ``index`` and remove it."""
-        path = self._path(index)
-        values = np.fromfile(path, np.float32).reshape(self._shape)
-        path.unlink()
-        return torch.from_numpy(values)
+        values = self.look(index)
+        self._path(index).unlink()
+        return values
 
     def _path(self, index: int) -> Path:
         return Path(self._folder.name) / str(index)

@@ -11,10 +11,11 @@ from ..errors import InputError
 from ..progress import stage
 from ..source.base import Source
 from .model import BlockModel
+from .precision import quick_products
 
 
 def measure_importance(
-    source: Source, tokens: Tensor, *, threads: int | None = None
+    source: Source, tokens: Tensor, *, threads: int | None = None, bfloat16: bool | None = None
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Run a calibration text through the model and average the squares of what each linear receives.
 
@@ -22,6 +23,8 @@ def measure_importance(
         source: the model in full precision.
         tokens: ids ``(n, T)``.
         threads: CPU threads for torch.
+        bfloat16: see ``quick_products``; mixtures of experts, whose routers decide by small differences, run in
+            float32.
 
     Returns:
         float32 ``(columns,)`` by GGUF tensor name, for every linear of every block and for the matrix that makes
@@ -37,7 +40,10 @@ def measure_importance(
 
         return llama_measure.measure_importance(source, tokens, threads=threads)
     model = BlockModel(source, threads=threads)
-    with torch.no_grad(), stage("Calibrating", model.n_blocks + 1) as advance:
+    dense = all(len(spec.shape) < 3 for spec in source.tensors())
+    # Squares averaged over thousands of tokens do not feel the digits that bfloat16 products lack.
+    quick = quick_products(bfloat16 if dense else False)
+    with torch.no_grad(), quick, stage("Calibrating", model.n_blocks + 1) as advance:
         hidden = model.embed(tokens)
         for index in range(model.n_blocks):
             with model.block(index) as module:
@@ -94,7 +100,7 @@ def _block_importance(
 
 def _squares(x: Tensor) -> Tensor:
     # A few thousand float32 terms at a time keep float32's accuracy; the sum over batches is float64.
-    return x.square().flatten(0, -2).sum(0).double()
+    return x.float().square().flatten(0, -2).sum(0).double()
 
 
 def mean_square(name: str, total: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.float32]:

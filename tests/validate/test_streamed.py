@@ -33,5 +33,5 @@ def test_a_file_in_full_precision_is_its_own_reference(
 
 def test_another_model_is_refused_as_reference(tiny_gguf: Callable[..., Path], text: str) -> None:
     source = open_source(str(tiny.cached_model("qwen3")))
-    with pytest.raises(InputError, match="different tokens|vocabulary"):
+    with pytest.raises(InputError, match=r"different tokens|vocabulary"):
         validate(tiny_gguf("llama"), text, text_name="sample", context=40, chunks=2, reference=source)
