@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import psutil
 from process_tree import Measured, measure
 from scale_report import render
 from scale_rows import OPTIONAL, ROWS, TOOLS, Command, Setup, groups
@@ -32,6 +34,10 @@ from scale_samples import Samples, code_hash, make_sample
 ROOT = TOOLS.parent
 SIZES = {"0.6b": "qwen3-0.6b", "1.5b": "qwen2.5-1.5b", "4b": "qwen3-4b"}
 QUICK_SIZES = {"0.6b": "tiny-a", "1.5b": "tiny-b", "4b": "tiny-c"}
+
+
+BUSY = 10.0
+"""Percent of the processor above which figures are not to be trusted."""
 
 
 class Failed(Exception):
@@ -105,7 +111,9 @@ def with_cache(work: Path) -> frozenset[str]:
 class Bench:
     """Measures commands and keeps their samples."""
 
-    def __init__(self, setup: Setup, samples: Samples) -> None:
+    def __init__(self, setup: Setup, samples: Samples, settle: float = 2.0) -> None:
+        """Measure with ``setup``; before each command the machine is watched for ``settle`` seconds."""
+        self.settle = settle
         self.setup = setup
         self.samples = samples
         self.code = code_hash(ROOT / "lieq_edge")
@@ -147,7 +155,7 @@ class Bench:
             folder = self.cache_folder(command.after or command.name)
             folder.mkdir(parents=True, exist_ok=True)
             arguments += ["--cache-dir", str(folder)]
-        load = os.getloadavg()[0]
+        busy = self.busy()
         print(f"{command.name}: {self.shown(command)}", file=sys.stderr, flush=True)
         try:
             measured = measure([sys.executable, *arguments], environment=environment(setup.work))
@@ -156,13 +164,23 @@ class Bench:
                 (setup.work / name).unlink(missing_ok=True)
         if measured.returncode != 0:
             raise Failed(f"{command.name} ended with {measured.returncode}: {_last_line(measured)}")
-        sample = make_sample(self.shown(command), self.code, load, measured)
+        sample = make_sample(self.shown(command), self.code, busy, measured)
         if profile.exists():
             sample.report["profile"] = json.loads(profile.read_text(encoding="utf-8"))
         self.samples.add(command.name, sample)
         self.last = command.name
         peak = f"{sample.peak_rss / 1e9:.2f} GB"
         print(f"{command.name}: {sample.seconds:.1f} s, {peak}", file=sys.stderr, flush=True)
+
+    def busy(self) -> float:
+        """Percent of the processor's time that others take, watched while nothing is measured."""
+        if not self.settle:
+            return 0.0
+        percent = psutil.cpu_percent(interval=self.settle)
+        if percent > BUSY:
+            # llama.cpp's threads spin while they wait for each other: a busy core costs the peers most of all.
+            print(f"Note: other programs take {percent:.0f} % of the processor.", file=sys.stderr, flush=True)
+        return float(percent)
 
     def shown(self, command: Command) -> str:
         """The command without the names of folders, which may differ from run to run."""
@@ -222,6 +240,8 @@ def main() -> int:
         parser.error(f"there is no row {unknown[0]}; choose some of {', '.join(ROWS)}")
     if args.work is None and not args.report:
         parser.error("--work is missing")
+    # A command that is running must not be left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     samples = Samples(args.out.with_suffix(".json"))
     failures = []
     setup = make_setup(args)

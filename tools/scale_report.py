@@ -37,12 +37,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def machine(samples: Samples) -> str:
     """One sentence about where and of what the figures are."""
     about = samples.machine
-    loads = [sample.load for name in samples.names() for sample in samples.of(name)]
+    busy = [sample.busy for name in samples.names() for sample in samples.of(name)]
     codes = sorted({sample.code for name in samples.names() for sample in samples.of(name)})
     versions = ", ".join(f"{name} {about[name]}" for name in ("torch", "numpy", "transformers", "llama-cpp-python"))
     text = f"{about['processor']}, {about['cores']} cores, {about['memory_bytes'] / GB:.1f} GB; {versions}."
-    if loads:
-        text += f" Load before the runs {min(loads):.1f} to {max(loads):.1f}; sources {', '.join(codes)}."
+    if busy:
+        text += f" Other programs took {min(busy):.0f} to {max(busy):.0f} % of the processor before the runs."
+        text += f" Sources {', '.join(codes)}."
     return text
 
 

@@ -24,7 +24,7 @@ class Sample:
     Attributes:
         command: as it was called, but for the names of folders.
         code: short hash of the package's sources.
-        load: the machine's load average when it started.
+        busy: percent of the processor's time that other programs took before it started.
         seconds: of the whole process.
         peak_rss, peak_anonymous: of the process tree, bytes; see ``process_tree``.
         phases: peaks between the ends of stages.
@@ -33,7 +33,7 @@ class Sample:
 
     command: str
     code: str
-    load: float
+    busy: float
     seconds: float
     peak_rss: int
     peak_anonymous: int | None
@@ -55,12 +55,12 @@ class Sample:
         return max(phase.rss for phase in parts), max(anonymous, default=None)
 
 
-def make_sample(command: str, code: str, load: float, measured: Measured) -> Sample:
+def make_sample(command: str, code: str, busy: float, measured: Measured) -> Sample:
     """The record of a run; of a report only what tables show is kept."""
     report = json.loads(measured.stdout) if measured.stdout.strip() else {}
     kept = {key: value for key, value in report.items() if key not in _LEFT_OUT}
     return Sample(
-        command, code, load, measured.seconds, measured.peak_rss, measured.tree_anonymous, measured.phases, kept
+        command, code, busy, measured.seconds, measured.peak_rss, measured.tree_anonymous, measured.phases, kept
     )
 
 

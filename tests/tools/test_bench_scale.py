@@ -58,14 +58,14 @@ def test_an_exponent_needs_two_sizes() -> None:
 def test_commands_take_turns_and_samples_are_kept(setup: Setup, samples: Samples, tmp_path: Path) -> None:
     order = tmp_path / "order"
     ours, peer, once = note(order, "ours"), note(order, "peer"), note(order, "once", 1)
-    Bench(setup, samples).run([ours, peer, once])
+    Bench(setup, samples, 0).run([ours, peer, once])
     assert order.read_text().split() == ["ours", "peer", "once", "ours", "peer", "ours", "peer"]
     assert samples.of("ours")[0].work_seconds == 0.5 < samples.of("ours")[0].seconds + 0.5
     # A second run of the tool finds them all; a command that became another one is measured again.
     again = Samples(tmp_path / "out.json")
     assert again.of("peer") == samples.of("peer")
     changed = Command("peer", (*peer.arguments, "other"), 2)
-    Bench(setup, again).run([ours, changed, once])
+    Bench(setup, again, 0).run([ours, changed, once])
     assert order.read_text().split()[7:] == ["peer", "peer"]
     assert len(again.of("peer")) == 2
 
@@ -73,11 +73,11 @@ def test_commands_take_turns_and_samples_are_kept(setup: Setup, samples: Samples
 def test_what_follows_runs_right_behind_the_first(setup: Setup, samples: Samples, tmp_path: Path) -> None:
     order = tmp_path / "order"
     pair = [note(order, "first", 2), note(order, "second", 2, after="first")]
-    Bench(setup, samples).run(pair)
+    Bench(setup, samples, 0).run(pair)
     assert order.read_text().split() == ["first", "second"] * 2
     samples.forget("second", 1)
     order.unlink()
-    Bench(setup, samples).run(pair)
+    Bench(setup, samples, 0).run(pair)
     # What the first had left in the cache is gone, so it runs again.
     assert order.read_text().split() == ["first", "second"]
     assert len(samples.of("first")) == len(samples.of("second")) == 2
@@ -86,7 +86,7 @@ def test_what_follows_runs_right_behind_the_first(setup: Setup, samples: Samples
 def test_a_command_that_fails_is_told(setup: Setup, samples: Samples) -> None:
     command = Command("bad", ("-S", "-c", "raise SystemExit('no such thing')"))
     with pytest.raises(Failed, match="no such thing"):
-        Bench(setup, samples).run([command])
+        Bench(setup, samples, 0).run([command])
     assert samples.names() == []
 
 
