@@ -22,6 +22,8 @@ from typing import IO
 
 import psutil
 
+from lieq_edge.resources import peak_rss_bytes
+
 INTERVAL = 0.05
 """Seconds between two looks at the tree."""
 
@@ -55,8 +57,7 @@ class Measured:
         seconds: from its start to its end.
         tree_rss: largest sampled sum of the resident sizes of its processes, bytes.
         tree_anonymous: largest sampled sum of their anonymous memory, bytes; None where the system does not tell.
-        own_rss: largest resident size of any single process of it, as the system counts it, without gaps. The system
-            counts the moment before the program is loaded too, so it is never below the size of who started it.
+        own_rss: largest resident size of a single process of it, as the system counts it, without gaps.
         stdout: all of it.
         stderr: its last lines.
     """
@@ -81,6 +82,7 @@ class _Look:
     time: float
     rss: int
     anonymous: int | None
+    high_water: int
 
 
 def measure(
@@ -124,8 +126,10 @@ def measure(
         reader.join(timeout=5)
         out.seek(0)
         stdout = out.read().decode("utf-8", errors="replace")
-    # Linux counts in KiB, macOS in bytes.
-    own = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    # What is told of a process that has ended counts the moment before its program was loaded, too, when it was as
+    # large as the one that started it: only what exceeds that is its own.
+    told = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    own = max([told if told > peak_rss_bytes() else 0, *(look.high_water for look in looks)])
     return Measured(
         returncode=process.returncode,
         seconds=finish - start,
@@ -167,7 +171,16 @@ def _look(root: psutil.Process, now: float) -> _Look:
                 # Linux: pages of files and of shared memory.
                 anonymous += memory.rss - memory.shared
                 told = True
-    return _Look(now, rss, anonymous if told else None)
+    return _Look(now, rss, anonymous if told else None, _high_water(root.pid))
+
+
+def _high_water(pid: int) -> int:
+    """Peak resident size of a process so far, in bytes; 0 where the system does not tell."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def _follow(stream: IO[str], ends: list[tuple[float, str]], lines: list[str]) -> None:

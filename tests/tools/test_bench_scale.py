@@ -176,5 +176,5 @@ def test_the_sampler_counts_threads_that_work() -> None:
             stack_of(None)
     stop.set()
     waiting.join()
-    assert sampler.seconds["other"] == pytest.approx(0.4, abs=0.15)
+    assert sampler.seconds["other"] == pytest.approx(0.4, abs=0.3)
     assert any("test_bench_scale" in place for place in sampler.unknown)
