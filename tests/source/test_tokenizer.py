@@ -13,6 +13,7 @@ from lieq_edge.errors import InputError
 from lieq_edge.llama import Vocabulary
 from lieq_edge.source import Source, open_source
 from lieq_edge.source.battery import BATTERY
+from lieq_edge.source.hard_strings import HARD_STRINGS
 from lieq_edge.source.tokenizer import key_values, read_pieces
 from lieq_edge.source.trial import CANDIDATES, Trial, settle
 
@@ -78,6 +79,23 @@ def test_sentencepiece_equals_the_sentencepiece_library() -> None:
     for text in [*BATTERY, sample_text(2000)]:
         assert source.tokenize(text) == original.encode(text)
     assert source.detokenize(source.tokenize("two words")) == "two words"
+
+
+def test_pieces_that_a_sentencepiece_model_defines_itself(tmp_path: Path) -> None:
+    """Gemma's without tokenizer.json: turns and runs of spaces are found before anything else."""
+    from sentencepiece import SentencePieceProcessor
+
+    directory = tmp_path / "model"
+    shutil.copytree(cached_model("gemma"), directory)
+    (directory / "tokenizer.json").unlink()
+    source = open_source(str(directory))
+    original = SentencePieceProcessor(model_file=str(directory / "tokenizer.model"))
+    for text in [*BATTERY, *HARD_STRINGS, "a<start_of_turn>b <end_of_turn>\n", " " * 40, "\n" * 40]:
+        assert source.vocabulary.tokenize(text, parse_special=True) == original.encode(text), text
+    found = values(source)
+    turn = found["ggml.tokens"].index("<start_of_turn>")
+    assert found["ggml.token_type"][turn] == TokenType.USER_DEFINED
+    assert source.warnings == ()
 
 
 def test_sentencepiece_from_json_equals_that_from_the_model() -> None:
