@@ -210,6 +210,13 @@ class HuggingFaceSource(TokenizingSource):
             pieces = read_pieces(self._directory, self._dims.vocab)
             trial = settle(pieces, key_values(self._directory, pieces), self.architecture, self.label)
         self.warnings += trial.warnings
+        adds = trial.vocabulary.adds_bos
+        if pieces.adds_bos not in (None, adds):
+            # Which of the two counts depends on the version of transformers; llama.cpp's converter takes this one.
+            self.warnings += (
+                f"tokenizer_config.json of {self.label} says add_bos_token = {str(adds).lower()}, which the written "
+                f"file keeps, and its tokenizer.json puts {'no BOS' if adds else 'BOS'} before a text.",
+            )
         return trial
 
     @property

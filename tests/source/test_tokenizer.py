@@ -214,6 +214,20 @@ def test_every_candidate_is_harmless(tmp_path: Path) -> None:
     assert known > len(CANDIDATES) // 2
 
 
+@pytest.mark.parametrize("adds", [True, False])
+def test_files_that_disagree_about_bos_are_told(edit: Callable[..., Path], adds: bool) -> None:
+    """tokenizer_config.json counts, as for llama.cpp's converter."""
+    directory = edit(cached_model("llama"), "tokenizer_config.json", lambda d: d.update(add_bos_token=adds))
+    if adds:
+        rule = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+        document = json.loads((directory / "tokenizer.json").read_text())
+        (directory / "tokenizer.json").write_text(json.dumps({**document, "post_processor": rule}))
+    source = open_source(str(directory))
+    assert source.adds_bos is adds
+    assert len(source.warnings) == 1
+    assert f"add_bos_token = {str(adds).lower()}" in source.warnings[0]
+
+
 def test_spaces_around_special_tokens_are_a_warning(edit: Callable[..., Path]) -> None:
     def strip(document: dict[str, Any]) -> None:
         for token in document["added_tokens"]:

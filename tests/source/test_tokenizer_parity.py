@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from logits import export_float32
+from runner import run
 from test_tokenizer import settled, values
 from tiny import CHAT_TEMPLATE, cached_model
 
@@ -75,6 +76,16 @@ def test_ids_with_a_role_and_the_rule_for_bos(pair: tuple[Any, Vocabulary, Any])
     theirs, ours, keys = pair
     for role in ("bos", "eos", "pad"):
         assert keys.get(f"ggml.{'padding' if role == 'pad' else role}_token_id") == getattr(theirs, f"{role}_token_id")
+    import llama_cpp
+
+    # Where a reply ends: llama.cpp finds such tokens by name.
+    ends = {"<|eot_id|>", "<|im_end|>", "<end_of_turn>"} & set(theirs.get_added_vocab())
+    for index in (
+        theirs.eos_token_id,
+        llama_cpp.llama_vocab_eot(ours._vocab),
+        *map(theirs.convert_tokens_to_ids, ends),
+    ):
+        assert index < 0 or llama_cpp.llama_vocab_is_eog(ours._vocab, index)
     assert ours.bos_id == theirs.bos_token_id or (ours.bos_id is not None and theirs.bos_token_id is None)
     plain, full = theirs.encode("Hello", add_special_tokens=False), theirs.encode("Hello")
     assert full == ([ours.bos_id] if ours.adds_bos else []) + plain
@@ -129,3 +140,10 @@ def test_a_difference_in_plain_text_is_refused(monkeypatch: pytest.MonkeyPatch) 
     odd = replace(pieces, encode=lambda text: [1, 2, 3] if text == plain else pieces.encode(text))
     with pytest.raises(InputError, match='in "they\'Re" the original has'):
         settle(odd, key_values(directory, pieces), "llama", "model")
+
+
+def test_notes_of_the_tokenizer_are_told_before_the_work() -> None:
+    """They are known only when the tokenizer is settled, after the model was opened."""
+    done = run("plan", cached_model("gemma"), "--budget", "4", "--metric", "first")
+    assert done.returncode == 0
+    assert done.stderr.startswith("Note: llama.cpp splits")
