@@ -180,7 +180,7 @@ def settle(
         return Trial(_with_pre(values, name), vocabulary, tuple(notes))
     raise InputError(
         f"No pre-tokenizer of llama.cpp splits text as the tokenizer of {label} does (nearest {best[1]!r}: {best[2]}); "
-        "choose another model."
+        "choose another model, or give a GGUF file of this one, whose tokenizer is taken as it is."
     )
 
 
