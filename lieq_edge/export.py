@@ -131,6 +131,7 @@ def export_model(
         validation=validation,
         correlations=diagnostics.correlations,
         predicted_loss=plan.predicted_loss,
+        geometry_inputs=diagnostics.inputs,
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..container import metadata_bytes
 from ..errors import InputError
-from ..progress import stage
+from ..progress import log, stage
 from ..source.base import Source
 from .correlate import spearman
 from .diagnostics import BlockDiagnostics, Diagnostics, TensorInfo
@@ -88,12 +88,13 @@ def analyze(
     found = describe(source)
     ppl: float | None = None
     drops: list[float] = []
+    inputs = "transformers" if probe is not None else None
     if source.in_transformers:
         geometry, ppl, drops = _measure(source, probe, saliency, projections, baseline, seeds, threads)
     elif probe is not None:
-        from .llama_measure import measure_geometry
-
-        geometry = measure_geometry(source, probe, projections=projections, seeds=seeds, threads=threads)
+        geometry, inputs = _measure_through_llama(source, probe, projections, seeds, threads)
+        if inputs == "white":
+            probe = None
     blocks = [_with_geometry(block, geometry[block.index]) if geometry else block for block in found.blocks]
     if drops:
         blocks = [dataclasses.replace(block, delta_ppl=drops[block.index]) for block in blocks]
@@ -107,6 +108,7 @@ def analyze(
         baseline=baseline,
         seeds=seeds if geometry else (),
         correlations=_correlations(blocks) if geometry and drops else {},
+        inputs=inputs,
     )
 
 
@@ -172,6 +174,26 @@ def _measure(
     if saliency is None:
         return results, None, []
     return results, *perplexity_drops(losses, saliency.shape[0] * (saliency.shape[1] - 1))
+
+
+def _measure_through_llama(
+    source: Source, probe: Tensor, projections: str, seeds: tuple[int, ...], threads: int | None
+) -> tuple[list[dict[str, Geometry]], str]:
+    """Geometry by block and role, and whose inputs it is of; a note says when it is that of the weights alone."""
+    from .llama_measure import measure_geometry
+    from .llama_session import NotSeen
+    from .weight_geometry import measure_weights
+
+    try:
+        return measure_geometry(source, probe, projections=projections, seeds=seeds, threads=threads), "llama.cpp"
+    except NotSeen:
+        note = (
+            f"What the projections of {source.label} ({source.architecture}) receive cannot be seen in llama.cpp, so "
+            "their geometry is that of the weights alone (white inputs)."
+        )
+        source.warnings += (note,)
+        log(f"Note: {note}")
+    return measure_weights(source, projections=projections, seeds=seeds), "white"
 
 
 def _text(path: Path | None, purpose: str) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from .checks import read_bytes
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 
+_PIECE = 1 << 24
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 # Numbers that are turned into float32 at a time.
@@ -66,6 +67,21 @@ class StoredWeights:
                 bits[:] = raw.view("<u2")
                 bits <<= 16
         return values.reshape(self.shape)
+
+    def equals(self, other: StoredWeights) -> bool:
+        """Whether ``other`` holds the same numbers; where both are stored alike, without either whole in memory."""
+        if self.shape != other.shape:
+            return False
+        if type(self) is not StoredWeights or type(other) is not StoredWeights or self.dtype != other.dtype:
+            return np.array_equal(self.read(), other.read())
+        total = prod(self.shape) * _ITEM_BYTES.get(self.dtype, 0)
+        pieces = ((start, min(_PIECE, total - start)) for start in range(0, total, _PIECE))
+        return all(
+            np.array_equal(
+                read_bytes(self.path, self.offset + start, size), read_bytes(other.path, other.offset + start, size)
+            )
+            for start, size in pieces
+        )
 
 
 @dataclass(frozen=True)
