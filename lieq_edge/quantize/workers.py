@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
 
+import scipy.linalg.lapack  # noqa: F401  loads scipy's own BLAS, which the controller has to find
 import torch
 from threadpoolctl import ThreadpoolController
 
