@@ -147,7 +147,7 @@ def _export(
     validation = None
     if settings.validation:
         with watch.measure("validate"):
-            validation = validate_export(out, source, settings)
+            validation = validate_export(out, source, settings, cache)
     return ExportReport(
         model=model,
         out=str(out),
@@ -170,6 +170,7 @@ def _export(
         validation=validation,
         correlations=diagnostics.correlations,
         predicted_loss=plan.predicted_loss,
+        geometry_inputs=diagnostics.inputs,
     )
 
 

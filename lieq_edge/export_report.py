@@ -40,6 +40,7 @@ class ExportReport:
         seconds: by stage.
         peak_rss_bytes: largest resident size of the process.
         validation: of the written file, None when it was not asked for.
+        geometry_inputs: whose inputs the geometry is of, as in ``Diagnostics.inputs``.
         predicted_loss: sum of the predicted rises of the loss, nats a token, where types were chosen by them.
     """
 
@@ -64,10 +65,13 @@ class ExportReport:
     validation: Validation | None = None
     correlations: dict[str, float] = field(default_factory=dict)
     predicted_loss: float | None = None
+    geometry_inputs: str | None = None
 
     def notes(self) -> list[str]:
         """What a reader of the numbers should know."""
         notes = []
+        if self.geometry_inputs in ("llama.cpp", "white"):
+            notes.append(describe_inputs(self.geometry_inputs))
         slow = sorted({kind for layer in self.layers for kind in layer.types.values() if kind in I_QUANTS})
         if slow:
             notes.append(f"{', '.join(slow)} are small for what they keep, and decode about half as fast on ARM.")
@@ -80,6 +84,15 @@ class ExportReport:
                 )
             notes.append(note)
         return notes
+
+
+def describe_inputs(inputs: str) -> str:
+    """A sentence on ``Diagnostics.inputs``."""
+    return {
+        "transformers": "Geometry: of what the projections receive in transformers.",
+        "llama.cpp": "Geometry: of what the projections receive in llama.cpp's graph.",
+        "white": "Geometry: of the weights alone (white inputs).",
+    }[inputs]
 
 
 def layer_reports(plan: Plan, diagnostics: Diagnostics) -> tuple[LayerReport, ...]:

@@ -15,6 +15,7 @@ from .measure.diagnostics import TensorInfo
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from .measure.model import BlockModel
     from .quantize.sensitivity import Sensitivity
     from .quantize.streamed import FeedbackInputs
     from .source.base import Source
@@ -92,10 +93,11 @@ def measure_loss(
     held_out_sequences(tokens.shape[0])  # too few windows are told before any work
     parts = {"tokens": tokens, "seed": seed}
     wanted = {name: list(types) for name, types in candidates.items() if predict_blocks and name.startswith("blk.")}
+    model = BlockModel(source, threads=threads)
     weights = cache.get("loss-weights", parts)
     found = cache.get("loss-predictions", {**parts, "candidates": wanted}) if wanted else Entry(record={})
     if weights is None or found is None:
-        weights, found = _measure(source, tokens, wanted, parts, threads, cache)
+        weights, found = _measure(model, tokens, wanted, parts, threads, cache)
     measured = Measured.of_entry(weights)
     outer = {name: list(candidates.get(name, ())) for name in measured.outer}
 
@@ -105,13 +107,13 @@ def measure_loss(
     outer_losses = cache.entry("outer-predictions", {**parts, "candidates": outer}, predict)
     losses = losses_from_json({**found.record, **outer_losses.record})
     # Rounding overwrites blocks as it goes, so it reads each anew.
-    fresh = BlockModel(source, threads=threads, keep_blocks=False)
-    moments = {name: moments.whole for name, (moments, _) in measured.outer.items()}
-    return FeedbackInputs(fresh, tokens, measured.weights, Sensitivity(losses, moments))
+    model.stop_keeping()
+    moments = {name: moments.merge() for name, (moments, _) in measured.outer.items()}
+    return FeedbackInputs(model, tokens, measured.weights, Sensitivity(losses, moments))
 
 
 def _measure(
-    source: Source,
+    model: BlockModel,
     tokens: Tensor,
     candidates: Mapping[str, Sequence[str]],
     parts: Mapping[str, Any],
@@ -121,15 +123,13 @@ def _measure(
     """Loss weights with H outside the blocks, and predictions for the block matrices in ``candidates``."""
     from .loss_entries import Measured
     from .measure.loss_weights import measure_loss_weights
-    from .measure.model import BlockModel
     from .quantize.sensitivity import Predictor, outer_moments
-    from .quantize.streamed import one_thread_workers
+    from .quantize.workers import Workers
 
-    model = BlockModel(source, threads=threads)
     by_block: dict[int, Any] = {}
     with (
         cache.run("loss-weights", {**parts, "candidates": candidates}) as run,
-        one_thread_workers(threads) as workers,
+        Workers(threads) as workers,
     ):
 
         def listen(module: nn.Module, index: int) -> Predictor:

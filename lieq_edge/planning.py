@@ -38,6 +38,8 @@ def open_model(model: str, settings: ExportSettings) -> Source:
             f"{model} is a mixture of experts, on which the metric loss and --rounding feedback do not work yet; "
             "choose another --metric and --rounding imatrix."
         )
+    # The tokenizer is settled, or refused, before anything else; it may have something to tell, too.
+    _ = source.adds_bos
     for warning in source.warnings:
         log(f"Note: {warning}")
     return source

@@ -31,7 +31,9 @@ def log(message: str) -> None:
 
 @contextlib.contextmanager
 def stage(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show the progress of ``total`` steps; the value is a function to call after each step.
+    """Show the progress of ``total`` steps, their rate, the remaining time and the memory in use.
+
+    The value is a function to call after each step.
 
     The function raises KeyboardInterrupt when the user asked to stop and a library swallowed it.
     """
@@ -43,15 +45,28 @@ def stage(title: str, total: int) -> Iterator[Callable[[], None]]:
         yield interrupt.check
         log(f"{title}: done in {time.monotonic() - start:.1f} s")
         return
+    import psutil
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    own = psutil.Process()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[memory]}"),
+    )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total)
+        task = bar.add_task(title, total=total, rate="", memory="")
+        start, done = time.monotonic(), 0
 
         def advance() -> None:
+            nonlocal done
             interrupt.check()
-            bar.advance(task)
+            done += 1
+            rate = f"{done / max(time.monotonic() - start, 1e-9):.1f}/s"
+            bar.update(task, advance=1, rate=rate, memory=f"{own.memory_info().rss / 1e9:.2f} GB")
 
         yield advance

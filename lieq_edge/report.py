@@ -59,6 +59,10 @@ def show_diagnostics(diagnostics: Diagnostics, *, as_json: bool) -> None:
         console.print(f"Perplexity of the whole model: {diagnostics.base_ppl:.3f}")
     for name, rho in diagnostics.correlations.items():
         console.print(f"Spearman correlation of {name} with |dPPL|: {rho:+.3f}")
+    if diagnostics.inputs is not None:
+        from .export_report import describe_inputs
+
+        console.print(describe_inputs(diagnostics.inputs))
     if diagnostics.probe is not None:
         probe = diagnostics.probe
         console.print(f"Probe text: {probe.name}, {probe.tokens} tokens, SHA-256 {probe.sha256[:16]}")

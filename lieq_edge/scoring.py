@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .cache import NO_CACHE, Cache
 from .errors import GateError, InputError
-from .files import check_space, temporary_folder
 from .settings import ExportSettings
 from .splits import first_part
 from .validate.perplexity import Validation, validate
@@ -18,38 +15,32 @@ if TYPE_CHECKING:
     from .source.base import Source
 
 
-def validate_export(out: Path, source: Source, settings: ExportSettings) -> Validation:
+def validate_export(out: Path, source: Source, settings: ExportSettings, cache: Cache = NO_CACHE) -> Validation:
     """Perplexity of the written file and, unless switched off, its divergence from the unquantised model."""
     text, name = validation_text(settings.text)
     context, chunks, threads = settings.context, settings.chunks, settings.threads
     if not settings.reference and settings.max_ppl_ratio is None:
         return validate(out, text, text_name=name, context=context, chunks=chunks, threads=threads)
-    with reference_file(source, out.parent) as reference:
-        return validate(
-            out,
-            text,
-            text_name=name,
-            context=context,
-            chunks=chunks,
-            threads=threads,
-            reference=reference,
-            reference_name=source.label,
-        )
+    return validate(
+        out,
+        text,
+        text_name=name,
+        context=context,
+        chunks=chunks,
+        threads=threads,
+        reference=reference_of(source),
+        reference_name=source.label,
+        cache=cache,
+    )
 
 
-@contextlib.contextmanager
-def reference_file(source: Source, folder: Path) -> Iterator[Path]:
-    """A GGUF file of the unquantised model: the source itself, or a 16-bit copy in ``folder`` that is removed after."""
-    if source.gguf_path is not None:
-        yield source.gguf_path
-        return
-    from .write.plain import plain_bytes, write_plain
+def reference_of(source: Source) -> Path | Source:
+    """The unquantised model as ``validate`` takes it.
 
-    check_space(folder, plain_bytes(source))
-    with temporary_folder(folder) as temporary:
-        path = Path(temporary) / "reference.gguf"
-        write_plain(path, source)
-        yield path
+    That is the source's own GGUF file, or else the source: PyTorch runs it block by block, so nothing has to be
+    written and the model is never whole in memory.
+    """
+    return source if source.gguf_path is None else source.gguf_path
 
 
 def validation_text(path: Path | None) -> tuple[str, str]:
@@ -107,22 +98,20 @@ def validate_against(
         InputError: a file is missing or unreadable, or the text is shorter than one window.
     """
     body, name = validation_text(text)
-    if reference is None or reference.endswith(".gguf"):
-        path = first_part(Path(reference)) if reference else None
-        return validate(file, body, text_name=name, context=context, chunks=chunks, threads=threads, reference=path)
-    from .source import open_source
+    other: Path | Source | None = None
+    if reference is not None and reference.endswith(".gguf"):
+        other = first_part(Path(reference))
+    elif reference is not None:
+        from .source import open_source
 
-    with (
-        tempfile.TemporaryDirectory(prefix="lieq-validate.") as folder,
-        reference_file(open_source(reference), Path(folder)) as path,
-    ):
-        return validate(
-            file,
-            body,
-            text_name=name,
-            context=context,
-            chunks=chunks,
-            threads=threads,
-            reference=path,
-            reference_name=reference,
-        )
+        other = reference_of(open_source(reference))
+    return validate(
+        file,
+        body,
+        text_name=name,
+        context=context,
+        chunks=chunks,
+        threads=threads,
+        reference=other,
+        reference_name=reference,
+    )

@@ -70,6 +70,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "gemma3_text",
         {"tied": False, "config": {"final_logit_softcapping": 4.0, "query_pre_attn_scalar": 24}},
     ),
+    "gemma3 heads of 256": ("gemma3_text", {"head_dim": 256, "heads": (1, 1), "intermediate": 64}),
     "phi3": ("phi3", {"tied": False, "tokenizer": "sentencepiece"}),
     "phi3 short rope factors": ("phi3", {"context": 1024, "rope_scaling": LONG_ROPE, "config": PHI4_MINI}),
     "phi3 long rope factors": (

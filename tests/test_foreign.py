@@ -30,6 +30,7 @@ def test_analyze_plan_export_and_validate(tmp_path: Path, model: Path) -> None:
     saved, out = tmp_path / "d.json", tmp_path / "out.gguf"
     done = run("analyze", model, "--metric", "geometry", "--out", saved, "--probe-tokens", "64", "--json")
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["inputs"] == "llama.cpp"
     blocks = json.loads(done.stdout)["blocks"]
     assert len({block["compactness_gain"] for block in blocks}) == BLOCKS
 
@@ -40,6 +41,7 @@ def test_analyze_plan_export_and_validate(tmp_path: Path, model: Path) -> None:
     report = json.loads(done.stdout)
     assert [layer["bits"] for layer in report["layers"]] == [b["bits"] for b in json.loads(planned.stdout)["blocks"]]
     assert report["calibration"]["name"].startswith("self-generated")
+    assert report["geometry_inputs"] == "llama.cpp"
     assert report["validation"]["kld"] > 0
 
     scored = run("validate", out, "--reference", model, "--context", "64", "--chunks", "2", "--json")
@@ -106,3 +108,17 @@ def test_windows_longer_than_the_learned_positions_are_told(tmp_path: Path, fold
     assert_refused(run("validate", model, "--context", CONTEXT + 1), f"positions for {CONTEXT} tokens only")
     flags = ("--metric", "geometry", "--probe-tokens", CONTEXT + 1)
     assert_refused(run("analyze", model, *flags), f"--probe-tokens {CONTEXT}")
+
+
+def test_an_export_on_the_weights_alone_says_so(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When what the projections receive cannot be seen in llama.cpp."""
+    model, out = foreign_model(folder / "white.gguf", "internlm2"), tmp_path / "out.gguf"
+    monkeypatch.setattr("lieq_edge.measure.llama_session._checked", False)
+    monkeypatch.setattr("lieq_edge.measure.llama_session.prod", lambda _: -1)
+    flags = ("--budget", "3.5", "--levels", "3,4", "--out", out, "--no-validate")
+    assert_refused(run("export", model, *flags), "another layout", "--calibration none")
+    done = run("export", model, *flags, "--calibration", "none")
+    assert done.returncode == 0, done.stderr
+    assert "Geometry: of the weights alone (white inputs)." in done.stdout
+    assert "Note: What the projections" in done.stderr
+    assert "lieq.probe.name" not in {kv.key for kv in read_header(out).metadata}

@@ -47,13 +47,13 @@ def test_an_interrupt_raises_where_it_comes() -> None:
 
 
 def test_an_error_that_an_interrupt_caused_is_told_as_the_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lieq_edge import cli
+    from lieq_edge.cli import program
 
     def fail(*_: object, **__: object) -> int:
         _swallow_an_interrupt()
         raise ImportError("half imported")
 
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(program, "app", fail)
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        program.main()
     assert end.value.code == 130

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,17 @@ def test_an_odd_model_is_told_before_the_work(tmp_path: Path, monkeypatch: pytes
     assert "Quantise" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["o.gguf"]
     assert run("export", model, *FLAGS, "--out", tmp_path / "p.gguf", "--no-parity").returncode == 0
+
+
+@pytest.mark.parametrize("changed", [{"rope_theta": "1e4"}, {"initializer_range": "x"}, {"hidden_act": "swish"}])
+def test_settings_that_transformers_cannot_use_are_told(tmp_path: Path, changed: dict[str, Any]) -> None:
+    path = Path(shutil.copytree(cached_model("llama"), tmp_path / "m")) / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    done = run("export", path.parent, *FLAGS, "--out", tmp_path / "o.gguf")
+    if changed == {"hidden_act": "swish"}:  # another name of SiLU
+        assert done.returncode == 0, done.stderr
+    else:
+        assert_refused(done, "mend config.json")
 
 
 def test_a_piece_shows_every_kind_of_block() -> None:

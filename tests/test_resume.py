@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import sys
@@ -94,10 +95,10 @@ def test_another_budget_measures_nothing_again(
     import lieq_edge.quantize.sensitivity
 
     out = tmp_path / "o.gguf"
-    _export(model, out, BY_LOSS, "--no-validate")
+    _export(model, out, BY_LOSS)
     assert out.read_bytes() == undisturbed[BY_LOSS]
     smaller = tuple("650kB" if flag == "700kB" else flag for flag in BY_LOSS)
-    _export(model, out, smaller, "--no-validate", "--no-cache", "--force")
+    scores = json.loads(_export(model, out, smaller, "--no-cache", "--force", "--json").stdout)["validation"]
     expected = out.read_bytes()
 
     def refuse(*_: object, **__: object) -> Any:
@@ -106,7 +107,8 @@ def test_another_budget_measures_nothing_again(
     monkeypatch.setattr(lieq_edge.measure.loss_weights, "measure_loss_weights", refuse)
     monkeypatch.setattr(lieq_edge.quantize.sensitivity, "predict_outer", refuse)
     monkeypatch.setattr("lieq_edge.parity.check_parity", refuse)
-    _export(model, out, smaller, "--no-validate", "--force")
+    monkeypatch.setattr("lieq_edge.validate.streamed.StreamedReference._through_blocks", refuse)
+    assert json.loads(_export(model, out, smaller, "--force", "--json").stdout)["validation"] == scores
     assert out.read_bytes() == expected != undisturbed[BY_LOSS]
 
 

@@ -27,11 +27,12 @@ from lieq_edge.errors import InputError
 from lieq_edge.measure.importance import measure_importance
 from lieq_edge.planning import calibration_tokens
 from lieq_edge.progress import log
-from lieq_edge.scoring import reference_file, validation_text
+from lieq_edge.scoring import validation_text
 from lieq_edge.settings import ExportSettings
 from lieq_edge.source import open_source
 from lieq_edge.validate.inspect import inspect_file
 from lieq_edge.validate.perplexity import Validation, validate
+from lieq_edge.write.plain import write_plain
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,10 @@ def bench(args: argparse.Namespace, folder: Path) -> list[Row]:
     source = open_source(args.model)
     rows: list[Row] = []
 
-    with reference_file(source, folder) as reference:
+    with tempfile.TemporaryDirectory(prefix="lieq-reference.", dir=folder) as temporary:
+        reference = source.gguf_path or Path(temporary) / "reference.gguf"
+        if not reference.exists():
+            write_plain(reference, source)
 
         def score(path: Path) -> Validation:
             return validate(

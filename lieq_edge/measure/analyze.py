@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..cache import NO_CACHE, Cache, Entry
 from ..container import metadata_bytes
 from ..errors import InputError
-from ..progress import stage
+from ..progress import log, stage
 from ..source.base import Source
 from .correlate import spearman
 from .diagnostics import BlockDiagnostics, Diagnostics, TensorInfo
@@ -94,20 +94,23 @@ def analyze(
         ppl: float | None = None
         drops: list[float] = []
         geometry: list[dict[str, Geometry]] = []
+        inputs = "transformers" if probe is not None else None
         if source.in_transformers:
             geometry, ppl, drops = _measure(source, probe, saliency, projections, baseline, seeds, threads)
         elif probe is not None:
-            from .llama_measure import measure_geometry
-
-            geometry = measure_geometry(source, probe, projections=projections, seeds=seeds, threads=threads)
+            geometry, inputs = _measure_through_llama(source, probe, projections, seeds, threads)
         blocks = [_with_geometry(block, geometry[block.index]) if geometry else block for block in found.blocks]
         if drops:
             blocks = [dataclasses.replace(block, delta_ppl=drops[block.index]) for block in blocks]
-        return Entry(record={"blocks": [dataclasses.asdict(block) for block in blocks], "ppl": ppl})
+        return Entry(record={"blocks": [dataclasses.asdict(b) for b in blocks], "ppl": ppl, "inputs": inputs})
 
     parts = {"probe": probe, "saliency": saliency, "projections": projections, "baseline": baseline, "seeds": seeds}
     measured = cache.entry("diagnostics", parts, measure).record
     blocks = [BlockDiagnostics(**block) for block in measured["blocks"]]
+    by_geometry, by_saliency = probe is not None, saliency is not None
+    if measured["inputs"] == "white":
+        _tell_white(source)
+        probe = None
     return dataclasses.replace(
         found,
         blocks=tuple(blocks),
@@ -116,8 +119,9 @@ def analyze(
         base_ppl=measured["ppl"],
         projections=projections,
         baseline=baseline,
-        seeds=seeds if probe is not None else (),
-        correlations=_correlations(blocks) if probe is not None and saliency is not None else {},
+        seeds=seeds if by_geometry else (),
+        correlations=_correlations(blocks) if by_geometry and by_saliency else {},
+        inputs=measured["inputs"],
     )
 
 
@@ -183,6 +187,29 @@ def _measure(
     if saliency is None:
         return results, None, []
     return results, *perplexity_drops(losses, saliency.shape[0] * (saliency.shape[1] - 1))
+
+
+def _measure_through_llama(
+    source: Source, probe: Tensor, projections: str, seeds: tuple[int, ...], threads: int | None
+) -> tuple[list[dict[str, Geometry]], str]:
+    """Geometry by block and role, and whose inputs it is of: ``white`` when it is that of the weights alone."""
+    from .llama_measure import measure_geometry
+    from .llama_session import NotSeen
+    from .weight_geometry import measure_weights
+
+    try:
+        return measure_geometry(source, probe, projections=projections, seeds=seeds, threads=threads), "llama.cpp"
+    except NotSeen:
+        return measure_weights(source, projections=projections, seeds=seeds), "white"
+
+
+def _tell_white(source: Source) -> None:
+    note = (
+        f"What the projections of {source.label} ({source.architecture}) receive cannot be seen in llama.cpp, so "
+        "their geometry is that of the weights alone (white inputs)."
+    )
+    source.warnings += (note,)
+    log(f"Note: {note}")
 
 
 def _text(path: Path | None, purpose: str) -> tuple[str, str]:

@@ -54,6 +54,8 @@ class Diagnostics:
         projections: ``qkv`` or ``all``.
         baseline: ``projection`` or ``network`` (how the untrained counterpart is made).
         seeds: seeds of the untrained counterpart.
+        inputs: whose inputs the projections had for the geometry: those of ``transformers``, of ``llama.cpp``, or
+            ``white`` ones, which is the geometry of the weights alone; None when it was not measured.
         correlations: Spearman rho of each proxy with |dPPL|, for those measured.
         versions: of the packages that measured.
     """
@@ -72,6 +74,7 @@ class Diagnostics:
     seeds: tuple[int, ...]
     correlations: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    inputs: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is of no model, e.g. a file that was edited.

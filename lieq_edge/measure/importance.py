@@ -12,10 +12,16 @@ from ..errors import InputError
 from ..progress import stage
 from ..source.base import Source
 from .model import BlockModel
+from .precision import quick_products
 
 
 def measure_importance(
-    source: Source, tokens: Tensor, *, threads: int | None = None, cache: Cache = NO_CACHE
+    source: Source,
+    tokens: Tensor,
+    *,
+    threads: int | None = None,
+    bfloat16: bool | None = None,
+    cache: Cache = NO_CACHE,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Run a calibration text through the model and average the squares of what each linear receives.
 
@@ -23,6 +29,8 @@ def measure_importance(
         source: the model in full precision.
         tokens: ids ``(n, T)``.
         threads: CPU threads for torch.
+        bfloat16: see ``quick_products``; mixtures of experts, whose routers decide by small differences, run in
+            float32.
         cache: for results of this model.
 
     Returns:
@@ -33,12 +41,12 @@ def measure_importance(
     Raises:
         InputError: the model gives NaN or Inf on the text.
     """
-    parts = {"tokens": tokens}
+    parts = {"tokens": tokens, "bfloat16": bfloat16}
     kept = cache.get("importance", parts)
     if kept is None:
         if source.in_transformers:
             with cache.run("importance", parts) as run:
-                kept = Entry(_measure(source, tokens, threads, run))
+                kept = Entry(_measure(source, tokens, threads, bfloat16, run))
                 cache.put("importance", parts, kept)
         else:
             from . import llama_measure
@@ -48,12 +56,16 @@ def measure_importance(
     return kept.arrays
 
 
-def _measure(source: Source, tokens: Tensor, threads: int | None, run: Run) -> dict[str, npt.NDArray[np.float32]]:
+def _measure(
+    source: Source, tokens: Tensor, threads: int | None, bfloat16: bool | None, run: Run
+) -> dict[str, npt.NDArray[np.float32]]:
     """Importance by PyTorch."""
     found: dict[str, npt.NDArray[np.float32]] = {}
     model = BlockModel(source, threads=threads)
+    # Squares averaged over thousands of tokens do not feel the digits that bfloat16 products lack.
+    quick = quick_products(bfloat16 if all(len(spec.shape) < 3 for spec in source.tensors()) else False)
     steps = Steps(run, range(model.n_blocks))
-    with torch.no_grad(), stage("Calibrating", model.n_blocks + 1) as advance:
+    with torch.no_grad(), quick, stage("Calibrating", model.n_blocks + 1) as advance:
         for _, entry in steps.results():
             found |= entry.arrays
             advance()
@@ -118,7 +130,7 @@ def _block_importance(
 
 def _squares(x: Tensor) -> Tensor:
     # A few thousand float32 terms at a time keep float32's accuracy; the sum over batches is float64.
-    return x.square().flatten(0, -2).sum(0).double()
+    return x.float().square().flatten(0, -2).sum(0).double()
 
 
 def mean_square(name: str, total: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.float32]:

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import InputError
 from ..progress import stage
 from ..source.base import Source
-from .llama_session import Floats, LlamaSession, observed
+from .llama_session import Floats, LlamaSession, NotSeen, observed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,6 +68,7 @@ def measure_geometry(
         threads: CPU threads of llama.cpp.
 
     Raises:
+        NotSeen: the graph does not tell what they receive.
         InputError: llama.cpp cannot run the model, or a block has no such projections.
     """
     import torch
@@ -101,7 +101,7 @@ def measure_geometry(
         _run(source, probe, frozenset(by_name), collect, "Measuring geometry", threads)
     for index, found in enumerate(results):
         if not found:
-            raise InputError(f"llama.cpp does not use the projections of block {index}; pass --metric first or last.")
+            raise NotSeen(f"llama.cpp does not use the projections of block {index}; pass --metric first or last.")
         results[index] = dict(sorted(found.items()))
     return results
 

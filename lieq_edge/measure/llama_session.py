@@ -26,6 +26,10 @@ Consume = Callable[[str, Floats, int], None]
 _F32 = 0
 
 
+class NotSeen(InputError):
+    """The model runs, but what its matrices receive cannot be seen."""
+
+
 class _Tensor(ctypes.Structure):
     """``struct ggml_tensor`` of ggml.h."""
 
@@ -233,7 +237,7 @@ def _check_layout(pointer: int, tensor: _Tensor) -> None:
     """Compare the structure as it is described here with what ggml says of it, once.
 
     Raises:
-        InputError: they differ.
+        NotSeen: they differ.
     """
     global _checked
     if _checked:
@@ -244,9 +248,9 @@ def _check_layout(pointer: int, tensor: _Tensor) -> None:
     lib.ggml_nelements.restype, lib.ggml_nelements.argtypes = ctypes.c_int64, [ctypes.c_void_p]
     told = (lib.ggml_get_name(pointer), lib.ggml_get_data(pointer), lib.ggml_nelements(pointer))
     if told != (tensor.name, tensor.data, prod(tensor.ne)):
-        raise InputError(
+        raise NotSeen(
             "This llama.cpp keeps its tensors in another layout than is known here, so the model cannot be measured "
-            "through it; install llama-cpp-python 0.3.36, or pass --metric first --calibration none --levels 3,4."
+            "through it; install llama-cpp-python 0.3.36, or pass --imatrix, or --calibration none with --levels 3,4."
         )
     _checked = True
 

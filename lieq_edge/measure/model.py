@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..source.base import Array, Source
-from .modules import BelowHead, ExpertMatrices, empty_model, replace_modules
+from .modules import BelowHead, ExpertMatrices, block_list, empty_model, replace_modules
+from .sixteen_bits import DTYPES, keep_sixteen_bits, suits
 
 # Blocks stay in memory when all of them take at most this much in float32: a model of about 250M weights then
 # is read and dequantised once, and the whole program still stays below 2 GB.
@@ -61,7 +62,7 @@ class BlockModel:
         self._turned = replace_modules(self.causal_lm)
         self.config = self.causal_lm.config
         self._inner: nn.Module = self.causal_lm.base_model
-        self._blocks = _block_list(self._inner, source.n_blocks)
+        self._blocks = block_list(self._inner, source.n_blocks)
         self._final_norm = next(getattr(self._inner, name) for name in _FINAL_NORMS if hasattr(self._inner, name))
         self.n_blocks = len(self._blocks)
         self._kwargs: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {}
@@ -89,6 +90,8 @@ class BlockModel:
         """Load everything but the blocks, tie a head without weights to the embedding; the head's GGUF name."""
         model = self.causal_lm
         head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+        stored = {spec.name: spec.stored for spec in self.source.tensors()}
+        tied = self.config.tie_word_embeddings
         gguf_names: dict[nn.Module, str] = {}
         for name, parameter in list(model.named_parameters(remove_duplicate=False)):
             if name.startswith(blocks_prefix):
@@ -96,12 +99,19 @@ class BlockModel:
             owner_name, _, attribute = name.rpartition(".")
             owner = model.get_submodule(owner_name)
             if name in tensors:
-                setattr(owner, attribute, _parameter(self._read(tensors[name]), parameter, name, self.source))
+                value = _parameter(self._read(tensors[name]), parameter, name, self.source)
+                kind = DTYPES.get(stored[tensors[name]])
+                if kind and owner in (head, embedding) and suits(owner) and (suits(head) or not tied):
+                    value = nn.Parameter(value.to(kind), requires_grad=False)
+                    keep_sixteen_bits(owner)
+                setattr(owner, attribute, value)
                 gguf_names[owner] = tensors[name]
-            elif owner is not head or not self.config.tie_word_embeddings:
+            elif owner is not head or not tied:
                 raise _missing(self.source, name)
         if head not in gguf_names:
             head.weight = embedding.weight
+            if head.weight.dtype != torch.float32:
+                keep_sixteen_bits(head)
         return gguf_names.get(head, gguf_names[embedding])
 
     def _read(self, gguf_name: str) -> Tensor:
@@ -141,6 +151,12 @@ class BlockModel:
         finally:
             if not self._keep:
                 self._release_block(index)
+
+    def stop_keeping(self) -> None:
+        """Release all blocks, and read each anew from now on."""
+        self._keep = False
+        for index in list(self._loaded):
+            self._release_block(index)
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[Any]:
@@ -364,15 +380,6 @@ class BlockModel:
         finally:
             for module in functions:
                 del module.forward
-
-
-def _block_list(inner: nn.Module, n_blocks: int) -> nn.ModuleList:
-    for module in inner.children():
-        if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
-            return module
-    raise InputError(
-        f"The model's configuration does not describe {n_blocks} blocks; its files do not belong together."
-    )
 
 
 def _parameter(value: Tensor, expected: Tensor, name: str, source: Source) -> nn.Parameter:

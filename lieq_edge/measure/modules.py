@@ -16,7 +16,7 @@ def empty_model(config: dict[str, Any]) -> Any:
     """The transformers causal LM of a configuration, parameters on the meta device, rotary tables computed.
 
     Raises:
-        InputError: transformers has no such model.
+        InputError: transformers has no such model, or cannot build it with these settings.
     """
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
@@ -31,8 +31,11 @@ def empty_model(config: dict[str, Any]) -> Any:
         attention = "eager" if getattr(settings, "attn_logit_softcapping", None) else "sdpa"
         with _EmptyOnMeta():
             model = AutoModelForCausalLM.from_config(settings, attn_implementation=attention)
-    except ValueError as error:
-        raise InputError(f"transformers cannot build a {kind!r} language model: {error}") from error
+    except Exception as error:  # settings of a wrong kind raise whatever the code that meets them raises
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"transformers cannot build a {kind!r} language model from its settings ({reason}); mend config.json."
+        ) from error
     return model.float().eval().requires_grad_(False)
 
 
@@ -138,6 +141,20 @@ class BelowHead:
 
     def __getattr__(self, name: str) -> None:
         return None
+
+
+def block_list(inner: nn.Module, n_blocks: int) -> nn.ModuleList:
+    """The blocks of a model below its head.
+
+    Raises:
+        InputError: there are not ``n_blocks`` of them.
+    """
+    for module in inner.children():
+        if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
+            return module
+    raise InputError(
+        f"The model's configuration does not describe {n_blocks} blocks; its files do not belong together."
+    )
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -84,35 +84,50 @@ def round_with_feedback(
     Raises:
         InputError: the type does not fit the rows or has no single codes, or H is not finite or not semi-definite.
     """
-    from .rounding.factor import factorise, factorise_blocks
+    from .rounding.factor import factorise
+
+    columns = weights.shape[1]
+    if hessian.shape != (columns, columns):
+        raise ValueError(f"H has shape {hessian.shape}, the rows have {columns} columns")
+    factor = factorise(hessian, damping)
+    return round_by_factor(weights, factor, type_name, sweeps=sweeps, search=search, threads=threads)
+
+
+def round_by_factor(
+    weights: Floats,
+    factor: Factor,
+    type_name: str,
+    *,
+    sweeps: int = 2,
+    search: bool = True,
+    threads: int | None = None,
+    keep_values: bool = True,
+) -> Rounding:
+    """``round_with_feedback`` with a factor of H that is there already; ``keep_values`` False leaves them empty."""
+    from .rounding.factor import factorise_blocks
 
     layout = layout_of(type_name)
     rows, columns = weights.shape
     if columns % layout.block:
         raise InputError(f"{type_name} stores blocks of {layout.block} weights and does not fit rows of {columns}.")
-    if hessian.shape != (columns, columns):
-        raise ValueError(f"H has shape {hessian.shape}, the rows have {columns} columns")
-    factor = factorise(hessian, damping)
     blocks = factorise_blocks(factor.hessian, layout.sub) if sweeps else None
     pieces = [weights[start : start + _ROWS] for start in range(0, rows, _ROWS)]
 
-    def one(piece: Floats) -> Grid:
-        return _round_rows(piece, factor, blocks, type_name, sweeps, search)
+    def one(piece: Floats) -> tuple[npt.NDArray[np.uint8], Floats]:
+        grid = _round_rows(piece, factor, blocks, type_name, sweeps, search)
+        return pack(grid), grid.values() if keep_values else np.empty((0, columns), np.float32)
 
     workers = threads or os.cpu_count() or 1
     if workers == 1 or len(pieces) == 1:
-        grids = [one(piece) for piece in pieces]
+        done = [one(piece) for piece in pieces]
     else:
         import torch
 
         # Each worker is one thread of torch's; the setting is the worker's own.
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            grids = list(pool.map(one, pieces))
-    return Rounding(
-        np.concatenate([pack(grid) for grid in grids]),
-        np.concatenate([grid.values() for grid in grids]),
-        factor.damping,
-    )
+            done = list(pool.map(one, pieces))
+    packed, values = zip(*done, strict=True)
+    return Rounding(np.concatenate(packed), np.concatenate(values), factor.damping)
 
 
 def _round_rows(

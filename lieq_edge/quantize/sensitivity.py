@@ -11,7 +11,6 @@ costs much more than encoding, and hardly differs from type to type.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ import numpy.typing as npt
 from ..ggml_types import TYPES
 from . import ggml
 from .codec import LAYOUTS
-from .feedback import round_with_feedback
+from .feedback import round_by_factor
 from .statistics import Moments, held_out_sequences, importance_of, tokens_of, weighted_moments
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
     from ..measure.loss_weights import LossWeights
     from ..measure.model import BlockModel
     from ..source.base import Source
+    from .rounding.factor import Factor
+    from .workers import Workers
 
 Floats = npt.NDArray[np.float32]
 
@@ -38,6 +39,10 @@ ROWS = 96
 
 DAMPINGS = (0.1, 0.3, 1.0)
 """Dampings of H that are tried; the held-out error chooses, tensor by tensor."""
+
+
+# Rows of noise that a damping is tried on.
+_NOISES = 32
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class Predictor:
         linears: Mapping[str, nn.Linear],
         shape: tuple[int, ...],
         candidates: Mapping[str, Sequence[str]],
-        workers: Executor,
+        workers: Workers,
     ) -> None:
         """Start listening.
 
@@ -183,18 +188,12 @@ def predict_tensor(
     anchors = sorted((name for name in types if name in LAYOUTS), key=lambda name: TYPES[name].bits)
     damping, gains = DAMPINGS[0], dict[int, float]()
     if anchors:
-        middle = anchors[len(anchors) // 2]
-        # Without searching scales, which hardly depend on the damping and take most of the time.
-        tried = {
-            value: loss(
-                round_with_feedback(sample, learned, middle, damping=value, search=False, sweeps=0, threads=1).values
-            )
-            for value in DAMPINGS
-        }
-        damping = min(tried, key=lambda value: tried[value])
-        for name in {anchors[0]: None, middle: None}:
-            reached = loss(round_with_feedback(sample, learned, name, damping=damping, sweeps=1, threads=1).values)
-            gains[TYPES[name].bits] = reached / max(nearest[name], 1e-30)
+        factor = best_factor(learned, held_out)
+        damping = factor.damping
+        for name in (anchors[0], anchors[len(anchors) // 2]):
+            if TYPES[name].bits not in gains:
+                reached = loss(round_by_factor(sample, factor, name, sweeps=1, threads=1).values)
+                gains[TYPES[name].bits] = reached / max(nearest[name], 1e-30)
     found = {}
     for name in types:
         gain = 1.0
@@ -203,6 +202,31 @@ def predict_tensor(
         rounding = "feedback" if gain < 1 else "imatrix"
         found[name] = TypeLoss(nearest[name] * min(gain, 1.0), nearest[name], rounding, damping)
     return found
+
+
+def best_factor(learned: Floats, held_out: Floats) -> Factor:
+    """``learned`` with the damping out of ``DAMPINGS`` that serves ``held_out`` best, factorised.
+
+    Rounding misses the target of column j, t_j, by some noise e_j, and the errors are then E = -e M^-1. So noise alone
+    tells what a damping is worth, and nothing has to be rounded for that.
+    """
+    import torch
+
+    from .rounding.factor import factorise
+
+    columns = len(learned)
+    noise = torch.randn(_NOISES, columns, generator=torch.Generator().manual_seed(0))
+    judge = torch.from_numpy(held_out)
+    best, least, factor = DAMPINGS[0], float("inf"), None
+    for damping in DAMPINGS:
+        del factor  # one is as large as H
+        factor = factorise(learned, damping)
+        errors = torch.linalg.solve_triangular(factor.feedback.T, noise.T, upper=False, unitriangular=True)
+        cost = float((errors * (judge @ errors)).sum())
+        if cost < least:
+            best, least = damping, cost
+    assert factor is not None
+    return factor if best == DAMPINGS[-1] else factorise(learned, best)
 
 
 def sample_rows(channels: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
@@ -236,7 +260,7 @@ def outer_moments(model: BlockModel, hidden: Tensor, weights: LossWeights) -> di
     if model.head_name == "token_embd.weight":
         both = Moments(head.learned + embedding.learned, head.held_out + embedding.held_out)
         # The part of the summed squared gradient that each role brings.
-        part = float(head.whole.trace() / both.whole.trace())
+        part = head.trace / both.trace
         channels = part * weights.channels[model.head_name] + (1 - part) * uses
         return {model.head_name: (both, channels.numpy())}
     return {

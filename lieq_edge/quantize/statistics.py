@@ -36,10 +36,22 @@ class Moments:
         """Of no tokens."""
         return cls(np.zeros((columns, columns), np.float32), np.zeros((columns, columns), np.float32))
 
+    @classmethod
+    def undivided(cls, columns: int) -> Moments:
+        """Of no tokens; nothing will be judged, so ``learned`` and ``held_out`` are one matrix, over all tokens."""
+        both = np.zeros((columns, columns), np.float32)
+        return cls(both, both)
+
     @property
-    def whole(self) -> Floats:
-        """Over all tokens."""
-        return self.learned + self.held_out
+    def trace(self) -> float:
+        """Of H over all tokens."""
+        return float(self.learned.trace() + self.held_out.trace())
+
+    def merge(self) -> Floats:
+        """H over all tokens; ``learned`` becomes that, which saves a matrix."""
+        if self.held_out is not self.learned:
+            np.add(self.learned, self.held_out, out=self.learned)
+        return self.learned
 
     def add(self, x: Tensor, weights: Tensor, *, held_out: bool) -> None:
         """Add tokens: inputs ``(T, columns)`` with their w_t ``(T,)``."""

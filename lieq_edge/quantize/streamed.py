@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +10,7 @@ from ..allocate.plan import Plan, TensorPlan
 from ..cache import Entry, Run, Steps
 from ..source.base import Array, Source
 from . import ggml
-from .feedback import round_with_feedback
+from .feedback import round_by_factor
 from .ggml import Packed
 from .sensitivity import Sensitivity, TypeLoss, predict_tensor
 from .statistics import Moments, held_out_sequences, importance_of, tokens_of
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
 
     from ..measure.loss_weights import LossWeights
     from ..measure.model import BlockModel
+    from .workers import Workers
 
 
 @dataclass(frozen=True)
@@ -80,9 +79,11 @@ def encode_streamed(
     """
     import torch
 
+    from .workers import Workers
+
     run = run or Run(None)
     by_name = {tensor.name: tensor for tensor in plan.tensors}
-    with torch.no_grad(), one_thread_workers(threads) as workers:
+    with torch.no_grad(), Workers(threads) as workers:
         blocks = _Blocks(by_name, inputs, workers, run)
         done = 0
         packed: dict[str, Packed] = {}
@@ -98,7 +99,8 @@ def encode_streamed(
                 kept = run.load(tensor.name)
                 if kept is None:
                     matrix, moments = source.read(tensor.name), inputs.sensitivity.outer[tensor.name]
-                    kept = Entry({"packed": _round(matrix, moments, tensor.type, choice, threads)[0]})
+                    rounded = _round(matrix, moments, tensor.type, choice, threads, keep_values=False)[0]
+                    kept = Entry({"packed": rounded})
                     run.save(tensor.name, kept.arrays)
                 yield tensor, kept.arrays["packed"]
             else:
@@ -108,7 +110,7 @@ def encode_streamed(
 class _Blocks:
     """Rounds one block after the other, or takes what an interrupted run has rounded."""
 
-    def __init__(self, plans: Mapping[str, TensorPlan], inputs: FeedbackInputs, workers: Executor, run: Run) -> None:
+    def __init__(self, plans: Mapping[str, TensorPlan], inputs: FeedbackInputs, workers: Workers, run: Run) -> None:
         self._plans = plans
         self._inputs = inputs
         self._workers = workers
@@ -144,22 +146,12 @@ class _Blocks:
         return self._hidden
 
 
-def one_thread_workers(threads: int | None) -> ThreadPoolExecutor:
-    """Workers in which torch uses one thread each, as many as there are cores unless told.
-
-    Rounding is a long row of small steps: threads that share one step wait for each other most of the time.
-    """
-    import torch
-
-    return ThreadPoolExecutor(threads or os.cpu_count() or 1, initializer=torch.set_num_threads, initargs=(1,))
-
-
 def _round_block(
     index: int,
     plans: Mapping[str, TensorPlan],
     hidden: Tensor,
     inputs: FeedbackInputs,
-    workers: Executor,
+    workers: Workers,
 ) -> dict[str, Packed]:
     """Round the matrices of a block; ``hidden`` becomes its output with the rounded weights."""
     from ..measure.precision import quick_products
@@ -169,7 +161,8 @@ def _round_block(
     with model.block(index) as module:
         linears = model.linears(module, index)
         with quick_products():
-            moments = _measure_block(module, index, hidden, inputs)
+            judged = {name for name in linears if plans[name].type in inputs.sensitivity.losses.get(name, {})}
+            moments = _measure_block(module, index, hidden, inputs, judged)
 
         def work(name: str) -> tuple[Packed, Array]:
             # Rows in llama.cpp's order, which may differ from the module's; they are rounded one by one.
@@ -179,7 +172,7 @@ def _round_block(
                 # The module's rows, whose order is that of the channels.
                 own, channels = linears[name].weight.numpy(), inputs.weights.channels[name].numpy()
                 choice = predict_tensor(own, found, channels, judged_tokens, (kind,))[kind]
-            return _round(matrix, found.whole, kind, choice, 1)
+            return _round(matrix, found.merge(), kind, choice, 1)
 
         names = sorted(linears, key=lambda name: -linears[name].in_features)
         packed: dict[str, Packed] = {}
@@ -190,10 +183,18 @@ def _round_block(
     return packed
 
 
-def _measure_block(module: nn.Module, index: int, hidden: Tensor, inputs: FeedbackInputs) -> dict[str, Moments]:
-    """H of the block's linears, whose weights are still exact, behind blocks that are rounded."""
+def _measure_block(
+    module: nn.Module, index: int, hidden: Tensor, inputs: FeedbackInputs, judged: set[str]
+) -> dict[str, Moments]:
+    """H of the block's linears, whose weights are still exact, behind blocks that are rounded.
+
+    That of ``judged`` ones, whose rounding is settled, is not divided.
+    """
     held_out = held_out_sequences(len(inputs.tokens))
-    moments = {name: Moments.zeros(linear.in_features) for name, linear in inputs.model.linears(module, index).items()}
+    moments = {
+        name: (Moments.undivided if name in judged else Moments.zeros)(linear.in_features)
+        for name, linear in inputs.model.linears(module, index).items()
+    }
 
     def collect(name: str, batch: slice, x: Tensor) -> None:
         for some in tokens_of(batch, inputs.weights.tokens[name][batch], held_out):
@@ -205,12 +206,22 @@ def _measure_block(module: nn.Module, index: int, hidden: Tensor, inputs: Feedba
 
 
 def _round(
-    matrix: Array, moments: Array, type_name: str, choice: TypeLoss, threads: int | None
+    matrix: Array,
+    moments: Array,
+    type_name: str,
+    choice: TypeLoss,
+    threads: int | None,
+    *,
+    keep_values: bool = True,
 ) -> tuple[Packed, Array]:
     """Bytes and decoded values of a matrix, by feedback or, where that was judged worse, by importance."""
+    from .rounding.factor import factorise
+
     if choice.rounding == "feedback":
-        rounded = round_with_feedback(matrix, moments, type_name, damping=choice.damping, threads=threads)
+        factor = factorise(moments, choice.damping)
+        rounded = round_by_factor(matrix, factor, type_name, threads=threads, keep_values=keep_values)
         return rounded.packed, rounded.values
-    importance = importance_of(moments)
-    packed = ggml.encode(matrix, type_name, importance, threads)
+    packed = ggml.encode(matrix, type_name, importance_of(moments), threads)
+    if not keep_values:
+        return packed, matrix[:0]
     return packed, ggml.dequantize(packed, type_name, (matrix.shape[0], matrix.shape[1]))

@@ -17,6 +17,7 @@ BATTERY: tuple[str, ...] = (
     "I'm you're he's it'll we've they'd isn't can't o'clock rock 'n' roll '90s",
     "I'M YOU'RE HE'S IT'LL WE'VE THEY'D ISN'T I'Ve we'Ll 'Twas 'Sup d'accord l'été",
     "I’m you’re ‘quoted’ “double” «guillemets»",
+    "'The end.' 'Do it!' 'Some say so.' 'My word,' 'Very well,' 'Let us go.' 'Really?' 'the 'mid 'dry",
     "Istanbul'da Ankara'nın 5'te",
     # Case changes within and between words.
     "camelCase PascalCase snake_case SCREAMING_SNAKE kebab-case HTTPServer iPhone McDonald ABCdef",
@@ -30,6 +31,7 @@ BATTERY: tuple[str, ...] = (
     # Code, with its white space.
     "def f(x):\n    if x > 0:\n        return x ** 2\n\n    return -x\n",
     "for (int i = 0; i < n; ++i) {\n\tsum += a[i];\n}\t// done\n",
+    "x = 1;\n// note\ny();\n/* a */\n\n//\n./run\n/etc/\n\n/bin\n",
     "SELECT * FROM t WHERE a='b''c' AND d IS NOT NULL;\r\n",
     '{\n  "key": [1, 2.5, null, true],\n  "nested": {"a": "b"}\n}',
     "\tx\n\t\ty\n\t\t\tz\n    \t mixed",

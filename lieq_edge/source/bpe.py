@@ -37,7 +37,8 @@ def read_byte_level(path: Path, document: dict[str, Any], rows: int) -> Pieces:
         tokens[entry["id"]] = (added.text, int(added.type))
     texts, types = padded(tokens, rows, str(path))
     encode, adds_bos = encoder_of(tokenizer, path)
-    return Pieces("gpt2", texts, types, None, encode, adds_bos, {}, _likely(document))
+    likely, exact = _likely(document)
+    return Pieces("gpt2", texts, types, None, encode, adds_bos, {}, likely, None if exact else likely)
 
 
 def encoder_of(tokenizer: Any, path: Path) -> tuple[Callable[[str], list[int]], bool]:
@@ -63,18 +64,22 @@ def encoder_of(tokenizer: Any, path: Path) -> tuple[Callable[[str], list[int]], 
     return encode, ids("a", True)[:1] != encode("a")[:1]
 
 
-def _likely(document: dict[str, Any]) -> str:
-    """The pre-tokenizer that the split rule looks like.
+def _likely(document: dict[str, Any]) -> tuple[str, bool]:
+    """The pre-tokenizer that the split rule looks like, and whether llama.cpp has that rule exactly.
 
-    Rules that differ in digits only give the same tokens where no token has two digits; the file should then
-    still bear the right name.
+    Rules that differ in digits only give the same tokens where no token has two digits, and those that differ in
+    whether whole words are looked up before merging where every word can be merged; the file should then still bear
+    the right name.
     """
     rule = json.dumps(document.get("pre_tokenizer"), ensure_ascii=False)
+    if "\\\\p{Lu}" in rule:
+        # llama.cpp's form of both knows capitals of ASCII only, and no combining marks.
+        return ("gpt-4o" if "{1,3}" in rule else "tekken"), "\\\\p{M}" not in rule
     if "{1,3}" in rule:
-        return "llama-bpe"
+        return ("llama-bpe" if document["model"].get("ignore_merges") else "dbrx"), True
     if "\\\\p{N}" in rule:
-        return "qwen2"
-    return "smollm" if '"Digits"' in rule else "gpt-2"
+        return "qwen2", True
+    return ("smollm" if '"Digits"' in rule else "gpt-2"), True
 
 
 def load_tokenizer(path: Path) -> Any:

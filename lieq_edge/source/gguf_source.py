@@ -54,6 +54,9 @@ class GgufSource(TokenizingSource):
         if kind != GGUFType.MODEL:
             raise InputError(f"{path} is no language model but of the kind {kind!r}; give the model itself.")
         self.architecture = architecture
+        names = [kv.key for kv in self._header.metadata] + [tensor.name for tensor in self._header.tensors]
+        if any("\udc80" <= c <= "\udcff" for name in names for c in name):
+            raise InputError(f"{path} has a key or a tensor whose name is not UTF-8; fetch the file again.")
         if self._get(Keys.Attention.CAUSAL) is False:
             raise InputError(
                 f"{label} ({architecture}) is an encoder: it predicts no next token, which everything here is "

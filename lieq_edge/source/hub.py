@@ -11,8 +11,8 @@ from ..errors import InputError
 from ..progress import is_quiet, log
 from .families import family_of_config
 from .huggingface import CONFIG_FILE, HASHED_FILES, HuggingFaceSource, Opening, read_config
-from .pickles import PICKLE_FILE, PICKLE_INDEX
-from .safetensors_files import INDEX_FILE, SINGLE_FILE
+from .pickles import PICKLE_FILE, PICKLE_INDEX, pickle_files
+from .safetensors_files import INDEX_FILE, SINGLE_FILE, has_files
 from .text_part import text_config
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -51,6 +51,9 @@ def _fetch(model: str, revision: str | None, opening: Opening) -> Path:
     document = text_config(read_config(config))
     family_of_config(document, model).check(document, model)
     if not reachable:
+        if not has_files(config.parent) and not (opening.allow_pickle and pickle_files(config.parent)):
+            why = "HF_HUB_OFFLINE is set" if library.constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+            raise InputError(f"The hub's cache holds {model} without its weights, and {why}; connect to the network.")
         return config.parent
     # The cache's folder bears the name of the commit; a branch may move on meanwhile.
     commit = config.parent.name

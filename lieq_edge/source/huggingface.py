@@ -120,12 +120,19 @@ class HuggingFaceSource(TokenizingSource):
         self._stored = self._family.stored(stored)
         check_blocks(self.n_blocks, len(self._stored), label)
         needed = self._family.parameters(self._dims)
-        # Tables that older checkpoints carry along, and a head that tied models save but do not use.
+        # Tables that older checkpoints carry along, and a head that tied models save though it is their embedding.
         suffixes = ("rotary_emb.inv_freq", ".masked_bias", *self._family.ignored_suffixes)
         ignored = {name for name in self._stored if name.endswith(suffixes)}
         ignored |= {"lm_head.weight"}
         check_parameters(needed, {name: weights.shape for name, weights in self._stored.items()}, ignored, label)
         self._names = self._family.gguf_names(self._dims)
+        head = self._stored.get("lm_head.weight") if self._dims.tied else None
+        if head is not None and not head.equals(self._stored[self._names["token_embd.weight"]]):
+            # transformers 4 ignores such a head, transformers 5 uses it.
+            raise InputError(
+                f"The configuration of {label} says that its head is the token embedding, and lm_head.weight holds "
+                "other values; set tie_word_embeddings to false if the head counts, or remove it."
+            )
         self._computed = self._family.computed(self._config, self._dims)
         check_files(directory)
         self._adapter = self._open_adapter(opening.lora, needed)
@@ -203,6 +210,13 @@ class HuggingFaceSource(TokenizingSource):
             pieces = read_pieces(self._directory, self._dims.vocab)
             trial = settle(pieces, key_values(self._directory, pieces), self.architecture, self.label)
         self.warnings += trial.warnings
+        adds = trial.vocabulary.adds_bos
+        if pieces.adds_bos not in (None, adds):
+            # Which of the two counts depends on the version of transformers; llama.cpp's converter takes this one.
+            self.warnings += (
+                f"tokenizer_config.json of {self.label} says add_bos_token = {str(adds).lower()}, which the written "
+                f"file keeps, and its tokenizer.json puts {'no BOS' if adds else 'BOS'} before a text.",
+            )
         return trial
 
     @property

@@ -17,7 +17,11 @@ from .checks import read_bytes
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 
+_PIECE = 1 << 24
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+
+# Numbers that are turned into float32 at a time.
+_PIECE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -47,15 +51,37 @@ class StoredWeights:
                 f"{self.path} holds weights of type {self.dtype}; only F32, F16 and BF16 are read: "
                 "give the unquantised model."
             )
-        raw = read_bytes(self.path, self.offset, prod(self.shape) * _ITEM_BYTES[self.dtype])
+        count, size = prod(self.shape), _ITEM_BYTES[self.dtype]
         if self.dtype == "F32":
-            values = raw.view("<f4")
-        elif self.dtype == "F16":
-            values = raw.view("<f2").astype(np.float32)
-        else:
-            # The upper half of a float32's bits.
-            values = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+            return read_bytes(self.path, self.offset, count * size).view("<f4").reshape(self.shape)
+        # In pieces, so that a large matrix takes little more memory than its float32 values.
+        values = np.empty(count, np.float32)
+        for start in range(0, count, _PIECE):
+            part = values[start : start + _PIECE]
+            raw = read_bytes(self.path, self.offset + start * size, part.size * size)
+            if self.dtype == "F16":
+                part[:] = raw.view("<f2")
+            else:
+                # The upper half of a float32's bits.
+                bits = part.view(np.uint32)
+                bits[:] = raw.view("<u2")
+                bits <<= 16
         return values.reshape(self.shape)
+
+    def equals(self, other: StoredWeights) -> bool:
+        """Whether ``other`` holds the same numbers; where both are stored alike, without either whole in memory."""
+        if self.shape != other.shape:
+            return False
+        if type(self) is not StoredWeights or type(other) is not StoredWeights or self.dtype != other.dtype:
+            return np.array_equal(self.read(), other.read())
+        total = prod(self.shape) * _ITEM_BYTES.get(self.dtype, 0)
+        pieces = ((start, min(_PIECE, total - start)) for start in range(0, total, _PIECE))
+        return all(
+            np.array_equal(
+                read_bytes(self.path, self.offset + start, size), read_bytes(other.path, other.offset + start, size)
+            )
+            for start, size in pieces
+        )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from .tokenizer import AddedToken, Pieces, padded
 
 _ADDED_SCORE = -1000.0
 _UNUSED_SCORE = -10000.0
+_USER_DEFINED = 4  # ModelProto.SentencePiece.Type
 
 
 def read_model_pieces(path: Path, document: dict[str, Any] | None, added: dict[int, AddedToken], rows: int) -> Pieces:
@@ -30,8 +31,10 @@ def read_model_pieces(path: Path, document: dict[str, Any] | None, added: dict[i
     except (RuntimeError, OSError) as error:
         raise InputError(f"{path} is no sentencepiece model ({error}); fetch it again.") from error
     tokens, scores = {}, {}
+    # With a tokenizer.json beside it, that is the original, which knows of added tokens only.
+    declared = piece_types(path.read_bytes()) if document is None else []
     for i in range(processor.vocab_size()):
-        kind = TokenType.NORMAL
+        kind = TokenType.USER_DEFINED if declared and declared[i] == _USER_DEFINED else TokenType.NORMAL
         for test, special in (
             (processor.is_unknown, TokenType.UNKNOWN),
             (processor.is_control, TokenType.CONTROL),
@@ -40,7 +43,9 @@ def read_model_pieces(path: Path, document: dict[str, Any] | None, added: dict[i
         ):
             if test(i):
                 kind = special
-        tokens[i] = (processor.id_to_piece(i), int(kind))
+        text = processor.id_to_piece(i)
+        # llama.cpp looks for user-defined ones in the text as it is.
+        tokens[i] = (text.replace("▁", " ") if kind == TokenType.USER_DEFINED else text, int(kind))
         scores[i] = float(processor.get_score(i))
     if document is not None:
         document_path = path.with_name("tokenizer.json")
@@ -55,6 +60,46 @@ def read_model_pieces(path: Path, document: dict[str, Any] | None, added: dict[i
     roles["pad"] = processor.pad_id()
     special_ids = {role: index for role, index in roles.items() if index >= 0}
     return _pieces(path, tokens, scores, added, rows, encode, adds_bos, special_ids)
+
+
+def piece_types(model: bytes) -> list[int]:
+    """The type of every piece of a sentencepiece model (sentencepiece_model.proto), which the library does not tell.
+
+    Raises:
+        LookupError: it ends within a number.
+    """
+    types = []
+    for field, piece in _fields(model):
+        if field == 1 and isinstance(piece, bytes):
+            # 1 is a normal piece, which is not written.
+            types.append(next((value for number, value in _fields(piece) if number == 3), 1))
+    return [kind for kind in types if isinstance(kind, int)]
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Numbers and values of the fields of a protocol buffer; what is fixed in size stays bytes."""
+    at = 0
+
+    def number() -> int:
+        nonlocal at
+        value, shift = 0, 0
+        while True:
+            byte = message[at]
+            at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+    while at < len(message):
+        key = number()
+        kind = key & 7
+        if kind == 0:
+            yield key >> 3, number()
+            continue
+        size = number() if kind == 2 else 8 if kind == 1 else 4
+        yield key >> 3, message[at : at + size]
+        at += size
 
 
 def read_json_pieces(path: Path, document: dict[str, Any], added: dict[int, AddedToken], rows: int) -> Pieces:

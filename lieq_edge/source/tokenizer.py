@@ -47,6 +47,7 @@ class Pieces:
         adds_bos: the original puts BOS before a text; None when it does not say.
         special_ids: ids by role (``bos``, ``eos``, ...) that the vocabulary itself knows.
         likely: the pre-tokenizer to try first.
+        nearest: the pre-tokenizer that stands for the original's rule where llama.cpp has no exact one, or None.
     """
 
     model: str
@@ -57,6 +58,7 @@ class Pieces:
     adds_bos: bool | None
     special_ids: dict[str, int]
     likely: str = "default"
+    nearest: str | None = None
 
 
 def read_pieces(directory: Path, rows: int) -> Pieces:

@@ -65,6 +65,7 @@ CANDIDATES: tuple[str, ...] = (
 )
 
 _SAMPLE = 2000
+_MARKS_AND_CAPITALS = ("Lu", "Lt", "Mn", "Mc", "Me")
 _MOST_SPECIAL = 24
 
 
@@ -121,8 +122,10 @@ def settle(
         label: of the model, for messages.
         candidates: of ``tokenizer.ggml.pre``; a sentencepiece vocabulary has ``default`` only.
 
-    The short battery and a sample of the vocabulary decide; the long battery confirms. Where no candidate passes that
-    too, the best of those that were chosen is taken, with a warning.
+    The short battery, a sample of the vocabulary and what is plain ASCII of the long battery decide; the rest of that
+    confirms. Where no candidate passes that too, the best of those that were chosen is taken, with a warning.
+    ``pieces.nearest`` may differ, and is then taken with a warning, in texts with combining marks or with capitals
+    outside ASCII.
 
     Raises:
         InputError: no candidate does; the message shows the first difference of the best.
@@ -151,34 +154,65 @@ def settle(
                 if best[0] == -math.inf:
                     best = (-math.inf, name, str(error))
                 continue
-            differences = _compare(vocabulary, BATTERY, battery_ids)
+            allowed = _is_beyond if name == pieces.nearest else _never
+            found = _compare(vocabulary, BATTERY, battery_ids)
+            differences = [d for d in found if not allowed(d.text)]
             score = -len(differences)
             if not differences:
-                differences = _compare(vocabulary, sample, sample_ids)
+                differences = [d for d in _compare(vocabulary, sample, sample_ids) if not allowed(d.text)]
             if not differences:
-                hard = _compare(vocabulary, HARD_STRINGS, hard_ids)
-                if passed is None or len(hard) < passed[0]:
-                    passed = (len(hard), name, vocabulary, hard[0].describe(pieces.tokens) if hard else "")
-                if not hard:
+                found += _compare(vocabulary, HARD_STRINGS, hard_ids)
+                if pieces.model == "gpt2":
+                    differences = [d for d in found if _is_plain(d.text)]
+            if not differences:
+                if passed is None or len(found) < passed[0]:
+                    note = _note(pieces, label, name, found) if found else ""
+                    passed = (len(found), name, vocabulary, note)
+                if not found or name == pieces.nearest:
                     break
                 continue
             if score > best[0]:
                 best = (score, name, differences[0].describe(pieces.tokens))
     if passed is not None:
-        count, name, vocabulary, clause = passed
-        notes = [] if not count else [_unusual(label, count, clause)]
+        _, name, vocabulary, note = passed
+        notes = [note] if note else []
         notes += _check_special(vocabulary, pieces, label)
         return Trial(_with_pre(values, name), vocabulary, tuple(notes))
     raise InputError(
         f"No pre-tokenizer of llama.cpp splits text as the tokenizer of {label} does (nearest {best[1]!r}: {best[2]}); "
-        "choose another model."
+        "choose another model, or give a GGUF file of this one, whose tokenizer is taken as it is."
     )
 
 
-def _unusual(label: str, count: int, clause: str) -> str:
+def _is_beyond(text: str) -> bool:
+    """True for text with combining marks or capitals outside ASCII.
+
+    llama.cpp's ``gpt-4o`` and ``tekken`` take marks for punctuation, and such capitals for small letters as well.
+    """
+    # The long s counts as s where case is ignored.
+    return any(c == "ſ" or (not c.isascii() and unicodedata.category(c) in _MARKS_AND_CAPITALS) for c in text)
+
+
+def _is_plain(text: str) -> bool:
+    """True for ASCII without control characters: no table of Unicode excuses a difference in it."""
+    return text.isascii() and all(c.isprintable() or c in "\t\n\r" for c in text)
+
+
+def _never(_: str) -> bool:
+    return False
+
+
+def _note(pieces: Pieces, label: str, name: str, found: list[Difference]) -> str:
+    """What the user is told of hard strings that are split otherwise."""
+    clause = found[0].describe(pieces.tokens)
+    if name == pieces.nearest:
+        return (
+            f"llama.cpp has the tokenizer of {label} ({name}) but for combining marks (as in Hindi, Thai or vowelled "
+            f"Arabic) and capitals outside ASCII, where it splits some texts otherwise: {clause}."
+        )
     return (
-        f"llama.cpp splits {count} of {len(HARD_STRINGS)} unusual strings otherwise than the tokenizer of {label}: "
-        f"{clause}."
+        f"llama.cpp splits {len(found)} of {len(HARD_STRINGS)} unusual strings otherwise than the tokenizer of "
+        f"{label}: {clause}."
     )
 
 

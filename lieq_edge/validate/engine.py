@@ -164,6 +164,14 @@ class Engine:
             raise InputError(f"llama.cpp cannot tokenize the text with {self.label}; give a shorter text.")
         return np.ctypeslib.as_array(buffer)[:count].copy()
 
+    def with_bos(self, windows: Tokens) -> Tokens:
+        """Windows ``(n, context)`` as the model reads them: BOS in the first place where its rule wants that."""
+        if self._bos is None:
+            return windows
+        read = windows.copy()
+        read[:, 0] = self._bos
+        return read
+
     def logits(self, windows: Tokens) -> Logits:
         """Logits for the second half of each window.
 
@@ -176,9 +184,7 @@ class Engine:
             row ``j`` predicts the token at position ``first + j + 1``.
         """
         count = windows.shape[0]
-        self._tokens[: windows.size] = windows.reshape(-1)
-        if self._bos is not None:
-            self._tokens[: windows.size : self.context] = self._bos
+        self._tokens[: windows.size] = self.with_bos(windows).reshape(-1)
         api, batch = self._api, self._batch
         batch.n_tokens = windows.size
         api.llama_memory_clear(api.llama_get_memory(self._context), True)

@@ -9,18 +9,24 @@ llama-perplexity too: tokens count as independent, which they are not inside a w
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..cache import NO_CACHE, Cache
 from ..errors import InputError
 from ..measure.diagnostics import TextInfo
 from ..progress import log, stage
-from .engine import UBATCH, Engine, Tokens, available_threads
+from .engine import UBATCH, Engine, Logits, Tokens, available_threads
 from .scores import Comparison, Scores, compare, negative_log_likelihood
+
+if TYPE_CHECKING:
+    from ..source.base import Source
 
 MIN_CONTEXT = 8
 
@@ -65,8 +71,9 @@ def validate(
     text_name: str,
     context: int = 512,
     chunks: int | None = None,
-    reference: Path | None = None,
+    reference: Path | Source | None = None,
     reference_name: str | None = None,
+    cache: Cache = NO_CACHE,
     threads: int | None = None,
 ) -> Validation:
     """Measure the GGUF file ``path`` on ``text``.
@@ -77,8 +84,9 @@ def validate(
         text_name: what the report calls it.
         context: tokens in a window.
         chunks: most windows to use; all when None.
-        reference: GGUF file to compare with, run in lock-step, window by window.
-        reference_name: what messages call it, by default its path.
+        reference: to compare with: a GGUF file, run in lock-step, window by window, or a model that transformers runs.
+        reference_name: what messages call the file, by default its path.
+        cache: for results of the model that is the reference.
         threads: CPU threads; all cores when None.
 
     Raises:
@@ -97,15 +105,29 @@ def validate(
         engine = stack.enter_context(Engine(path, context=context, parallel=parallel, threads=threads))
         tokens = engine.tokenize(text)
         windows = _cut(tokens, context, chunks, text_name)
-        base = None
-        if reference is not None:
-            base = stack.enter_context(
+        base: Callable[[slice], Logits] | None = None
+        label = ""
+        if isinstance(reference, Path):
+            other = stack.enter_context(
                 Engine(reference, context=context, parallel=parallel, threads=threads, label=reference_name)
             )
-            _check_same_tokens(engine, base, tokens, text)
+            label = other.label
+            _check_same(engine, tokens, label, other.n_vocab, other.tokenize(text))
+
+            def base(part: slice) -> Logits:
+                return other.logits(windows[part]).reshape(-1, other.n_vocab)
+        elif reference is not None:
+            from .streamed import StreamedReference
+
+            streamed = StreamedReference(reference, threads=threads)
+            label = streamed.label
+            own = np.array(reference.tokenize(text, add_bos=reference.adds_bos), tokens.dtype)
+            _check_same(engine, tokens, label, streamed.n_vocab, own)
+            streamed.run(engine.with_bos(windows), slice(engine.first, engine.first + engine.scored), cache)
+            base = streamed.logits
         if context > engine.trained_context:
             log(f"{path.name} was trained on {engine.trained_context} tokens; windows of {context} are longer.")
-        scores = _score(engine, base, windows, pool)
+        scores = _score(engine, base, label, windows, pool)
     mean, error = mean_and_error(scores.nll)
     info = TextInfo(text_name, hashlib.sha256(text.encode("utf-8")).hexdigest(), int(windows.size))
     result = Validation(
@@ -147,25 +169,27 @@ def _cut(tokens: Tokens, context: int, chunks: int | None, text_name: str) -> To
     return tokens[: count * context].reshape(count, context)
 
 
-def _check_same_tokens(engine: Engine, base: Engine, tokens: Tokens, text: str) -> None:
-    if base.n_vocab != engine.n_vocab:
+def _check_same(engine: Engine, tokens: Tokens, label: str, n_vocab: int, their_tokens: Tokens) -> None:
+    if n_vocab != engine.n_vocab:
         raise InputError(
-            f"{base.label} has {base.n_vocab} tokens in its vocabulary and {engine.label} has {engine.n_vocab}; "
+            f"{label} has {n_vocab} tokens in its vocabulary and {engine.label} has {engine.n_vocab}; "
             "give a reference of the same model."
         )
-    if not np.array_equal(base.tokenize(text), tokens):
+    if not np.array_equal(their_tokens, tokens):
         raise InputError(
-            f"{base.label} and {engine.label} cut the text into different tokens; "
-            "give a reference with the same tokenizer."
+            f"{label} and {engine.label} cut the text into different tokens; give a reference with the same tokenizer."
         )
 
 
-def _score(engine: Engine, base: Engine | None, windows: Tokens, pool: Executor) -> Comparison:
-    """Score all windows; without ``base`` the reference's part is empty."""
+def _score(
+    engine: Engine, base: Callable[[slice], Logits] | None, label: str, windows: Tokens, pool: Executor
+) -> Comparison:
+    """Score all windows; without ``base``, the logits of a reference called ``label``, its part is empty."""
     parts: list[Comparison] = []
     with stage("validate", len(windows)) as step:
         for start in range(0, len(windows), engine.parallel):
-            batch = windows[start : start + engine.parallel]
+            part = slice(start, min(start + engine.parallel, len(windows)))
+            batch = windows[part]
             targets = batch[:, engine.first + 1 :].reshape(-1)
             logits = engine.logits(batch).reshape(-1, engine.n_vocab)
             if base is None:
@@ -173,10 +197,10 @@ def _score(engine: Engine, base: Engine | None, windows: Tokens, pool: Executor)
                 nll = negative_log_likelihood(logits, targets, pool)
                 parts.append(Comparison(nll, none, none, none.astype(np.bool_)))
             else:
-                parts.append(compare(base.logits(batch).reshape(logits.shape), logits, targets, pool))
-            for name, model in (("nll", engine), ("reference_nll", base)):
-                if model is not None and not np.isfinite(getattr(parts[-1], name)).all():
-                    raise InputError(f"{model.label} gives outputs that are not numbers; write the file again.")
+                parts.append(compare(base(part), logits, targets, pool))
+            for name, model in (("nll", engine.label), ("reference_nll", label)):
+                if not np.isfinite(getattr(parts[-1], name)).all():
+                    raise InputError(f"{model} gives outputs that are not numbers; write the file again.")
             for _ in batch:
                 step()
     return Comparison(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Comparison)))

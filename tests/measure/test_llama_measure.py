@@ -41,7 +41,7 @@ def some_tokens(n: int, length: int) -> torch.Tensor:
 
 def test_importance_is_that_of_transformers(llama: Source) -> None:
     tokens = some_tokens(3, 48)
-    expected = importance.measure_importance(llama, tokens)
+    expected = importance.measure_importance(llama, tokens, bfloat16=False)
     found = llama_measure.measure_importance(llama, tokens)
     assert found.keys() == expected.keys()
     for name, vector in expected.items():
@@ -159,3 +159,46 @@ def test_a_layout_that_is_not_known_is_told(folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(llama_session, "prod", lambda _: -1)
     with pytest.raises(InputError, match="another layout"):
         llama_measure.measure_importance(source, some_tokens(1, 8))
+
+
+def test_what_cannot_be_seen_is_measured_on_the_weights_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lieq_edge.measure import llama_session
+
+    source = open_source(str(foreign_model(folder / "starcoder.gguf", "starcoder")))
+    seen = analyze(source, metrics={"geometry"}, probe_tokens=64)
+    assert (seen.inputs, source.warnings) == ("llama.cpp", ())
+    read = source.read
+
+    def planted(name: str) -> np.ndarray:
+        array = read(name).copy()
+        if name == "blk.1.attn_qkv.weight":
+            keys = slice(HIDDEN, HIDDEN + HIDDEN // HEADS * KV_HEADS)
+            array[keys] = array[HIDDEN]
+        return array
+
+    monkeypatch.setattr(source, "read", planted)
+    monkeypatch.setattr(llama_session, "_checked", False)
+    monkeypatch.setattr(llama_session, "prod", lambda _: -1)
+    found = analyze(source, metrics={"geometry"}, probe_tokens=64)
+    assert (found.inputs, found.probe) == ("white", None)
+    assert "weights alone (white inputs)" in source.warnings[0]
+    assert source.warnings[0] in capsys.readouterr().err
+    gains = {(block.index, role): gain for block in found.blocks for role, gain in block.projections.items()}
+    assert len(gains) == 3 * BLOCKS
+    assert gains.pop((1, "attn_k")) > 0.9
+    assert max(map(abs, gains.values())) < 0.2
+
+
+def test_white_inputs_give_the_spectrum_of_the_weights(llama: Source) -> None:
+    """Many random inputs come close to it."""
+    from lieq_edge.measure.compactness import head_spectra
+    from lieq_edge.measure.weight_geometry import measure_weights
+
+    weight = torch.from_numpy(llama.read("blk.0.attn_q.weight"))
+    z = torch.from_numpy(np.random.default_rng(0).standard_normal((100_000, 64), np.float32)) @ weight.T
+    assert torch.allclose(head_spectra(z, 16), head_spectra(weight.T, 16), atol=3e-3)
+    results = measure_weights(llama, projections="all", seeds=(0,))
+    assert list(results[0]) == sorted(results[0])
+    assert {"attn_q", "ffn_down"} < set(results[0])

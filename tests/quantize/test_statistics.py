@@ -51,7 +51,7 @@ def test_thinned_moments_are_near_those_of_all_tokens() -> None:
         moments.add(part.of(x), part.weights, held_out=part.held_out)
     flat = x.flatten(0, 1)
     whole = (flat * weights.flatten()[:, None]).T @ flat
-    assert float((torch.from_numpy(moments.whole) - whole).norm() / whole.norm()) < 0.05
+    assert float((torch.from_numpy(moments.merge()) - whole).norm() / whole.norm()) < 0.05
     held = (x[3] * weights[3][:, None]).T @ x[3]
     assert float((torch.from_numpy(moments.held_out) - held).norm() / held.norm()) < 0.1
 
@@ -60,4 +60,4 @@ def test_importance_stays_above_zero() -> None:
     moments = Moments.zeros(4)
     assert (importance_of(moments.learned) == 1).all()
     moments.learned[1, 1] = 8.0
-    assert importance_of(moments.whole).tolist() == pytest.approx([2e-6, 8.0, 2e-6, 2e-6])
+    assert importance_of(moments.merge()).tolist() == pytest.approx([2e-6, 8.0, 2e-6, 2e-6])

@@ -174,6 +174,14 @@ def test_weights_that_are_no_numbers_name_the_tensor(tmp_path: Path, value: floa
         source.read("blk.1.attn_v.weight")
 
 
+def test_a_key_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """It could be read, but not written again."""
+    path = quantised(tmp_path / "x.gguf", "Q8_0", (number("custom.key", 1),))
+    path.write_bytes(path.read_bytes().replace(b"custom.key", b"custom.\xffey"))
+    with pytest.raises(InputError, match="not UTF-8"):
+        open_source(str(path))
+
+
 def test_file_cut_after_opening(tmp_path: Path) -> None:
     path = quantised(tmp_path / "x.gguf", "Q8_0")
     source = open_source(str(path))

@@ -103,6 +103,17 @@ def test_only_one_set_of_weights_is_fetched_and_opened_offline_after(server: Hub
     assert (away.stdout, away.stderr) == (done.stdout, "")
 
 
+def test_a_cache_without_weights_is_told_offline(server: Hub, tmp_path: Path) -> None:
+    """As an interrupted download leaves it."""
+    assert plan(server, tmp_path, "org/tiny").returncode == 0
+    for path in tmp_path.rglob("*safetensors*"):
+        path.unlink()
+    done = plan(server, tmp_path, "org/tiny", HF_HUB_OFFLINE="1")
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert "holds org/tiny without its weights, and HF_HUB_OFFLINE is set" in last
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

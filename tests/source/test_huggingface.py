@@ -109,11 +109,22 @@ def kind_of(name: str, wanted: dict[str, str]) -> str:
     return next((dtype for part, dtype in wanted.items() if part in name), "bfloat16")
 
 
-def test_head_of_a_tied_model_is_not_used(tmp_path: Path) -> None:
-    head = np.ones((512, 64), np.float32)
-    source = open_source(str(make_model(tmp_path / "m", "llama", tied=True, tensors={"lm_head.weight": head})))
+@pytest.mark.parametrize("shards", [1, 2])
+def test_head_of_a_tied_model_is_its_embedding(tmp_path: Path, shards: int) -> None:
+    table = open_source(str(cached_model("llama", tied=True))).read("token_embd.weight")
+    tensors = {"lm_head.weight": table}
+    source = open_source(str(make_model(tmp_path / "m", "llama", tied=True, shards=shards, tensors=tensors)))
     assert "output.weight" not in {spec.name for spec in source.tensors()}
     assert source.config()["tie_word_embeddings"] is True
+
+
+@pytest.mark.parametrize("change", ["one value", "rows"])
+def test_a_head_of_its_own_in_a_tied_model_is_refused(tmp_path: Path, change: str) -> None:
+    """What it means depends on the version of transformers."""
+    head = open_source(str(cached_model("llama", tied=True))).read("token_embd.weight").copy()
+    head[-1, -1] += 1
+    tensors = {"lm_head.weight": head if change == "one value" else head[:-1]}
+    refused(make_model(tmp_path / "m", "llama", tied=True, tensors=tensors), r"set tie_word_embeddings to false")
 
 
 def test_untied_model_without_head_is_refused(model: Path) -> None:

@@ -121,8 +121,10 @@ def test_llama_cpp_computes_what_transformers_computes(model: Proved) -> None:
     llama.close()
 
 
-def test_round_trip_through_gguf_is_exact(model: Proved) -> None:
+def test_round_trip_through_gguf_is_exact(model: Proved, tmp_path: Path) -> None:
+    """What is written from the file as a source is the same file, so what llama.cpp computes is the same."""
     again = open_source(str(model.gguf))
+    assert export_float32(again, tmp_path / "again.gguf").read_bytes() == model.gguf.read_bytes()
     assert again.warnings == ()
     assert again.metadata() == model.source.metadata()
     assert effective(again.config()) == effective(model.source.config())

@@ -13,6 +13,7 @@ from lieq_edge.errors import InputError
 from lieq_edge.llama import Vocabulary
 from lieq_edge.source import Source, open_source
 from lieq_edge.source.battery import BATTERY
+from lieq_edge.source.hard_strings import HARD_STRINGS
 from lieq_edge.source.tokenizer import key_values, read_pieces
 from lieq_edge.source.trial import CANDIDATES, Trial, settle
 
@@ -78,6 +79,23 @@ def test_sentencepiece_equals_the_sentencepiece_library() -> None:
     for text in [*BATTERY, sample_text(2000)]:
         assert source.tokenize(text) == original.encode(text)
     assert source.detokenize(source.tokenize("two words")) == "two words"
+
+
+def test_pieces_that_a_sentencepiece_model_defines_itself(tmp_path: Path) -> None:
+    """Gemma's without tokenizer.json: turns and runs of spaces are found before anything else."""
+    from sentencepiece import SentencePieceProcessor
+
+    directory = tmp_path / "model"
+    shutil.copytree(cached_model("gemma"), directory)
+    (directory / "tokenizer.json").unlink()
+    source = open_source(str(directory))
+    original = SentencePieceProcessor(model_file=str(directory / "tokenizer.model"))
+    for text in [*BATTERY, *HARD_STRINGS, "a<start_of_turn>b <end_of_turn>\n", " " * 40, "\n" * 40]:
+        assert source.vocabulary.tokenize(text, parse_special=True) == original.encode(text), text
+    found = values(source)
+    turn = found["ggml.tokens"].index("<start_of_turn>")
+    assert found["ggml.token_type"][turn] == TokenType.USER_DEFINED
+    assert source.warnings == ()
 
 
 def test_sentencepiece_from_json_equals_that_from_the_model() -> None:
@@ -194,6 +212,20 @@ def test_every_candidate_is_harmless(tmp_path: Path) -> None:
         for text in BATTERY:
             assert vocabulary.detokenize(vocabulary.tokenize(text)) is not None
     assert known > len(CANDIDATES) // 2
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_files_that_disagree_about_bos_are_told(edit: Callable[..., Path], adds: bool) -> None:
+    """tokenizer_config.json counts, as for llama.cpp's converter."""
+    directory = edit(cached_model("llama"), "tokenizer_config.json", lambda d: d.update(add_bos_token=adds))
+    if adds:
+        rule = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+        document = json.loads((directory / "tokenizer.json").read_text())
+        (directory / "tokenizer.json").write_text(json.dumps({**document, "post_processor": rule}))
+    source = open_source(str(directory))
+    assert source.adds_bos is adds
+    assert len(source.warnings) == 1
+    assert f"add_bos_token = {str(adds).lower()}" in source.warnings[0]
 
 
 def test_spaces_around_special_tokens_are_a_warning(edit: Callable[..., Path]) -> None:

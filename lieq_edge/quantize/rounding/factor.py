@@ -13,6 +13,8 @@ from ...errors import InputError
 # Where raising the damping starts when H is singular, and where it is given up.
 _SMALLEST_DAMPING = 1e-4
 _LARGEST_DAMPING = 1e4
+# Numbers that are moved at a time.
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def factorise(hessian: npt.NDArray[np.floating], damping: float) -> Factor:
     """
     matrix = torch.from_numpy(np.array(hessian, np.float32, order="C"))
     mean = float(matrix.diagonal().mean())
-    if not bool(torch.isfinite(matrix).all()):
+    if not np.isfinite(matrix.numpy().sum(dtype=np.float64)):
         raise InputError("The calibration statistics hold NaN or Inf; use another calibration text.")
     if mean <= 0:
         raise InputError("The calibration statistics are all zero; use a longer calibration text.")
@@ -68,13 +70,37 @@ def factorise(hessian: npt.NDArray[np.floating], damping: float) -> Factor:
     while used <= _LARGEST_DAMPING:
         matrix.diagonal().add_(used - added)
         added = used
-        lower, failed = torch.linalg.cholesky_ex(matrix.flip(0, 1))
-        if int(failed) == 0 and bool(torch.isfinite(lower).all()):
-            upper = lower.flip(0, 1)
+        upper = _upper_factor(matrix)
+        if upper is not None:
             diagonal = upper.diagonal().clone()
             return Factor(matrix, upper.div_(diagonal), diagonal.square().tolist(), used)
         used = max(2 * used, _SMALLEST_DAMPING)
     raise InputError("The calibration statistics are not positive semi-definite; measure them again.")
+
+
+def _upper_factor(matrix: torch.Tensor) -> torch.Tensor | None:
+    """R, upper triangular, of ``matrix`` = R R^T; None where there is none. Takes the memory of R and no more."""
+    from scipy.linalg.lapack import spotrf
+
+    # Turned end to end, R is a lower factor, which LAPACK finds in place; it reads columns first and calls it upper.
+    turned = np.ascontiguousarray(matrix.numpy()[::-1, ::-1])
+    factor, failed = spotrf(turned.T, lower=0, clean=1, overwrite_a=1)
+    lower = factor.T
+    if failed or not np.isfinite(lower.sum(dtype=np.float64)):
+        return None
+    _turn(lower)
+    return torch.from_numpy(lower)
+
+
+def _turn(square: npt.NDArray[np.float32]) -> None:
+    """Reverse both axes in place: all entries in reverse order."""
+    flat = square.reshape(-1)
+    count = flat.size
+    for start in range(0, count // 2, _PIECE):
+        stop = min(start + _PIECE, count // 2)
+        front = flat[start:stop].copy()
+        flat[start:stop] = flat[count - stop : count - start][::-1]
+        flat[count - stop : count - start] = front[::-1]
 
 
 def factorise_blocks(hessian: torch.Tensor, sub: int) -> BlockFactors:

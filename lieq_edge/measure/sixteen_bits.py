@@ -1,0 +1,57 @@
+"""Embeddings and heads that keep the 16 bits in which they are stored, and compute as if in float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16}
+"""PyTorch's types by safetensors' and gguf's name."""
+
+# Weights that are turned into float32 at a time: they then stay in the processor's cache.
+_PIECE = 1 << 20
+
+
+def suits(module: nn.Module) -> bool:
+    """True for modules whose matrix may have 16 bits; subclasses may do more with it than look up and multiply."""
+    return type(module) is nn.Embedding or (type(module) is nn.Linear and module.bias is None)
+
+
+def keep_sixteen_bits(module: nn.Module) -> None:
+    """Let a module that ``suits`` take and give float32 (bfloat16 under autocast), though its weight has 16 bits."""
+    if isinstance(module, nn.Embedding):
+        module.register_forward_hook(lambda _, __, out: out.float())
+    else:
+        module.forward = lambda x: _Product.apply(x, module.weight)
+
+
+class _Product(torch.autograd.Function):
+    """``x W^T``, W widened piece by piece: as a whole it would take the memory that its 16 bits save."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        if torch.is_autocast_enabled("cpu"):
+            return nn.functional.linear(x.bfloat16(), weight.bfloat16())
+        out = x.new_empty(*x.shape[:-1], weight.shape[0])
+        for rows in _pieces(weight):
+            out[..., rows] = x @ weight[rows].float().T
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        (weight,), (slope,) = ctx.saved_tensors, slopes
+        if slope.dtype == torch.bfloat16:
+            return (slope @ weight.bfloat16()).float(), None
+        total = slope.new_zeros(*slope.shape[:-1], weight.shape[1])
+        for rows in _pieces(weight):
+            total += slope[..., rows] @ weight[rows].float()
+        return total, None
+
+
+def _pieces(weight: Tensor) -> list[slice]:
+    step = max(1, _PIECE // weight.shape[1])
+    return [slice(start, start + step) for start in range(0, weight.shape[0], step)]

@@ -1,0 +1,65 @@
+"""The unquantised model as a reference, run by PyTorch in float32 and block by block: it is never whole in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..cache import NO_CACHE, Cache, Entry
+from ..progress import stage
+from .engine import Logits, Tokens
+
+if TYPE_CHECKING:
+    from ..source.base import Source
+
+
+class StreamedReference:
+    """Logits of a source's model for the scored positions of given windows."""
+
+    def __init__(self, source: Source, *, threads: int | None = None) -> None:
+        """Load what is outside the blocks of ``source``, a model that transformers runs."""
+        from ..measure.model import BlockModel
+
+        self.label = source.label
+        self._model = BlockModel(source, threads=threads)
+        self.n_vocab = int(self._model.causal_lm.get_output_embeddings().weight.shape[0])
+
+    def run(self, windows: Tokens, scored: slice, cache: Cache = NO_CACHE) -> None:
+        """Take token windows ``(n, context)`` through the blocks, and keep what the ``scored`` positions become.
+
+        That is small and kept in the cache; logits, which are not, are made of it again.
+
+        Args:
+            windows: of token ids.
+            scored: positions of each.
+            cache: for results of this model.
+        """
+        import torch
+
+        parts = {"windows": windows, "scored": [scored.start, scored.stop]}
+        kept = cache.entry("reference", parts, lambda: Entry({"hidden": self._through_blocks(windows, scored)}))
+        self._hidden = torch.from_numpy(kept.arrays["hidden"]).clone()
+        self._model.stop_keeping()
+
+    def _through_blocks(self, windows: Tokens, scored: slice) -> npt.NDArray[np.float32]:
+        import torch
+
+        model = self._model
+        ids = torch.from_numpy(windows.astype(np.int64))
+        with torch.no_grad(), stage("Running the original", model.n_blocks) as advance:
+            hidden = model.embed(ids).clone()
+            for index in range(model.n_blocks):
+                with model.block(index) as module:
+                    model.advance(module, index, hidden)
+                advance()
+        return hidden[:, scored].contiguous().numpy()
+
+    def logits(self, windows: slice) -> Logits:
+        """Logits ``(windows * scored, n_vocab)`` of some of the windows that were run."""
+        import torch
+
+        with torch.no_grad():
+            found: Logits = self._model.logits(self._hidden[windows].flatten(0, 1)).numpy()
+        return found
