@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .allocate.budget import parse_budget
 from .allocate.plan import Plan, TensorPlan
+from .cache import Cache, Entry, Run
 from .errors import InputError
 from .export_report import ExportReport, layer_reports
-from .files import check_output, check_space
+from .files import check_output, check_space, sweep
+from .jsonio import to_json
 from .measure.diagnostics import Diagnostics
-from .planning import calibration_tokens, check_runnable, measure_blocks, open_model, plan_and_measure, settle_rounding
+from .planning import (
+    about_model,
+    cache_of,
+    calibration_tokens,
+    check_runnable,
+    measure_blocks,
+    open_model,
+    plan_and_measure,
+    settle_rounding,
+)
 from .progress import stage
 from .resources import Stopwatch, peak_rss_bytes
 from .scoring import check_text_length, validate_export, validation_text
@@ -20,6 +32,7 @@ from .settings import ExportSettings
 
 if TYPE_CHECKING:
     from .quantize.ggml import Packed
+    from .quantize.streamed import FeedbackInputs
     from .quantize.tensors import Importance
     from .source.base import Source
 
@@ -51,11 +64,29 @@ def export_model(
 
     The gate ``max_ppl_ratio`` is not applied here: see ``check_gate``.
     """
-    from .quantize.streamed import encode_streamed
-    from .quantize.tensors import check_importance, encode_tensors
+    cache = cache_of(settings)
+    command = {"model": model, "out": str(out.resolve()), "settings": to_json(settings)}
+    # An export that was killed goes on, even one that had written its file already; what is unfinished is kept until
+    # all is done.
+    with cache.run("export", command) as started, ExitStack() as work:
+        check_output(out, force=force or _is_own(out, started))
+        sweep(out)
+        return _export(model, out, settings, diagnostics, show_plan, cache, started, work)
+
+
+def _export(
+    model: str,
+    out: Path,
+    settings: ExportSettings,
+    diagnostics: Diagnostics | None,
+    show_plan: Callable[[Plan], None] | None,
+    cache: Cache,
+    started: Run,
+    work: ExitStack,
+) -> ExportReport:
+    from .quantize.tensors import check_importance
     from .write.model import write_model
 
-    check_output(out, force=force)
     parse_budget(settings.budget)
     if settings.validation:
         validation_text(settings.text)  # a missing file is told before any time is spent
@@ -67,24 +98,26 @@ def export_model(
     settings = settle_rounding(source, settings)
     _check_not_source(out, model, source)
     check_runnable(source, settings, diagnostics)
-    if settings.parity and source.in_transformers:
+    cache = about_model(cache, source)
+    if settings.parity and source.in_transformers and cache.get("parity", {}) is None:
         from .parity import check_parity
 
         with watch.measure("parity"), stage("Comparing llama.cpp with transformers", 1):
             check_parity(source, out.parent, threads=settings.threads)
+        cache.put("parity", {}, Entry())
     importance: Importance = {}
     if settings.imatrix is not None:
         from .measure.imatrix_file import read_imatrix
 
         importance, given = read_imatrix(settings.imatrix, source)
     with watch.measure("measure"):
-        diagnostics = measure_blocks(source, settings, diagnostics)
+        diagnostics = measure_blocks(source, settings, diagnostics, cache)
     if settings.validation:
         check_text_length(source, settings)
     with watch.measure("calibration text"):
-        tokens, calibration = calibration_tokens(source, settings)
+        tokens, calibration = calibration_tokens(source, settings, cache)
         calibration = given if settings.imatrix is not None else calibration
-    plan, inputs = plan_and_measure(source, diagnostics, settings, tokens, watch)
+    plan, inputs = plan_and_measure(source, diagnostics, settings, tokens, watch, cache)
     check_space(out.parent, plan.file_bytes)
     if show_plan:
         show_plan(plan)
@@ -95,20 +128,26 @@ def export_model(
         from .measure.importance import measure_importance
 
         with watch.measure("calibrate"):
-            importance = measure_importance(source, tokens, threads=settings.threads)
+            importance = measure_importance(source, tokens, threads=settings.threads, cache=cache)
     if rounding != "feedback":  # which has importance of its own for every matrix
         check_importance(plan, importance, allow_none=settings.calibration == "none")
     with watch.measure("quantize and write"), stage("Quantise and write", len(plan.tensors)) as advance:
-        if inputs is not None and rounding == "feedback":
-            encoded = encode_streamed(source, plan, importance, inputs, threads=settings.threads)
-        else:
-            encoded = encode_tensors(source, plan, importance, threads=settings.threads)
+        feedback = inputs if rounding == "feedback" else None
+        encoded = _encode(source, plan, importance, feedback, settings.threads, cache, work)
         stepped = (_step(item, advance) for item in encoded)
-        file_bytes = write_model(out, source, plan, stepped, calibration=calibration, rounding=rounding)
+        file_bytes = write_model(
+            out,
+            source,
+            plan,
+            stepped,
+            calibration=calibration,
+            rounding=rounding,
+            ready=lambda path: _remember(path, started),
+        )
     validation = None
     if settings.validation:
         with watch.measure("validate"):
-            validation = validate_export(out, source, settings)
+            validation = validate_export(out, source, settings, cache)
     return ExportReport(
         model=model,
         out=str(out),
@@ -133,6 +172,41 @@ def export_model(
         predicted_loss=plan.predicted_loss,
         geometry_inputs=diagnostics.inputs,
     )
+
+
+def _encode(
+    source: Source,
+    plan: Plan,
+    importance: Importance,
+    feedback: FeedbackInputs | None,
+    threads: int | None,
+    cache: Cache,
+    work: ExitStack,
+) -> Iterator[tuple[TensorPlan, Packed]]:
+    """The tensors, with feedback or by importance. Rounded blocks are kept until all ``work`` is done."""
+    if feedback is None:
+        from .quantize.tensors import encode_tensors
+
+        return encode_tensors(source, plan, importance, threads=threads)
+    from .quantize.streamed import encode_streamed, rounding_parts
+
+    run = work.enter_context(cache.run("rounding", rounding_parts(plan, feedback)))
+    return encode_streamed(source, plan, importance, feedback, threads=threads, run=run)
+
+
+def _remember(path: Path, started: Run) -> None:
+    """Note the finished file before it gets its name, so that it is known whatever happens then."""
+    status = path.stat()
+    started.save("written", {}, [status.st_ino, status.st_size, status.st_mtime_ns])
+
+
+def _is_own(out: Path, started: Run) -> bool:
+    """The file at ``out`` is the one that this command wrote before it was stopped."""
+    written = started.load("written")
+    if written is None or not out.is_file():
+        return False
+    status = out.stat()
+    return list(written.record) == [status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 def _check_not_source(out: Path, model: str, source: Source) -> None:

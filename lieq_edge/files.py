@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import os
+import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -31,7 +35,43 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def _prefix(path: Path) -> str:
     """How the name of the temporary file of ``path`` begins: hidden, and recognisable."""
-    return f".{path.name}."
+    return f".{path.name}.{process_mark()}."
+
+
+def process_mark() -> str:
+    """This machine and this process, for the names of what must not stay when the process is killed."""
+    return f"{_machine_mark()}-{os.getpid()}"
+
+
+def process_ended(mark: str) -> bool:
+    """True when ``mark`` is of this machine and its process has ended; of other machines nothing is known."""
+    import psutil
+
+    machine, _, process = mark.partition("-")
+    return machine == _machine_mark() and process.isdigit() and not psutil.pid_exists(int(process))
+
+
+@functools.cache
+def _machine_mark() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed processes have left beside an output: half of it, and ``temporary_folder``s."""
+    pattern = re.compile(rf"\.(?:{re.escape(path.name)}|lieq)\.([0-9a-f]+-[0-9]+)\..*")
+    for found in path.parent.iterdir():
+        match = pattern.fullmatch(found.name)
+        if match and process_ended(match[1]):
+            if found.is_dir():
+                shutil.rmtree(found, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    found.unlink()
+
+
+def temporary_folder(parent: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder for what is large and needed for a while only, beside an output because there is room for it."""
+    return tempfile.TemporaryDirectory(prefix=f".lieq.{process_mark()}.", dir=parent)
 
 
 def check_output(path: Path, *, force: bool) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .allocate.loss import Losses
 from .allocate.plan import Plan
+from .cache import NO_CACHE, Cache, Entry
 from .errors import InputError
 from .ggml_types import I_QUANTS, TYPES, is_matrix
 from .measure.diagnostics import TensorInfo
@@ -14,6 +15,7 @@ from .measure.diagnostics import TensorInfo
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from .measure.model import BlockModel
     from .quantize.sensitivity import Sensitivity
     from .quantize.streamed import FeedbackInputs
     from .source.base import Source
@@ -68,6 +70,7 @@ def measure_loss(
     predict_blocks: bool = True,
     seed: int = 0,
     threads: int | None = None,
+    cache: Cache = NO_CACHE,
 ) -> FeedbackInputs:
     """Loss weights on the calibration tokens ``(n, T)``, and the predicted losses of the candidate types.
 
@@ -79,27 +82,68 @@ def measure_loss(
             of them when its turn comes.
         seed: of the sampled labels.
         threads: CPU threads.
+        cache: for results of this model.
     """
-    from .measure.loss_weights import measure_loss_weights
+    from .loss_entries import Measured
     from .measure.model import BlockModel
-    from .quantize.sensitivity import Predictor, Sensitivity, TypeLoss, predict_outer
+    from .quantize.sensitivity import Sensitivity, losses_from_json, losses_to_json, predict_outer
     from .quantize.statistics import held_out_sequences
     from .quantize.streamed import FeedbackInputs
-    from .quantize.workers import Workers
 
     held_out_sequences(tokens.shape[0])  # too few windows are told before any work
+    parts = {"tokens": tokens, "seed": seed}
+    wanted = {name: list(types) for name, types in candidates.items() if predict_blocks and name.startswith("blk.")}
     model = BlockModel(source, threads=threads)
-    losses: dict[str, dict[str, TypeLoss]] = {}
-    with Workers(threads) as workers:
+    weights = cache.get("loss-weights", parts)
+    found = cache.get("loss-predictions", {**parts, "candidates": wanted}) if wanted else Entry(record={})
+    if weights is None or found is None:
+        weights, found = _measure(model, tokens, wanted, parts, threads, cache)
+    measured = Measured.of_entry(weights)
+    outer = {name: list(candidates.get(name, ())) for name in measured.outer}
 
-        def listen(module: nn.Module, index: int) -> Predictor:
-            return Predictor(model.linears(module, index), tokens.shape, candidates, workers, losses)
+    def predict() -> Entry:
+        return Entry(record=losses_to_json(predict_outer(source, measured.outer, tokens.shape, outer)))
 
-        weights, hidden = measure_loss_weights(model, tokens, seed=seed, listen=listen if predict_blocks else None)
-    outer = predict_outer(model, hidden, weights, candidates)
+    outer_losses = cache.entry("outer-predictions", {**parts, "candidates": outer}, predict)
+    losses = losses_from_json({**found.record, **outer_losses.record})
     # Rounding overwrites blocks as it goes, so it reads each anew.
     model.stop_keeping()
-    return FeedbackInputs(model, tokens, weights, Sensitivity(losses | outer.losses, outer.outer))
+    moments = {name: moments.merge() for name, (moments, _) in measured.outer.items()}
+    return FeedbackInputs(model, tokens, measured.weights, Sensitivity(losses, moments))
+
+
+def _measure(
+    model: BlockModel,
+    tokens: Tensor,
+    candidates: Mapping[str, Sequence[str]],
+    parts: Mapping[str, Any],
+    threads: int | None,
+    cache: Cache,
+) -> tuple[Entry, Entry]:
+    """Loss weights with H outside the blocks, and predictions for the block matrices in ``candidates``."""
+    from .loss_entries import Measured
+    from .measure.loss_weights import measure_loss_weights
+    from .quantize.sensitivity import Predictor, outer_moments
+    from .quantize.workers import Workers
+
+    by_block: dict[int, Any] = {}
+    with (
+        cache.run("loss-weights", {**parts, "candidates": candidates}) as run,
+        Workers(threads) as workers,
+    ):
+
+        def listen(module: nn.Module, index: int) -> Predictor:
+            return Predictor(model.linears(module, index), tokens.shape, candidates, workers)
+
+        weights, hidden = measure_loss_weights(
+            model, tokens, seed=parts["seed"], listen=listen if candidates else None, found=by_block, run=run
+        )
+        entry = Measured(weights, outer_moments(model, hidden, weights)).entry()
+        cache.put("loss-weights", parts, entry)
+        losses = Entry(record={name: loss for found in by_block.values() for name, loss in (found or {}).items()})
+        if candidates:
+            cache.put("loss-predictions", {**parts, "candidates": candidates}, losses)
+    return entry, losses
 
 
 def losses_of(sensitivity: Sensitivity, rounding: str) -> Losses:

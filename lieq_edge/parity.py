@@ -7,7 +7,6 @@ in it. Blocks are alike but for what the configuration lists block by block, and
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from gguf import GGUFValueType
 
 from .errors import InputError
-from .files import check_space
+from .files import check_space, temporary_folder
 from .source.base import Array, KeyValue, Source, TensorSpec
 
 Logits = npt.NDArray[np.float32]
@@ -176,7 +175,7 @@ def _logits(piece: Piece, ids: list[int], folder: Path, threads: int | None) -> 
     from .write.plain import plain_bytes, write_plain
 
     check_space(folder, 2 * plain_bytes(piece))
-    with tempfile.TemporaryDirectory(prefix=".lieq-parity.", dir=folder) as temporary:
+    with temporary_folder(folder) as temporary:
         path = Path(temporary) / "piece.gguf"
         write_plain(path, piece, "F32")
         with Engine(path, context=len(ids), threads=threads, label=piece.label, exact=True) as engine:

@@ -9,6 +9,7 @@ from .allocate.budget import parse_budget
 from .allocate.loss import make_loss_plan
 from .allocate.plan import Plan, PlanOptions, make_plan
 from .allocate.scores import NEEDS
+from .cache import NO_CACHE, Cache, open_cache, parse_size
 from .errors import InputError
 from .measure.diagnostics import Diagnostics, TextInfo
 from .progress import log
@@ -59,13 +60,31 @@ def settle_rounding(source: Source, settings: ExportSettings) -> ExportSettings:
     return replace(settings, rounding="feedback" if follows else "imatrix")
 
 
-def analyze_model(source: Source, settings: ExportSettings, metrics: frozenset[str] | None = None) -> Diagnostics:
+def cache_of(settings: ExportSettings) -> Cache:
+    """The cache that the settings name.
+
+    Raises:
+        InputError: its limit is no size.
+    """
+    limit = parse_size(settings.cache_limit)
+    return open_cache(settings.cache_dir, limit=limit, threads=settings.threads) if settings.cache else NO_CACHE
+
+
+def about_model(cache: Cache, source: Source) -> Cache:
+    """The cache for results of one model, whose hash is over its weights, configuration and tokenizer."""
+    return cache.about(model=source.content_hash)
+
+
+def analyze_model(
+    source: Source, settings: ExportSettings, metrics: frozenset[str] | None = None, *, cache: Cache | None = None
+) -> Diagnostics:
     """Measure the blocks of a model as the settings say.
 
     Args:
         source: the model.
         settings: metric, projections, baseline, probe and seed are read.
         metrics: what to measure out of ``geometry`` and ``saliency``; None takes what the metric needs.
+        cache: for results of this model; None takes that of the settings.
     """
     needed = NEEDS[settings.metric] if metrics is None else metrics
     if not needed:
@@ -83,6 +102,7 @@ def analyze_model(source: Source, settings: ExportSettings, metrics: frozenset[s
         probe_text=settings.probe_text,
         probe_tokens=settings.probe_tokens,
         threads=settings.threads,
+        cache=about_model(cache_of(settings), source) if cache is None else cache,
     )
 
 
@@ -114,9 +134,10 @@ def plan_model(model: str, settings: ExportSettings, diagnostics: Diagnostics | 
     source = open_model(model, settings)
     settings = settle_rounding(source, settings)
     check_runnable(source, settings, diagnostics)
-    measured = measure_blocks(source, settings, diagnostics)
-    tokens = calibration_tokens(source, settings)[0] if settings.metric == "loss" else None
-    return plan_and_measure(source, measured, settings, tokens, Stopwatch())[0]
+    cache = about_model(cache_of(settings), source)
+    measured = measure_blocks(source, settings, diagnostics, cache)
+    tokens = calibration_tokens(source, settings, cache)[0] if settings.metric == "loss" else None
+    return plan_and_measure(source, measured, settings, tokens, Stopwatch(), cache)[0]
 
 
 def check_runnable(source: Source, settings: ExportSettings, saved: Diagnostics | None) -> None:
@@ -135,7 +156,9 @@ def check_runnable(source: Source, settings: ExportSettings, saved: Diagnostics 
     check_measurable(source, NEEDS[settings.metric] if saved is None else frozenset(), settings.baseline)
 
 
-def measure_blocks(source: Source, settings: ExportSettings, saved: Diagnostics | None) -> Diagnostics:
+def measure_blocks(
+    source: Source, settings: ExportSettings, saved: Diagnostics | None, cache: Cache = NO_CACHE
+) -> Diagnostics:
     """Saved measurements, if they are of this model, or new ones."""
     if saved is not None:
         if saved.model_hash != source.content_hash:
@@ -146,10 +169,12 @@ def measure_blocks(source: Source, settings: ExportSettings, saved: Diagnostics 
 
         # Which budgets, levels and types are possible does not depend on the scores: told before the model is run.
         make_plan(describe(source), settings.budget, replace(plan_options(settings), metric="first"))
-    return analyze_model(source, settings)
+    return analyze_model(source, settings, cache=cache)
 
 
-def calibration_tokens(source: Source, settings: ExportSettings) -> tuple[Tensor | None, TextInfo | None]:
+def calibration_tokens(
+    source: Source, settings: ExportSettings, cache: Cache = NO_CACHE
+) -> tuple[Tensor | None, TextInfo | None]:
     """Windows of the calibration text, or none of either for ``--calibration none`` and ``--imatrix``."""
     if settings.imatrix is not None:
         if settings.metric == "loss" or settings.rounding != "imatrix":
@@ -166,12 +191,17 @@ def calibration_tokens(source: Source, settings: ExportSettings) -> tuple[Tensor
     follows_loss = settings.metric == "loss" or settings.rounding == "feedback"
     tokens = settings.calibration_tokens or (16384 if follows_loss else 8192)
     return calibration_windows(
-        source, settings.calibration, tokens=tokens, seed=settings.seed, threads=settings.threads
+        source, settings.calibration, tokens=tokens, seed=settings.seed, threads=settings.threads, cache=cache
     )
 
 
 def plan_and_measure(
-    source: Source, diagnostics: Diagnostics, settings: ExportSettings, tokens: Tensor | None, watch: Stopwatch
+    source: Source,
+    diagnostics: Diagnostics,
+    settings: ExportSettings,
+    tokens: Tensor | None,
+    watch: Stopwatch,
+    cache: Cache = NO_CACHE,
 ) -> tuple[Plan, FeedbackInputs | None]:
     """The plan, and what feedback needs: predicted losses come before the one or after it."""
     options = plan_options(settings)
@@ -191,7 +221,13 @@ def plan_and_measure(
         make_loss_plan(diagnostics, settings.budget, nothing, options)
     with watch.measure("loss weights"):
         inputs = measure_loss(
-            source, tokens, candidates, predict_blocks=by_loss, seed=settings.seed, threads=settings.threads
+            source,
+            tokens,
+            candidates,
+            predict_blocks=by_loss,
+            seed=settings.seed,
+            threads=settings.threads,
+            cache=cache,
         )
     if by_loss:
         with watch.measure("allocate"):

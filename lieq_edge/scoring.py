@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .cache import NO_CACHE, Cache
 from .errors import GateError, InputError
 from .settings import ExportSettings
 from .splits import first_part
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from .source.base import Source
 
 
-def validate_export(out: Path, source: Source, settings: ExportSettings) -> Validation:
+def validate_export(out: Path, source: Source, settings: ExportSettings, cache: Cache = NO_CACHE) -> Validation:
     """Perplexity of the written file and, unless switched off, its divergence from the unquantised model."""
     text, name = validation_text(settings.text)
     context, chunks, threads = settings.context, settings.chunks, settings.threads
@@ -29,6 +30,7 @@ def validate_export(out: Path, source: Source, settings: ExportSettings) -> Vali
         threads=threads,
         reference=reference_of(source),
         reference_name=source.label,
+        cache=cache,
     )
 
 

@@ -50,6 +50,9 @@ class ExportSettings:
         lora: directory of a PEFT adapter to merge into the weights.
         allow_pickle: read pickled weights where there are no safetensors.
         parity: check llama.cpp against transformers on a piece of the model first.
+        cache: keep measurements and unfinished work for the next time, and take what is kept.
+        cache_dir: folder of the cache; None takes ``LIEQ_CACHE_DIR`` or the platform's folder.
+        cache_limit: bytes that the cache may take, e.g. ``10GB``.
         max_ppl_ratio: fail when PPL exceeds that of the unquantised model by more than this factor.
     """
 
@@ -80,6 +83,9 @@ class ExportSettings:
     lora: Path | None = None
     allow_pickle: bool = False
     parity: bool = True
+    cache: bool = True
+    cache_dir: Path | None = None
+    cache_limit: str = "10GB"
     max_ppl_ratio: float | None = None
 
 

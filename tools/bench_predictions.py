@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lieq_edge.cache import Run
 from lieq_edge.errors import InputError
 from lieq_edge.lossaware import measure_loss
 from lieq_edge.measure.correlate import spearman
-from lieq_edge.measure.hidden import HiddenFiles
+from lieq_edge.measure.hidden import BlockInputs
 from lieq_edge.measure.importance import measure_importance
 from lieq_edge.measure.model import BlockModel
 from lieq_edge.planning import calibration_tokens
@@ -48,17 +49,12 @@ class Change:
 class Original:
     """The model in full precision on a text: the input of each block, and its predictions."""
 
-    def __init__(self, model: BlockModel, tokens: Tensor, files: HiddenFiles) -> None:
-        """Run ``tokens`` ``(n, T)``; ``files`` keep what enters each block."""
+    def __init__(self, model: BlockModel, tokens: Tensor, run: Run) -> None:
+        """Run ``tokens`` ``(n, T)``; ``run`` keeps what enters each block."""
         self.model = model
-        self.files = files
-        hidden = model.embed(tokens).clone()
+        self.inputs = BlockInputs(model, tokens, run)
         with stage("Running the original", model.n_blocks) as advance:
-            for index in range(model.n_blocks):
-                files.put(index, hidden)
-                with model.block(index) as module:
-                    model.advance(module, index, hidden)
-                advance()
+            hidden = self.inputs.forward(advance)
         # Half of the positions: a large vocabulary's predictions take memory.
         self.scored = slice(tokens.shape[1] // 2, tokens.shape[1])
         self.predictions = self._predict(hidden)
@@ -70,7 +66,7 @@ class Original:
     def divergence(self, name: str, values: Tensor) -> float:
         """KL divergence (nats a token) when the weights ``name`` are ``values``."""
         model, start = self.model, int(name.split(".")[1])
-        hidden = self.files.look(start)
+        hidden = self.inputs.take(start)
         for index in range(start, model.n_blocks):
             with model.block(index) as module:
                 if index == start:
@@ -106,9 +102,8 @@ def measure(model_name: str, text: str, args: argparse.Namespace) -> list[Change
     tokens = torch.tensor(ids[: count * args.context]).view(count, args.context)
     model = BlockModel(source, keep_blocks=False)
     changes = []
-    shape = torch.Size([*tokens.shape, model.causal_lm.get_input_embeddings().weight.shape[1]])
-    with torch.no_grad(), HiddenFiles(model.n_blocks, shape) as files:
-        original = Original(model, tokens, files)
+    with torch.no_grad(), Run(None) as run:
+        original = Original(model, tokens, run)
         with stage("Changing single tensors", len(names)) as advance:
             for place, name in enumerate(names):
                 # Types take turns, and each projection gets another one in the next block.

@@ -8,6 +8,7 @@ import typer
 
 from .. import __version__
 from .analyze_command import analyze
+from .cache_command import app as cache
 from .export_command import export
 from .file_commands import inspect, validate
 from .plan_command import plan
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 for command in (export, analyze, plan, validate, inspect):
     app.command()(command)
+app.add_typer(cache, name="cache")
 
 
 def _version(value: bool) -> None:

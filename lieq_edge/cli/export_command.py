@@ -12,6 +12,8 @@ from ..progress import set_quiet
 from .flags import (
     BaselineFlag,
     BudgetFlag,
+    CacheDirFlag,
+    CacheLimitFlag,
     CalibrationFlag,
     CalibrationTokensFlag,
     DebugFlag,
@@ -24,6 +26,7 @@ from .flags import (
     LoraFlag,
     MetricFlag,
     Model,
+    NoCacheFlag,
     OutputTypeFlag,
     PickleFlag,
     ProbeFlag,
@@ -85,6 +88,9 @@ def export(
         bool, typer.Option("--no-parity", help="Do not compare llama.cpp with transformers before the work.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure and plan, write nothing.")] = False,
+    cache_dir: CacheDirFlag = None,
+    no_cache: NoCacheFlag = False,
+    cache_limit: CacheLimitFlag = "10GB",
     force: ForceFlag = False,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,

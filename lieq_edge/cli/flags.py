@@ -50,6 +50,12 @@ StrictFlag = Annotated[bool, typer.Option("--strict-types", help="Refuse types t
 TextFlag = Annotated[Path | None, typer.Option(help="Text to score on; default: built in.")]
 ContextFlag = Annotated[int, typer.Option(min=8, help="Tokens of a window.")]
 RecipeFlag = Annotated[Path | None, typer.Option(help="YAML file with settings; flags win over it.")]
+CacheDirFlag = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the cache; default: LIEQ_CACHE_DIR, or the platform's folder for caches."),
+]
+NoCacheFlag = Annotated[bool, typer.Option("--no-cache", help="Measure everything anew and keep nothing.")]
+CacheLimitFlag = Annotated[str, typer.Option(help="Bytes that the cache may take, e.g. 10GB.")]
 ForceFlag = Annotated[bool, typer.Option("--force", help="Replace existing output files.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", help="No progress and no notes on stderr.")]

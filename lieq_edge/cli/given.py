@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..measure.diagnostics import Diagnostics
 
 
-_REFUSALS = {"no_validate": "validation", "no_reference": "reference", "no_parity": "parity"}
+_REFUSALS = {"no_validate": "validation", "no_reference": "reference", "no_parity": "parity", "no_cache": "cache"}
 
 
 def parse_levels(text: str) -> tuple[int, ...]:

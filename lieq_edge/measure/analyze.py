@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..cache import NO_CACHE, Cache, Entry
 from ..container import metadata_bytes
 from ..errors import InputError
 from ..progress import log, stage
@@ -58,6 +59,7 @@ def analyze(
     saliency_text: Path | None = None,
     saliency_tokens: int = SALIENCY_TOKENS,
     threads: int | None = None,
+    cache: Cache = NO_CACHE,
 ) -> Diagnostics:
     """Measure every block.
 
@@ -72,6 +74,7 @@ def analyze(
         saliency_text: file that perplexity is taken on; None takes the built-in text.
         saliency_tokens: of it, at most, in windows of ``SALIENCY_CONTEXT``.
         threads: CPU threads for torch.
+        cache: for results of this model.
 
     Raises:
         InputError: a text cannot be read or is too short, or the model cannot be run.
@@ -86,29 +89,39 @@ def analyze(
         context = longest_window(source, min(SALIENCY_CONTEXT, saliency_tokens))
         saliency, saliency_info = text_windows(source, text, name, tokens=saliency_tokens, context=context)
     found = describe(source)
-    ppl: float | None = None
-    drops: list[float] = []
-    inputs = "transformers" if probe is not None else None
-    if source.in_transformers:
-        geometry, ppl, drops = _measure(source, probe, saliency, projections, baseline, seeds, threads)
-    elif probe is not None:
-        geometry, inputs = _measure_through_llama(source, probe, projections, seeds, threads)
-        if inputs == "white":
-            probe = None
-    blocks = [_with_geometry(block, geometry[block.index]) if geometry else block for block in found.blocks]
-    if drops:
-        blocks = [dataclasses.replace(block, delta_ppl=drops[block.index]) for block in blocks]
+
+    def measure() -> Entry:
+        ppl: float | None = None
+        drops: list[float] = []
+        geometry: list[dict[str, Geometry]] = []
+        inputs = "transformers" if probe is not None else None
+        if source.in_transformers:
+            geometry, ppl, drops = _measure(source, probe, saliency, projections, baseline, seeds, threads)
+        elif probe is not None:
+            geometry, inputs = _measure_through_llama(source, probe, projections, seeds, threads)
+        blocks = [_with_geometry(block, geometry[block.index]) if geometry else block for block in found.blocks]
+        if drops:
+            blocks = [dataclasses.replace(block, delta_ppl=drops[block.index]) for block in blocks]
+        return Entry(record={"blocks": [dataclasses.asdict(b) for b in blocks], "ppl": ppl, "inputs": inputs})
+
+    parts = {"probe": probe, "saliency": saliency, "projections": projections, "baseline": baseline, "seeds": seeds}
+    measured = cache.entry("diagnostics", parts, measure).record
+    blocks = [BlockDiagnostics(**block) for block in measured["blocks"]]
+    by_geometry, by_saliency = probe is not None, saliency is not None
+    if measured["inputs"] == "white":
+        _tell_white(source)
+        probe = None
     return dataclasses.replace(
         found,
         blocks=tuple(blocks),
         probe=probe_info if probe is not None else None,
         saliency_text=saliency_info if saliency is not None else None,
-        base_ppl=ppl,
+        base_ppl=measured["ppl"],
         projections=projections,
         baseline=baseline,
-        seeds=seeds if geometry else (),
-        correlations=_correlations(blocks) if geometry and drops else {},
-        inputs=inputs,
+        seeds=seeds if by_geometry else (),
+        correlations=_correlations(blocks) if by_geometry and by_saliency else {},
+        inputs=measured["inputs"],
     )
 
 
@@ -179,7 +192,7 @@ def _measure(
 def _measure_through_llama(
     source: Source, probe: Tensor, projections: str, seeds: tuple[int, ...], threads: int | None
 ) -> tuple[list[dict[str, Geometry]], str]:
-    """Geometry by block and role, and whose inputs it is of; a note says when it is that of the weights alone."""
+    """Geometry by block and role, and whose inputs it is of: ``white`` when it is that of the weights alone."""
     from .llama_measure import measure_geometry
     from .llama_session import NotSeen
     from .weight_geometry import measure_weights
@@ -187,13 +200,16 @@ def _measure_through_llama(
     try:
         return measure_geometry(source, probe, projections=projections, seeds=seeds, threads=threads), "llama.cpp"
     except NotSeen:
-        note = (
-            f"What the projections of {source.label} ({source.architecture}) receive cannot be seen in llama.cpp, so "
-            "their geometry is that of the weights alone (white inputs)."
-        )
-        source.warnings += (note,)
-        log(f"Note: {note}")
-    return measure_weights(source, projections=projections, seeds=seeds), "white"
+        return measure_weights(source, projections=projections, seeds=seeds), "white"
+
+
+def _tell_white(source: Source) -> None:
+    note = (
+        f"What the projections of {source.label} ({source.architecture}) receive cannot be seen in llama.cpp, so "
+        "their geometry is that of the weights alone (white inputs)."
+    )
+    source.warnings += (note,)
+    log(f"Note: {note}")
 
 
 def _text(path: Path | None, purpose: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from gguf import Keys
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from ..cache import NO_CACHE, Cache, Entry
 from ..progress import stage
 from ..source.base import Source
 from . import llama_measure
@@ -42,7 +43,13 @@ _CACHE_BYTES = 400_000_000
 
 
 def self_windows(
-    source: Source, *, tokens: int, context: int, seed: int = 0, threads: int | None = None
+    source: Source,
+    *,
+    tokens: int,
+    context: int,
+    seed: int = 0,
+    threads: int | None = None,
+    cache: Cache = NO_CACHE,
 ) -> tuple[Tensor, TextInfo]:
     """Windows that the model of ``source`` writes: int64 ``(n, context)``, and the record of their text.
 
@@ -56,10 +63,16 @@ def self_windows(
         prompted = lead + source.tokenize(PROMPTS[i // 2 % len(PROMPTS) if start else i % len(PROMPTS)])
         openings.append(start if start and i % 2 == 0 else prompted[: context - 1])
     stop = _end_ids(source)
-    if source.in_transformers:
-        ids = generate(BlockModel(source, threads=threads), openings, context, seed=seed, stop=stop)
-    else:
-        ids = llama_measure.generate(source, openings, context, seed=seed, stop=stop, threads=threads)
+
+    def write() -> Entry:
+        if source.in_transformers:
+            written = generate(BlockModel(source, threads=threads), openings, context, seed=seed, stop=stop)
+        else:
+            written = llama_measure.generate(source, openings, context, seed=seed, stop=stop, threads=threads)
+        return Entry({"ids": written.numpy()})
+
+    parts = {"openings": openings, "context": context, "seed": seed, "stop": stop}
+    ids = torch.from_numpy(cache.entry("calibration-text", parts, write).arrays["ids"])
     text = "\n".join(source.detokenize(row) for row in ids.tolist())
     return ids, text_info(f"self-generated (seed {seed})", text, ids.numel())
 

@@ -1,60 +1,76 @@
-"""Hidden states between blocks, kept in files while a pass over the blocks needs them again."""
+"""What enters each block, put away on the way forward because the way back needs it again."""
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import check_space
+from ..cache import Run
+from .model import BlockModel
 
 
-class HiddenFiles:
-    """Float32 tensors of one shape in a temporary folder; a ``with`` block removes them all.
+class BlockInputs:
+    """Hidden states between blocks, one file each, float32: the memory for them is one block's, whatever the depth.
 
-    A pass forward puts the input of every block, the pass backward takes them in reverse. Files keep the memory of
-    that at one block's worth, whatever the depth of the model.
+    Those that are there from an interrupted run are not computed again; one that is lost is made from the one before.
     """
 
-    def __init__(self, count: int, shape: torch.Size) -> None:
-        """Make room for ``count`` tensors.
+    def __init__(self, model: BlockModel, tokens: Tensor, run: Run) -> None:
+        """Of token ids ``(n, T)``, kept in ``run``."""
+        self._model = model
+        self._tokens = tokens
+        self._run = run
+
+    def forward(self, advance: Callable[[], None]) -> Tensor:
+        """Run the tokens through all blocks; the last one's output ``(n, T, d)``.
+
+        Args:
+            advance: is called after each block.
 
         Raises:
-            InputError: the folder for temporary files is too full.
+            InputError: there is not space enough.
         """
-        self._shape = shape
-        self._folder = tempfile.TemporaryDirectory(prefix="lieq-hidden.")
-        try:
-            check_space(Path(self._folder.name), 4 * count * shape.numel())
-        except BaseException:
-            self._folder.cleanup()
-            raise
-
-    def put(self, index: int, hidden: Tensor) -> None:
-        """Store tensor ``index``."""
-        hidden.numpy().tofile(self._path(index))
-
-    def look(self, index: int) -> Tensor:
-        """Read tensor ``index``."""
-        return torch.from_numpy(np.fromfile(self._path(index), np.float32).reshape(self._shape))
+        count = self._model.n_blocks
+        there = next((index for index in range(count + 1) if not self._run.has(self._name(index))), count + 1)
+        start = max(there - 1, 0)
+        hidden = self.take(start)
+        self._run.reserve(4 * hidden.numel() * (count + 1 - there))
+        if there == 0:
+            self._put(0, hidden)
+        for _ in range(start):
+            advance()
+        for index in range(start, count):
+            self._step(index, hidden)
+            self._put(index + 1, hidden)
+            advance()
+        return hidden
 
     def take(self, index: int) -> Tensor:
-        """Read tensor ``index`` and remove it."""
-        values = self.look(index)
-        self._path(index).unlink()
-        return values
+        """The input ``(n, T, d)`` of block ``index``; the last block's output when there is no such block."""
+        kept = self._run.fetch(self._name(index))
+        if kept is not None:
+            # A copy, for sums may depend on where in memory numbers lie.
+            return torch.from_numpy(kept.arrays["hidden"]).clone()
+        if index == 0:
+            with torch.no_grad():
+                return self._model.embed(self._tokens).clone()
+        hidden = self.take(index - 1)
+        self._step(index - 1, hidden)
+        return hidden
 
-    def _path(self, index: int) -> Path:
-        return Path(self._folder.name) / str(index)
+    def drop(self, index: int) -> None:
+        """Forget an input that is needed no more."""
+        self._run.drop(self._name(index))
 
-    def __enter__(self) -> HiddenFiles:
-        return self
+    def _step(self, index: int, hidden: Tensor) -> None:
+        with torch.no_grad(), self._model.block(index) as module:
+            self._model.advance(module, index, hidden)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._folder.cleanup()
+    def _put(self, index: int, hidden: Tensor) -> None:
+        self._run.spill(self._name(index), {"hidden": hidden.numpy()})
+
+    @staticmethod
+    def _name(index: int) -> str:
+        return f"input.{index}"

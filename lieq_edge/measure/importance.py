@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ..cache import NO_CACHE, Cache, Entry, Run, Steps
 from ..errors import InputError
 from ..progress import stage
 from ..source.base import Source
@@ -15,7 +16,12 @@ from .precision import quick_products
 
 
 def measure_importance(
-    source: Source, tokens: Tensor, *, threads: int | None = None, bfloat16: bool | None = None
+    source: Source,
+    tokens: Tensor,
+    *,
+    threads: int | None = None,
+    bfloat16: bool | None = None,
+    cache: Cache = NO_CACHE,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Run a calibration text through the model and average the squares of what each linear receives.
 
@@ -25,6 +31,7 @@ def measure_importance(
         threads: CPU threads for torch.
         bfloat16: see ``quick_products``; mixtures of experts, whose routers decide by small differences, run in
             float32.
+        cache: for results of this model.
 
     Returns:
         float32 ``(columns,)`` by GGUF tensor name, for every linear of every block and for the matrix that makes
@@ -34,20 +41,43 @@ def measure_importance(
     Raises:
         InputError: the model gives NaN or Inf on the text.
     """
-    found: dict[str, npt.NDArray[np.float32]] = {}
-    if not source.in_transformers:
-        from . import llama_measure
+    parts = {"tokens": tokens, "bfloat16": bfloat16}
+    kept = cache.get("importance", parts)
+    if kept is None:
+        if source.in_transformers:
+            with cache.run("importance", parts) as run:
+                kept = Entry(_measure(source, tokens, threads, bfloat16, run))
+                cache.put("importance", parts, kept)
+        else:
+            from . import llama_measure
 
-        return llama_measure.measure_importance(source, tokens, threads=threads)
+            kept = Entry(llama_measure.measure_importance(source, tokens, threads=threads))
+            cache.put("importance", parts, kept)
+    return kept.arrays
+
+
+def _measure(
+    source: Source, tokens: Tensor, threads: int | None, bfloat16: bool | None, run: Run
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Importance by PyTorch."""
+    found: dict[str, npt.NDArray[np.float32]] = {}
     model = BlockModel(source, threads=threads)
-    dense = all(len(spec.shape) < 3 for spec in source.tensors())
     # Squares averaged over thousands of tokens do not feel the digits that bfloat16 products lack.
-    quick = quick_products(bfloat16 if dense else False)
+    quick = quick_products(bfloat16 if all(len(spec.shape) < 3 for spec in source.tensors()) else False)
+    steps = Steps(run, range(model.n_blocks))
     with torch.no_grad(), quick, stage("Calibrating", model.n_blocks + 1) as advance:
-        hidden = model.embed(tokens)
-        for index in range(model.n_blocks):
+        for _, entry in steps.results():
+            found |= entry.arrays
+            advance()
+        if steps.state is None:
+            hidden = model.embed(tokens)
+        else:
+            hidden = torch.from_numpy(steps.state.arrays["hidden"]).clone()
+        for index in steps.remaining:
             with model.block(index) as module:
-                found |= _block_importance(model, module, index, hidden)
+                own = _block_importance(model, module, index, hidden)
+            found |= own
+            steps.finish(index, Entry(own), {"hidden": hidden.numpy()})
             advance()
         total = torch.zeros(hidden.shape[-1], dtype=torch.float64)
         for part in hidden:

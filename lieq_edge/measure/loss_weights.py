@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ..cache import Entry, Run, Steps
 from ..errors import InputError
 from ..progress import stage
-from .hidden import HiddenFiles
+from .hidden import BlockInputs
 from .model import BlockModel
 from .precision import quick_products
 
@@ -31,8 +32,12 @@ class Listener(Protocol):
     def add(self, name: str, batch: slice, x: Tensor, weights: Tensor) -> None:
         """Inputs ``(b, T, columns)`` of the linear ``name`` for the sequences ``batch``, and their w_t ``(b, T)``."""
 
-    def done(self, channels: dict[str, Tensor]) -> None:
-        """All sequences are through; a_c over its mean, float32 ``(outputs,)``, of each linear."""
+    def done(self, channels: dict[str, Tensor]) -> Any:
+        """All sequences are through; a_c over its mean, float32 ``(outputs,)``, of each linear.
+
+        Returns:
+            What was found, as JSON values, which ``measure_loss_weights`` gives to its caller.
+        """
 
 
 Listen = Callable[[nn.Module, int], Listener]
@@ -57,19 +62,28 @@ class LossWeights:
 
 
 def measure_loss_weights(
-    model: BlockModel, tokens: Tensor, *, seed: int = 0, listen: Listen | None = None, bfloat16: bool | None = None
+    model: BlockModel,
+    tokens: Tensor,
+    *,
+    seed: int = 0,
+    listen: Listen | None = None,
+    found: dict[int, Any] | None = None,
+    bfloat16: bool | None = None,
+    run: Run | None = None,
 ) -> tuple[LossWeights, Tensor]:
     """Run token windows forward and backward through the model, block by block.
 
-    The inputs of all blocks are kept in temporary files on the way forward; on the way back each block is run again
-    from its input.
+    The inputs of all blocks are kept in files on the way forward; on the way back each block is run again from its
+    input.
 
     Args:
         model: in full precision.
         tokens: ids ``(n, T)``.
         seed: of the sampled labels.
         listen: is called for each block, the last one first.
+        found: gets what the listener of each block found, by block.
         bfloat16: see ``quick_products``.
+        run: where to keep what is done, and to go on from; a run for these arguments only.
 
     Returns:
         The weights of every linear of every block, of the head, and of the embedding; and the last block's output
@@ -78,24 +92,36 @@ def measure_loss_weights(
     Raises:
         InputError: a gradient is NaN or Inf.
     """
+    run = run or Run(None)
+    found = {} if found is None else found
+    count = model.n_blocks
     collector = _Collector(model, tokens, listen)
-    generator = torch.Generator().manual_seed(seed)
-    with stage("Measuring loss weights", 3 * model.n_blocks) as advance, quick_products(bfloat16):
-        with torch.no_grad():
-            hidden = model.embed(tokens).clone()
-        with HiddenFiles(model.n_blocks, hidden.shape) as files:
-            with torch.no_grad():
-                for index in range(model.n_blocks):
-                    files.put(index, hidden)
-                    with model.block(index) as module:
-                        model.advance(module, index, hidden)
-                    advance()
-            gradient = collector.head(hidden, generator)
-            for index in reversed(range(model.n_blocks)):
+    inputs = BlockInputs(model, tokens, run)
+    # The head is the step before the last block's.
+    steps = Steps(run, range(count, -1, -1))
+    with stage("Measuring loss weights", 3 * count) as advance, quick_products(bfloat16):
+        for index, entry in steps.results():
+            collector.restore(entry)
+            if index < count:
+                found[index] = entry.record
+        if steps.state is None:
+            hidden = inputs.forward(advance)
+        else:
+            hidden = inputs.take(count)
+            gradient = torch.from_numpy(steps.state.arrays["gradient"]).clone()
+            for _ in range(3 * count - 2 * len(steps.remaining)):
+                advance()
+        for index in steps.remaining:
+            if index == count:
+                gradient = collector.head(hidden, torch.Generator().manual_seed(seed))
+            else:
                 with model.block(index) as module:
-                    collector.block(module, index, files.take(index), gradient)
+                    found[index] = collector.block(module, index, inputs.take(index), gradient)
                 advance()
                 advance()
+            steps.finish(index, collector.entry(found.get(index)), {"gradient": gradient.numpy()})
+            if index < count:
+                inputs.drop(index)
         collector.embedding(gradient)
     return collector.result(), hidden
 
@@ -112,9 +138,23 @@ class _Collector:
         self.channels: dict[str, Tensor] = {}
         self.uses = torch.zeros(vocabulary, dtype=torch.float64)
         self.columns = torch.zeros(width, dtype=torch.float64)
+        self._names: list[str] = []
+
+    def entry(self, found: Any) -> Entry:
+        """What the step just taken added, to be kept."""
+        arrays = {f"tokens {name}": self.tokens[name].numpy() for name in self._names}
+        arrays |= {f"channels {name}": self.channels[name].numpy() for name in self._names}
+        return Entry(arrays, found)
+
+    def restore(self, entry: Entry) -> None:
+        """Add what a step of an interrupted run added."""
+        for key, array in entry.arrays.items():
+            kind, name = key.split(" ", 1)
+            (self.tokens if kind == "tokens" else self.channels)[name] = torch.from_numpy(array).clone()
 
     def head(self, hidden: Tensor, generator: torch.Generator) -> Tensor:
         """Gradient ``(n, T, d)`` of the summed loss at the last block's output ``(n, T, d)``."""
+        self._names = [self.model.head_name]
         flat = hidden.flatten(0, 1)
         gradient = torch.empty_like(flat)
         weights = torch.empty(flat.shape[0])
@@ -140,10 +180,15 @@ class _Collector:
         self._add(self.model.head_name, slice(None), weights.view(hidden.shape[:2]), energy)
         return gradient.view_as(hidden)
 
-    def block(self, module: nn.Module, index: int, hidden: Tensor, gradient: Tensor) -> None:
-        """Replace the gradient at a block's output by that at its input ``hidden``, a few sequences at a time."""
+    def block(self, module: nn.Module, index: int, hidden: Tensor, gradient: Tensor) -> Any:
+        """Replace the gradient at a block's output by that at its input ``hidden``, a few sequences at a time.
+
+        Returns:
+            What the listener found.
+        """
         listener = self.listen(module, index) if self.listen is not None else None
         linears = self.model.linears(module, index)
+        self._names = list(linears)
         inputs: dict[str, Tensor] = {}
         batch = slice(0)
 
@@ -174,8 +219,7 @@ class _Collector:
         finally:
             for hook in hooks:
                 hook.remove()
-        if listener is not None:
-            listener.done({name: _relative(self.channels[name]) for name in linears})
+        return listener and listener.done({name: _relative(self.channels[name]) for name in linears})
 
     def embedding(self, gradient: Tensor) -> None:
         """Gradients at the embeddings, by the token that used them."""

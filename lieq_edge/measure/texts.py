@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..cache import NO_CACHE, Cache
 from ..errors import InputError
 from ..files import read_text
 from ..header import learned_positions
@@ -105,7 +106,13 @@ def text_info(name: str, text: str, tokens: int) -> TextInfo:
 
 
 def calibration_windows(
-    source: Source, calibration: str, *, tokens: int, seed: int = 0, threads: int | None = None
+    source: Source,
+    calibration: str,
+    *,
+    tokens: int,
+    seed: int = 0,
+    threads: int | None = None,
+    cache: Cache = NO_CACHE,
 ) -> tuple[Tensor, TextInfo]:
     """Token windows to calibrate on.
 
@@ -116,6 +123,7 @@ def calibration_windows(
         tokens: at most about so many.
         seed: of the order of the documentation, and of the model's writing.
         threads: CPU threads for torch.
+        cache: for what this model writes.
 
     Returns:
         int64 ``(n, T)``, T = ``CALIBRATION_CONTEXT`` or ``SELF_CONTEXT``, and the record of the text (of ``mixed``,
@@ -131,7 +139,7 @@ def calibration_windows(
 
         half = tokens if calibration == "self" else tokens // 2
         context = longest_window(source, min(SELF_CONTEXT, half))
-        own, info = self_windows(source, tokens=half, context=context, seed=seed, threads=threads)
+        own, info = self_windows(source, tokens=half, context=context, seed=seed, threads=threads, cache=cache)
         if calibration == "self":
             return own, info
         import torch

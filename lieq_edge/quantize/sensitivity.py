@@ -11,8 +11,8 @@ costs much more than encoding, and hardly differs from type to type.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from ..measure.loss_weights import LossWeights
     from ..measure.model import BlockModel
+    from ..source.base import Source
     from .rounding.factor import Factor
     from .workers import Workers
 
@@ -61,6 +62,10 @@ class TypeLoss:
     damping: float
 
 
+Losses = dict[str, dict[str, TypeLoss]]
+"""Predictions by GGUF tensor name and type name."""
+
+
 @dataclass(frozen=True)
 class Sensitivity:
     """What was predicted of a model.
@@ -70,7 +75,7 @@ class Sensitivity:
         outer: H of the matrices outside the blocks, float32 ``(columns, columns)``, to round them with.
     """
 
-    losses: dict[str, dict[str, TypeLoss]]
+    losses: Losses
     outer: dict[str, Floats]
 
 
@@ -83,7 +88,6 @@ class Predictor:
         shape: tuple[int, ...],
         candidates: Mapping[str, Sequence[str]],
         workers: Workers,
-        found: dict[str, dict[str, TypeLoss]],
     ) -> None:
         """Start listening.
 
@@ -92,14 +96,12 @@ class Predictor:
             shape: of the calibration tokens, ``(n, T)``.
             candidates: types to try by tensor name; all must fit the tensor's rows.
             workers: where tensors are worked on, with one thread of torch each.
-            found: gets the predictions.
         """
         self._linears = linears
         self._held_out = held_out_sequences(shape[0])
         self._held_out_tokens = len(self._held_out) * shape[1]
         self._candidates = candidates
         self._workers = workers
-        self._found = found
         self._moments = {name: Moments.zeros(linear.in_features) for name, linear in linears.items()}
 
     def add(self, name: str, batch: slice, x: Tensor, weights: Tensor) -> None:
@@ -107,8 +109,8 @@ class Predictor:
         for some in tokens_of(batch, weights, self._held_out):
             self._moments[name].add(some.of(x), some.weights, held_out=some.held_out)
 
-    def done(self, channels: dict[str, Tensor]) -> None:
-        """Predict, tensor after tensor; their H go."""
+    def done(self, channels: dict[str, Tensor]) -> dict[str, Any]:
+        """Predict, tensor after tensor; their H go. The predictions are as ``losses_to_json`` gives them."""
 
         def predict(name: str) -> dict[str, TypeLoss]:
             return predict_tensor(
@@ -121,27 +123,38 @@ class Predictor:
 
         # The longest work first, so that no worker is left with it at the end.
         names = sorted(self._linears, key=lambda name: -self._linears[name].in_features)
-        self._found.update(zip(names, self._workers.map(predict, names), strict=True))
+        return losses_to_json(dict(zip(names, self._workers.map(predict, names), strict=True)))
+
+
+def losses_to_json(losses: Losses) -> dict[str, Any]:
+    """Predictions as JSON values."""
+    return {name: {kind: asdict(loss) for kind, loss in by_type.items()} for name, by_type in losses.items()}
+
+
+def losses_from_json(values: dict[str, Any]) -> Losses:
+    """Predictions from ``losses_to_json``."""
+    return {name: {kind: TypeLoss(**loss) for kind, loss in by_type.items()} for name, by_type in values.items()}
 
 
 def predict_outer(
-    model: BlockModel, hidden: Tensor, weights: LossWeights, candidates: Mapping[str, Sequence[str]]
-) -> Sensitivity:
+    source: Source,
+    moments: Mapping[str, tuple[Moments, Floats]],
+    shape: tuple[int, ...],
+    candidates: Mapping[str, Sequence[str]],
+) -> Losses:
     """Predict the losses of head and embedding.
 
     Args:
-        model: in full precision.
-        hidden: the last block's output ``(n, T, d)``.
-        weights: of the loss.
+        source: of the weights.
+        moments: of these matrices, as ``outer_moments`` gives them.
+        shape: of the calibration tokens, ``(n, T)``.
         candidates: types to try by tensor name.
     """
-    held_out_tokens = len(held_out_sequences(hidden.shape[0])) * hidden.shape[1]
-    losses, outer = {}, {}
-    for name, (moments, channels) in _outer_moments(model, hidden, weights).items():
-        matrix = model.source.read(name)
-        losses[name] = predict_tensor(matrix, moments, channels, held_out_tokens, candidates.get(name, ()))
-        outer[name] = moments.merge()
-    return Sensitivity(losses, outer)
+    held_out_tokens = len(held_out_sequences(shape[0])) * shape[1]
+    return {
+        name: predict_tensor(source.read(name), found, channels, held_out_tokens, candidates.get(name, ()))
+        for name, (found, channels) in moments.items()
+    }
 
 
 def predict_tensor(
@@ -232,7 +245,7 @@ def sample_rows(channels: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
     return np.concatenate([top, spread]), counts
 
 
-def _outer_moments(model: BlockModel, hidden: Tensor, weights: LossWeights) -> dict[str, tuple[Moments, Floats]]:
+def outer_moments(model: BlockModel, hidden: Tensor, weights: LossWeights) -> dict[str, tuple[Moments, Floats]]:
     """H and row energies of head and embedding; ``hidden`` is the last block's output ``(n, T, d)``.
 
     A row of the embedding errs only where its token is read; that error meets the same gradient column by column,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from ..allocate.plan import Plan, TensorPlan
+from ..cache import Entry, Run, Steps
 from ..source.base import Array, Source
 from . import ggml
 from .feedback import round_by_factor
@@ -41,8 +42,27 @@ class FeedbackInputs:
     sensitivity: Sensitivity
 
 
+def rounding_parts(plan: Plan, inputs: FeedbackInputs) -> dict[str, Any]:
+    """What the bytes of ``encode_streamed`` depend on beside the model."""
+    losses = inputs.sensitivity.losses
+    chosen = {t.name: asdict(losses[t.name][t.type]) for t in plan.tensors if t.type in losses.get(t.name, {})}
+    return {
+        "types": [[tensor.name, tensor.type] for tensor in plan.tensors],
+        "tokens": inputs.tokens,
+        "weights": [inputs.weights.tokens, inputs.weights.channels],
+        "choices": chosen,
+        "outer": inputs.sensitivity.outer,
+    }
+
+
 def encode_streamed(
-    source: Source, plan: Plan, importance: Importance, inputs: FeedbackInputs, *, threads: int | None = None
+    source: Source,
+    plan: Plan,
+    importance: Importance,
+    inputs: FeedbackInputs,
+    *,
+    threads: int | None = None,
+    run: Run | None = None,
 ) -> Iterator[tuple[TensorPlan, Packed]]:
     """Encode every tensor in the plan's order; block matrices with error feedback.
 
@@ -52,6 +72,7 @@ def encode_streamed(
         importance: for matrices that take no part in the loss weights.
         inputs: for the feedback.
         threads: tensors that are rounded at a time, None for one a core; the bytes do not depend on it.
+        run: where to keep what is done, and to go on from; a run for these arguments only.
 
     Yields:
         The tensor's plan and its bytes.
@@ -60,25 +81,69 @@ def encode_streamed(
 
     from .workers import Workers
 
-    model = inputs.model
+    run = run or Run(None)
     by_name = {tensor.name: tensor for tensor in plan.tensors}
     with torch.no_grad(), Workers(threads) as workers:
-        hidden = model.embed(inputs.tokens).clone()
+        blocks = _Blocks(by_name, inputs, workers, run)
         done = 0
         packed: dict[str, Packed] = {}
         for tensor in plan.tensors:
             # Blocks come in order; the first tensor of one asks for all of it.
             parts = tensor.name.split(".")
             while parts[0] == "blk" and int(parts[1]) >= done:
-                packed |= _round_block(done, by_name, hidden, inputs, workers)
+                packed |= blocks.round(done)
                 done += 1
             if tensor.name in packed:
                 yield tensor, packed.pop(tensor.name)
             elif choice := inputs.sensitivity.losses.get(tensor.name, {}).get(tensor.type):
-                matrix, moments = source.read(tensor.name), inputs.sensitivity.outer[tensor.name]
-                yield tensor, _round(matrix, moments, tensor.type, choice, threads, keep_values=False)[0]
+                kept = run.load(tensor.name)
+                if kept is None:
+                    matrix, moments = source.read(tensor.name), inputs.sensitivity.outer[tensor.name]
+                    rounded = _round(matrix, moments, tensor.type, choice, threads, keep_values=False)[0]
+                    kept = Entry({"packed": rounded})
+                    run.save(tensor.name, kept.arrays)
+                yield tensor, kept.arrays["packed"]
             else:
                 yield tensor, encode_tensor(source.read(tensor.name), tensor, importance, threads=threads)
+
+
+class _Blocks:
+    """Rounds one block after the other, or takes what an interrupted run has rounded."""
+
+    def __init__(self, plans: Mapping[str, TensorPlan], inputs: FeedbackInputs, workers: Workers, run: Run) -> None:
+        self._plans = plans
+        self._inputs = inputs
+        self._workers = workers
+        self._steps = Steps(run, range(inputs.model.n_blocks))
+        self._hidden: Tensor | None = None
+
+    def round(self, index: int) -> dict[str, Packed]:
+        """The matrices of block ``index`` by GGUF name; blocks are asked for in order."""
+        if self._steps.is_done(index):
+            kept = self._steps.result(index)
+            if kept is not None:
+                return kept.arrays
+            self._steps.forget()
+            self._hidden = None
+        packed: dict[str, Packed] = {}
+        # One block, unless what was kept of earlier ones is damaged: then all of them are rounded once more.
+        for step in [step for step in self._steps.remaining if step <= index]:
+            hidden = self._enter()
+            packed = _round_block(step, self._plans, hidden, self._inputs, self._workers)
+            self._steps.finish(step, Entry(packed), {"hidden": hidden.numpy()})
+        return packed
+
+    def _enter(self) -> Tensor:
+        """What enters the next block."""
+        if self._hidden is None:
+            import torch
+
+            state = self._steps.state
+            if state is None:
+                self._hidden = self._inputs.model.embed(self._inputs.tokens).clone()
+            else:
+                self._hidden = torch.from_numpy(state.arrays["hidden"]).clone()
+        return self._hidden
 
 
 def _round_block(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..cache import NO_CACHE, Cache
 from ..errors import InputError
 from ..measure.diagnostics import TextInfo
 from ..progress import log, stage
@@ -72,6 +73,7 @@ def validate(
     chunks: int | None = None,
     reference: Path | Source | None = None,
     reference_name: str | None = None,
+    cache: Cache = NO_CACHE,
     threads: int | None = None,
 ) -> Validation:
     """Measure the GGUF file ``path`` on ``text``.
@@ -84,6 +86,7 @@ def validate(
         chunks: most windows to use; all when None.
         reference: to compare with: a GGUF file, run in lock-step, window by window, or a model that transformers runs.
         reference_name: what messages call the file, by default its path.
+        cache: for results of the model that is the reference.
         threads: CPU threads; all cores when None.
 
     Raises:
@@ -120,7 +123,7 @@ def validate(
             label = streamed.label
             own = np.array(reference.tokenize(text, add_bos=reference.adds_bos), tokens.dtype)
             _check_same(engine, tokens, label, streamed.n_vocab, own)
-            streamed.run(engine.with_bos(windows), slice(engine.first, engine.first + engine.scored))
+            streamed.run(engine.with_bos(windows), slice(engine.first, engine.first + engine.scored), cache)
             base = streamed.logits
         if context > engine.trained_context:
             log(f"{path.name} was trained on {engine.trained_context} tokens; windows of {context} are longer.")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
+from ..cache import NO_CACHE, Cache, Entry
 from ..progress import stage
 from .engine import Logits, Tokens
 
@@ -24,8 +26,24 @@ class StreamedReference:
         self._model = BlockModel(source, threads=threads)
         self.n_vocab = int(self._model.causal_lm.get_output_embeddings().weight.shape[0])
 
-    def run(self, windows: Tokens, scored: slice) -> None:
-        """Take token windows ``(n, context)`` through the blocks, and keep what the ``scored`` positions become."""
+    def run(self, windows: Tokens, scored: slice, cache: Cache = NO_CACHE) -> None:
+        """Take token windows ``(n, context)`` through the blocks, and keep what the ``scored`` positions become.
+
+        That is small and kept in the cache; logits, which are not, are made of it again.
+
+        Args:
+            windows: of token ids.
+            scored: positions of each.
+            cache: for results of this model.
+        """
+        import torch
+
+        parts = {"windows": windows, "scored": [scored.start, scored.stop]}
+        kept = cache.entry("reference", parts, lambda: Entry({"hidden": self._through_blocks(windows, scored)}))
+        self._hidden = torch.from_numpy(kept.arrays["hidden"]).clone()
+        self._model.stop_keeping()
+
+    def _through_blocks(self, windows: Tokens, scored: slice) -> npt.NDArray[np.float32]:
         import torch
 
         model = self._model
@@ -36,8 +54,7 @@ class StreamedReference:
                 with model.block(index) as module:
                     model.advance(module, index, hidden)
                 advance()
-        self._hidden = hidden[:, scored].contiguous()
-        model.stop_keeping()
+        return hidden[:, scored].contiguous().numpy()
 
     def logits(self, windows: slice) -> Logits:
         """Logits ``(windows * scored, n_vocab)`` of some of the windows that were run."""

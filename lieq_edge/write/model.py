@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from gguf import GGUFValueType, LlamaFileType
@@ -104,6 +104,7 @@ def write_model(
     *,
     calibration: TextInfo | None = None,
     rounding: str = "imatrix",
+    ready: Callable[[Path], None] = lambda path: None,
 ) -> int:
     """Write the file whole or not at all; tensors are taken one at a time.
 
@@ -114,6 +115,7 @@ def write_model(
         tensors: in the plan's order, e.g. from ``quantize.encode_tensors``.
         calibration: the text the importance was measured on.
         rounding: name of the rounding, for the record.
+        ready: is called with the file when it is whole and not yet at its path.
 
     Returns:
         Bytes of the written file.
@@ -131,4 +133,5 @@ def write_model(
             write_container(temporary, source.architecture, metadata, shapes, (packed for _, packed in tensors))
         except OSError as error:
             raise InputError(f"Writing {path} failed: {error.strerror or error}; nothing was kept.") from error
+        ready(temporary)
         return temporary.stat().st_size

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from memory_source import MemorySource, tiny_lm
 from tiny import make_model
 
-from lieq_edge.measure.hidden import HiddenFiles
+from lieq_edge.cache import Run
 from lieq_edge.measure.loss_weights import LossWeights, measure_loss_weights
 from lieq_edge.measure.model import BlockModel
 from lieq_edge.source import open_source
@@ -106,14 +107,67 @@ def test_bfloat16_products_change_them_little(model: BlockModel, tokens: torch.T
         assert float(((quick.tokens[name] - expected).abs() / expected.clamp(min=1e-12)).nanmedian()) < 0.15, name
 
 
-def test_hidden_states_come_back_once_and_leave_nothing() -> None:
-    value = torch.randn(2, 3, 4)
-    with HiddenFiles(2, value.shape) as files:
-        files.put(1, value)
-        assert files.take(1).equal(value)
-        with pytest.raises(FileNotFoundError):
-            files.take(1)
-        files.put(0, value)
-        folder = Path(files._folder.name)
-        assert folder.exists()
-    assert not folder.exists()
+class _Stopped(BaseException):
+    pass
+
+
+def _found(model: BlockModel, tokens: torch.Tensor, run: Run | None = None) -> tuple[LossWeights, torch.Tensor, Any]:
+    found: dict[int, Any] = {}
+
+    class Names:
+        def __init__(self) -> None:
+            self.names: list[str] = []
+
+        def add(self, name: str, batch: slice, x: torch.Tensor, weights: torch.Tensor) -> None:
+            self.names.append(name)
+
+        def done(self, channels: dict[str, torch.Tensor]) -> Any:
+            return sorted(set(self.names))
+
+    weights, hidden = measure_loss_weights(
+        model, tokens, seed=5, bfloat16=False, listen=lambda module, index: Names(), found=found, run=run
+    )
+    return weights, hidden, found
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_a_stopped_measurement_goes_on_to_the_same_numbers(
+    tmp_path: Path, model: BlockModel, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch, damage: bool
+) -> None:
+    expected, last, names = _found(model, tokens)
+    own, attempts = Run.save, 0
+
+    def stop_after(count: int) -> None:
+        left = [count]
+
+        def save(run: Run, *arguments: Any) -> bool:
+            if left[0] == 0:
+                raise _Stopped
+            left[0] -= 1
+            return own(run, *arguments)
+
+        monkeypatch.setattr(Run, "save", save)
+
+    while True:
+        # With damage some of what was kept is lost, so more has to be done at a time.
+        stop_after(5 * (attempts + 1) if damage else 2)
+        attempts += 1
+        try:
+            with Run(tmp_path / "run") as run:
+                weights, hidden, found = _found(model, tokens, run)
+        except _Stopped:
+            if damage:
+                kept = sorted((tmp_path / "run").glob("*.safetensors"))
+                kept[attempts % len(kept)].write_bytes(b"")
+            continue
+        break
+    assert attempts > (1 if damage else model.n_blocks)
+    assert hidden.equal(last)
+    assert found == names
+    assert weights.tokens.keys() == expected.tokens.keys()
+    for name in expected.tokens:
+        assert weights.tokens[name].equal(expected.tokens[name])
+        assert weights.channels[name].equal(expected.channels[name])
+    assert weights.embedding.equal(expected.embedding)
+    assert weights.embedding_columns.equal(expected.embedding_columns)
+    assert not (tmp_path / "run").exists()

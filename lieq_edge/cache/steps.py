@@ -1,0 +1,70 @@
+"""Work of many steps, one after the other: the result of each, and the state that goes from one to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from .entry import Arrays, Entry
+from .run import Run
+
+
+class Steps:
+    """What is done of a row of numbered steps, kept in a run.
+
+    The result of a step is kept before the state behind it, and the newest state takes the place of the one before: at
+    any moment the kept state has all results before it.
+
+    Attributes:
+        state: behind the last step that is done; None before the first.
+    """
+
+    def __init__(self, run: Run, order: Sequence[int]) -> None:
+        """Find out what is done.
+
+        Args:
+            run: where results and states are kept.
+            order: numbers of the steps in the order in which they are taken.
+        """
+        self._run = run
+        self._order = list(order)
+        self._gap = False
+        self.state = run.load("state")
+        self._done = 0 if self.state is None else int(self.state.record["done"])
+
+    @property
+    def remaining(self) -> list[int]:
+        """The steps that are still to be taken."""
+        return self._order[self._done :]
+
+    def is_done(self, index: int) -> bool:
+        """The step was taken, by this process or the one before."""
+        return index in self._order[: self._done]
+
+    def result(self, index: int) -> Entry | None:
+        """The result of a step; None when it is not kept, or damaged."""
+        return self._run.load(f"step.{index}")
+
+    def results(self) -> Iterator[tuple[int, Entry]]:
+        """The steps that are done with their results. When one is not there, nothing counts as done."""
+        found = []
+        for index in self._order[: self._done]:
+            entry = self.result(index)
+            if entry is None:
+                self.forget()
+                return
+            found.append((index, entry))
+        yield from found
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._run.drop("state")
+        self.state, self._done = None, 0
+
+    def finish(self, index: int, result: Entry, state: Arrays, record: Any = None) -> None:
+        """Keep the result of the next step and the state behind it."""
+        self._done += 1
+        # What comes behind a result that could not be kept would be of no use.
+        self._gap = self._gap or not self._run.save(f"step.{index}", result.arrays, result.record)
+        if not self._gap:
+            self._run.save("state", state, {"done": self._done, "record": record})

@@ -1,0 +1,78 @@
+"""``cache``: look at what is kept, and remove it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ..progress import set_quiet
+from .flags import CacheDirFlag, DebugFlag, JsonFlag, QuietFlag
+
+if TYPE_CHECKING:
+    from ..cache.store import Store
+
+app = typer.Typer(help="Look at what is kept of models that were measured, and remove it.")
+
+
+@app.command("list")
+def list_contents(
+    cache_dir: CacheDirFlag = None, json_output: JsonFlag = False, quiet: QuietFlag = False, debug: DebugFlag = False
+) -> None:
+    """What is kept, the longest unused first: when it was used, bytes, kind, key."""
+    set_quiet(quiet)
+    store = _store(cache_dir)
+    contents = store.contents()
+    if json_output:
+        entries = [
+            {"kind": s.kind, "key": s.key, "bytes": s.bytes, "used": s.used, "unfinished": s.unfinished}
+            for s in contents
+        ]
+        print(json.dumps({"folder": str(store.folder), "entries": entries}, indent=1))
+        return
+    for stored in contents:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(stored.used))
+        kind = f"{stored.kind} (unfinished)" if stored.unfinished else stored.kind
+        print(f"{used}  {stored.bytes / 1e6:10.1f} MB  {kind:30}  {stored.key[:12]}")
+    if not contents:
+        print(f"Nothing is kept in {store.folder}.", file=sys.stderr)
+
+
+@app.command()
+def size(
+    cache_dir: CacheDirFlag = None, json_output: JsonFlag = False, quiet: QuietFlag = False, debug: DebugFlag = False
+) -> None:
+    """Bytes that are taken, and where."""
+    set_quiet(quiet)
+    store = _store(cache_dir)
+    contents = store.contents()
+    total = sum(stored.bytes for stored in contents)
+    if json_output:
+        print(json.dumps({"folder": str(store.folder), "entries": len(contents), "bytes": total}, indent=1))
+    else:
+        print(f"{total / 1e6:.1f} MB in {len(contents)} entries in {store.folder}")
+
+
+@app.command()
+def clear(
+    cache_dir: CacheDirFlag = None, json_output: JsonFlag = False, quiet: QuietFlag = False, debug: DebugFlag = False
+) -> None:
+    """Remove everything but what another lieq-edge is working on."""
+    set_quiet(quiet)
+    store = _store(cache_dir)
+    count, freed = store.clear()
+    if json_output:
+        print(json.dumps({"folder": str(store.folder), "removed": count, "bytes": freed}, indent=1))
+    else:
+        print(f"Removed {count} entries of {freed / 1e6:.1f} MB from {store.folder}")
+
+
+def _store(folder: Path | None) -> Store:
+    from ..cache.folder import default_folder
+    from ..cache.store import Store
+
+    return Store(folder.expanduser() if folder is not None else default_folder())

@@ -1,0 +1,76 @@
+"""Run the command line in processes that are killed at chosen moments."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+# Imported once, in the process that the others are forked from.
+PRELOAD = [
+    "lieq_edge.cli.program",
+    "lieq_edge.export",
+    "lieq_edge.parity",
+    "lieq_edge.measure.generate",
+    "lieq_edge.measure.importance",
+    "lieq_edge.measure.analyze",
+    "lieq_edge.quantize.streamed",
+    "lieq_edge.quantize.rounding.refine",
+    "lieq_edge.validate.engine",
+    "transformers.models.llama.modeling_llama",
+]
+
+
+def start(arguments: list[str], folder: Path, *, renames: int | None = None, by: int = signal.SIGKILL) -> Any:
+    """Start the command line in a process of its own.
+
+    Args:
+        arguments: of the command line.
+        folder: for the notes of what has been interrupted.
+        renames: the process is ended before so many files get their names; None lets it be.
+        by: the signal. With ``SIGKILL`` the process is also killed once while it writes, and once in the validation.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    process = context.Process(target=_run, args=(arguments, folder, renames, by))
+    process.start()
+    return process
+
+
+def _run(arguments: list[str], folder: Path, renames: int | None, by: int) -> None:
+    import sys
+
+    from lieq_edge import __main__, export
+
+    sys.stdout = sys.stderr = (folder / "output.txt").open("a")
+    if renames is not None:
+        left = [renames]
+        own = os.replace
+
+        def replace(*names: Any) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), by)
+            own(*names)
+
+        os.replace = replace  # type: ignore[assignment]
+        if by == signal.SIGKILL:
+            _kill_once(folder / "writing", export, "_step", 5)
+            _kill_once(folder / "validating", export, "validate_export", 1)
+    sys.argv = ["lieq-edge", *arguments]
+    __main__.main()
+
+
+def _kill_once(note: Path, module: Any, name: str, count: int) -> None:
+    own, left = getattr(module, name), [count]
+
+    def replaced(*arguments: Any, **named: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0 and not note.exists():
+            note.write_text("")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return own(*arguments, **named)
+
+    setattr(module, name, replaced)
