@@ -11,6 +11,7 @@ from .allocate.plan import Plan, PlanOptions, make_plan
 from .allocate.scores import NEEDS
 from .cache import NO_CACHE, Cache, open_cache, parse_size
 from .errors import InputError
+from .ggml_types import is_matrix
 from .measure.diagnostics import Diagnostics, TextInfo
 from .progress import log
 from .resources import Stopwatch
@@ -172,6 +173,18 @@ def measure_blocks(
     return analyze_model(source, settings, cache=cache)
 
 
+# H of n columns is of full rank from n tokens on, and worth following from a few times as many.
+_LEAST_TOKENS, _TOKENS_A_COLUMN, _WINDOW = 16384, 3, 512
+
+
+def default_tokens(source: Source, settings: ExportSettings) -> int:
+    """Tokens to calibrate on unless the user says: where the loss is followed, more for models with wider rows."""
+    if settings.metric != "loss" and settings.rounding != "feedback":
+        return 8192
+    widest = max(spec.shape[-1] for spec in source.tensors() if is_matrix(spec.name, spec.shape))
+    return max(_LEAST_TOKENS, -(-_TOKENS_A_COLUMN * widest // _WINDOW) * _WINDOW)
+
+
 def calibration_tokens(
     source: Source, settings: ExportSettings, cache: Cache = NO_CACHE
 ) -> tuple[Tensor | None, TextInfo | None]:
@@ -188,8 +201,7 @@ def calibration_tokens(
         return None, None
     from .measure.texts import calibration_windows
 
-    follows_loss = settings.metric == "loss" or settings.rounding == "feedback"
-    tokens = settings.calibration_tokens or (16384 if follows_loss else 8192)
+    tokens = settings.calibration_tokens or default_tokens(source, settings)
     return calibration_windows(
         source, settings.calibration, tokens=tokens, seed=settings.seed, threads=settings.threads, cache=cache
     )

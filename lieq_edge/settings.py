@@ -36,7 +36,8 @@ class ExportSettings:
         probe_text: file with the text for the geometry; None takes the built-in text.
         probe_tokens: tokens of it.
         calibration: ``self``, ``docs``, ``mixed``, ``none``, or a file.
-        calibration_tokens: tokens to calibrate on; None takes 8192, or 16384 for feedback and the metric ``loss``.
+        calibration_tokens: tokens to calibrate on; None takes 8192, or for feedback and the metric ``loss`` three
+            for each column of the widest matrix, at least 16384.
         imatrix: file of importance by ``llama-imatrix``, which takes the place of a calibration text.
         token_embedding_type: ggml type of ``token_embd.weight``; None takes the default of the plan.
         output_type: ggml type of ``output.weight``.

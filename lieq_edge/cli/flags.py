@@ -44,7 +44,7 @@ GranularityFlag = Annotated[str | None, typer.Option(help="Metric loss: one type
 CalibrationFlag = Annotated[str, typer.Option(help="self, docs, mixed, none, or a text file.")]
 CalibrationTokensFlag = Annotated[
     int | None,
-    typer.Option(min=64, help="Tokens to calibrate on; default 8192, or 16384 where the loss is followed."),
+    typer.Option(min=64, help="Tokens to calibrate on; default 8192, or for the loss 3 a column, 16384 at least."),
 ]
 StrictFlag = Annotated[bool, typer.Option("--strict-types", help="Refuse types that do not fit a tensor's rows.")]
 TextFlag = Annotated[Path | None, typer.Option(help="Text to score on; default: built in.")]
