@@ -191,7 +191,7 @@ def _encode(
     from .quantize.streamed import encode_streamed, rounding_parts
 
     run = work.enter_context(cache.run("rounding", rounding_parts(plan, feedback)))
-    return encode_streamed(source, plan, importance, feedback, threads=threads, run=run)
+    return encode_streamed(source, plan, importance, feedback, threads=threads, run=run, cache=cache)
 
 
 def _remember(path: Path, started: Run) -> None:

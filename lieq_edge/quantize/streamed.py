@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..allocate.plan import Plan, TensorPlan
-from ..cache import Entry, Run, Steps
+from ..cache import NO_CACHE, Cache, Entry, Run, Steps
 from ..source.base import Array, Source
 from . import ggml
 from .feedback import round_by_factor
@@ -63,6 +63,7 @@ def encode_streamed(
     *,
     threads: int | None = None,
     run: Run | None = None,
+    cache: Cache = NO_CACHE,
 ) -> Iterator[tuple[TensorPlan, Packed]]:
     """Encode every tensor in the plan's order; block matrices with error feedback.
 
@@ -73,6 +74,7 @@ def encode_streamed(
         inputs: for the feedback.
         threads: tensors that are rounded at a time, None for one a core; the bytes do not depend on it.
         run: where to keep what is done, and to go on from; a run for these arguments only.
+        cache: for results of this model.
 
     Yields:
         The tensor's plan and its bytes.
@@ -96,13 +98,10 @@ def encode_streamed(
             if tensor.name in packed:
                 yield tensor, packed.pop(tensor.name)
             elif choice := inputs.sensitivity.losses.get(tensor.name, {}).get(tensor.type):
-                kept = run.load(tensor.name)
-                if kept is None:
-                    matrix, moments = source.read(tensor.name), inputs.sensitivity.outer[tensor.name]
-                    rounded = _round(matrix, moments, tensor.type, choice, threads, keep_values=False)[0]
-                    kept = Entry({"packed": rounded})
-                    run.save(tensor.name, kept.arrays)
-                yield tensor, kept.arrays["packed"]
+                yield (
+                    tensor,
+                    _round_outer(source, tensor, inputs.sensitivity.outer[tensor.name], choice, threads, cache),
+                )
             else:
                 yield tensor, encode_tensor(source.read(tensor.name), tensor, importance, threads=threads)
 
@@ -144,6 +143,19 @@ class _Blocks:
             else:
                 self._hidden = torch.from_numpy(state.arrays["hidden"]).clone()
         return self._hidden
+
+
+def _round_outer(
+    source: Source, tensor: TensorPlan, moments: Array, choice: TypeLoss, threads: int | None, cache: Cache
+) -> Packed:
+    """A matrix outside the blocks. It depends on no other, so another budget that gives it this type takes it over."""
+
+    def make() -> Entry:
+        matrix = source.read(tensor.name)
+        return Entry({"packed": _round(matrix, moments, tensor.type, choice, threads, keep_values=False)[0]})
+
+    parts = {"tensor": tensor.name, "type": tensor.type, "choice": asdict(choice), "moments": moments}
+    return cache.entry("outer-rounding", parts, make).arrays["packed"]
 
 
 def _round_block(
