@@ -20,7 +20,7 @@ def measure_importance(
     tokens: Tensor,
     *,
     threads: int | None = None,
-    bfloat16: bool | None = None,
+    bfloat16: bool = False,
     cache: Cache = NO_CACHE,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Run a calibration text through the model and average the squares of what each linear receives.
@@ -29,8 +29,9 @@ def measure_importance(
         source: the model in full precision.
         tokens: ids ``(n, T)``.
         threads: CPU threads for torch.
-        bfloat16: see ``quick_products``; mixtures of experts, whose routers decide by small differences, run in
-            float32.
+        bfloat16: quick products (``quick_products``), in half the time; of no use for mixtures of experts, whose
+            routers decide by small differences. Off, for they move the finished file: by -1.2 to +2.1 % of its KL
+            divergence, measured on the demo model at 3 bits with two texts.
         cache: for results of this model.
 
     Returns:
@@ -57,13 +58,12 @@ def measure_importance(
 
 
 def _measure(
-    source: Source, tokens: Tensor, threads: int | None, bfloat16: bool | None, run: Run
+    source: Source, tokens: Tensor, threads: int | None, bfloat16: bool, run: Run
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Importance by PyTorch."""
     found: dict[str, npt.NDArray[np.float32]] = {}
     model = BlockModel(source, threads=threads)
-    # Squares averaged over thousands of tokens do not feel the digits that bfloat16 products lack.
-    quick = quick_products(bfloat16 if all(len(spec.shape) < 3 for spec in source.tensors()) else False)
+    quick = quick_products(bfloat16 and all(len(spec.shape) < 3 for spec in source.tensors()))
     steps = Steps(run, range(model.n_blocks))
     with torch.no_grad(), quick, stage("Calibrating", model.n_blocks + 1) as advance:
         for _, entry in steps.results():
