@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +82,16 @@ class Watcher:
         judged = judge.merge()
         for count in self.counts:
             moments = self._moments(name, 0, count)
-            factor = best_factor(moments.learned, moments.held_out)
+
+            def error(values: Any, judge: Any = judged) -> float:
+                missed = sample - values
+                return float(np.einsum("ij,ij->i", missed @ judge, missed) @ counts)
+
+            factor = best_factor(sample, moments.learned, kind, partial(error, judge=moments.held_out))
             damping = factor.damping
             importance = importance_of(moments.merge())
             nearest = ggml.dequantize(ggml.encode(sample, kind, importance), kind, (len(sample), sample.shape[1]))
             rounded = round_by_factor(sample, factor, kind)
-
-            def error(values: Any) -> float:
-                missed = sample - values
-                return float(np.einsum("ij,ij->i", missed @ judged, missed) @ counts)
-
             ratio = error(rounded.values) / error(nearest)
             columns, tokens = sample.shape[1], count * self.context
             self.gains.append(Gain("", name, columns, tokens, damping, ratio))

@@ -10,7 +10,7 @@ costs much more than encoding, and hardly differs from type to type.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,10 +39,6 @@ ROWS = 96
 
 DAMPINGS = (0.1, 0.3, 1.0)
 """Dampings of H that are tried; the held-out error chooses, tensor by tensor."""
-
-
-# Rows of noise that a damping is tried on.
-_NOISES = 32
 
 
 @dataclass(frozen=True)
@@ -188,9 +184,10 @@ def predict_tensor(
     anchors = sorted((name for name in types if name in LAYOUTS), key=lambda name: TYPES[name].bits)
     damping, gains = DAMPINGS[0], dict[int, float]()
     if anchors:
-        factor = best_factor(learned, held_out)
+        middle = anchors[len(anchors) // 2]
+        factor = best_factor(sample, learned, middle, loss)
         damping = factor.damping
-        for name in (anchors[0], anchors[len(anchors) // 2]):
+        for name in (anchors[0], middle):
             if TYPES[name].bits not in gains:
                 reached = loss(round_by_factor(sample, factor, name, sweeps=1, threads=1).values)
                 gains[TYPES[name].bits] = reached / max(nearest[name], 1e-30)
@@ -204,27 +201,28 @@ def predict_tensor(
     return found
 
 
-def best_factor(learned: Floats, held_out: Floats) -> Factor:
-    """``learned`` with the damping out of ``DAMPINGS`` that serves ``held_out`` best, factorised.
+def best_factor(sample: Floats, learned: Floats, type_name: str, loss: Callable[[Floats], float]) -> Factor:
+    """``learned`` with the damping out of ``DAMPINGS`` that serves best, factorised.
 
-    Rounding misses the target of column j, t_j, by some noise e_j, and the errors are then E = -e M^-1. So noise alone
-    tells what a damping is worth, and nothing has to be rounded for that.
+    Rounding decides, and not what noise in its place would cost: with little damping weights are driven out of the
+    range of their codes, which noise does not know.
+
+    Args:
+        sample: rows ``(rows, columns)`` to round.
+        learned: H.
+        type_name: to round them to.
+        loss: of rounded rows, judged on what H has not seen.
     """
-    import torch
-
     from .rounding.factor import factorise
 
-    columns = len(learned)
-    noise = torch.randn(_NOISES, columns, generator=torch.Generator().manual_seed(0))
-    judge = torch.from_numpy(held_out)
     best, least, factor = DAMPINGS[0], float("inf"), None
     for damping in DAMPINGS:
         del factor  # one is as large as H
         factor = factorise(learned, damping)
-        errors = torch.linalg.solve_triangular(factor.feedback.T, noise.T, upper=False, unitriangular=True)
-        cost = float((errors * (judge @ errors)).sum())
-        if cost < least:
-            best, least = damping, cost
+        # Without searching scales, which hardly depend on the damping and take most of the time.
+        reached = loss(round_by_factor(sample, factor, type_name, search=False, sweeps=0, threads=1).values)
+        if reached < least:
+            best, least = damping, reached
     assert factor is not None
     return factor if best == DAMPINGS[-1] else factorise(learned, best)
 
