@@ -18,8 +18,6 @@ min and keeps the one that rounds best *with* feedback. When all columns are don
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -117,15 +115,13 @@ def round_by_factor(
         grid = _round_rows(piece, factor, blocks, type_name, sweeps, search)
         return pack(grid), grid.values() if keep_values else np.empty((0, columns), np.float32)
 
-    workers = threads or os.cpu_count() or 1
-    if workers == 1 or len(pieces) == 1:
+    if threads == 1 or len(pieces) == 1:
         done = [one(piece) for piece in pieces]
     else:
-        import torch
+        from .workers import Workers
 
-        # Each worker is one thread of torch's; the setting is the worker's own.
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            done = list(pool.map(one, pieces))
+        with Workers(threads) as workers:
+            done = workers.map(one, pieces)
     packed, values = zip(*done, strict=True)
     return Rounding(np.concatenate(packed), np.concatenate(values), factor.damping)
 

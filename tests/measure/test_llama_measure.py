@@ -123,8 +123,8 @@ def test_heads_are_counted_from_the_keys(folder: Path, architecture: str) -> Non
         assert heads == {"attn_q": HEADS, "attn_k": KV_HEADS, "attn_v": KV_HEADS}
 
 
-def test_concentrated_projections_stand_out_in_a_fused_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = open_source(str(foreign_model(folder / "starcoder.gguf", "starcoder")))
+def _plant_concentrated_keys(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All keys of block 1 become the same, within its fused matrix."""
     read = source.read
 
     def planted(name: str) -> np.ndarray:
@@ -135,6 +135,11 @@ def test_concentrated_projections_stand_out_in_a_fused_one(folder: Path, monkeyp
         return array
 
     monkeypatch.setattr(source, "read", planted)
+
+
+def test_concentrated_projections_stand_out_in_a_fused_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source(str(foreign_model(folder / "starcoder.gguf", "starcoder")))
+    _plant_concentrated_keys(source, monkeypatch)
     results = llama_measure.measure_geometry(source, some_tokens(1, 64), projections="qkv", seeds=(0,))
     gains = {(i, role): float(g.compactness_gain.min()) for i, block in enumerate(results) for role, g in block.items()}
     assert gains.pop((1, "attn_k")) > 0.9
@@ -169,16 +174,7 @@ def test_what_cannot_be_seen_is_measured_on_the_weights_alone(
     source = open_source(str(foreign_model(folder / "starcoder.gguf", "starcoder")))
     seen = analyze(source, metrics={"geometry"}, probe_tokens=64)
     assert (seen.inputs, source.warnings) == ("llama.cpp", ())
-    read = source.read
-
-    def planted(name: str) -> np.ndarray:
-        array = read(name).copy()
-        if name == "blk.1.attn_qkv.weight":
-            keys = slice(HIDDEN, HIDDEN + HIDDEN // HEADS * KV_HEADS)
-            array[keys] = array[HIDDEN]
-        return array
-
-    monkeypatch.setattr(source, "read", planted)
+    _plant_concentrated_keys(source, monkeypatch)
     monkeypatch.setattr(llama_session, "_checked", False)
     monkeypatch.setattr(llama_session, "prod", lambda _: -1)
     found = analyze(source, metrics={"geometry"}, probe_tokens=64)
