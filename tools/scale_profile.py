@@ -73,7 +73,7 @@ OUTER: tuple[tuple[str, str], ...] = (
     ("predicting types", "predict_tensor"),
     # Scales are searched for by encoding.
     ("rounding", "_round_rows"),
-    ("rounding", "round_with_feedback"),
+    ("rounding", "round_by_factor"),
 )
 """Kinds of work to which all belongs that their function calls; the first wins."""
 
