@@ -107,7 +107,7 @@ class Watcher:
                 part = slice(start - batch.start, stop - batch.start)
                 for some in tokens_of(slice(start, stop), weights[part], held_out):
                     moments.add(some.of(x[part]), some.weights, held_out=some.held_out)
-        return moments
+        return moments.whole()
 
 
 class Deaf:

@@ -165,7 +165,7 @@ class _Collector:
             if products is not logits:
                 products.retain_grad()
             slope = torch.softmax(logits.detach().float(), dim=-1)
-            labels = torch.multinomial(slope, 1, generator=generator)
+            labels = sample_labels(slope, generator)
             # d(cross entropy)/d(logits) = softmax - one-hot.
             slope.scatter_add_(1, labels, torch.full_like(labels, -1.0, dtype=slope.dtype))
             logits.backward(slope.to(logits.dtype))
@@ -193,7 +193,9 @@ class _Collector:
         batch = slice(0)
 
         def collect(name: str, slope: Tensor) -> None:
-            squares = slope.float().square()
+            # A gradient of 16 bits is copied here; one of 32 is the graph's own.
+            squares = slope.float()
+            squares = squares * squares if squares is slope else squares.mul_(squares)
             weights = squares.mean(-1)
             self._add(name, batch, weights, squares.flatten(0, -2).sum(0).double())
             if listener is not None:
@@ -248,6 +250,16 @@ class _Collector:
             embedding=self.uses.float(),
             embedding_columns=_relative(self.columns),
         )
+
+
+def sample_labels(probabilities: Tensor, generator: torch.Generator) -> Tensor:
+    """One index ``(n, 1)`` from each row of ``(n, choices)``: where the running sum passes a number drawn evenly.
+
+    ``torch.multinomial`` draws a number for each choice, which takes longer than the head itself.
+    """
+    sums = probabilities.cumsum(-1)
+    drawn = torch.rand(len(sums), 1, generator=generator) * sums[:, -1:]
+    return torch.searchsorted(sums, drawn, right=True).clamp_(max=sums.shape[-1] - 1)
 
 
 def _relative(energy: Tensor) -> Tensor:

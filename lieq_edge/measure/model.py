@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..resources import keep_freed_memory
 from ..source.base import Array, Source
 from .modules import BelowHead, ExpertMatrices, block_list, empty_model, replace_modules
 from .sixteen_bits import DTYPES, keep_sixteen_bits, suits
@@ -55,6 +56,7 @@ class BlockModel:
         Raises:
             InputError: transformers does not know the architecture, or the weights do not match the configuration.
         """
+        keep_freed_memory()
         if threads is not None:
             torch.set_num_threads(threads)
         self.source = source

@@ -111,7 +111,7 @@ class Predictor:
         def predict(name: str) -> dict[str, TypeLoss]:
             return predict_tensor(
                 self._linears[name].weight.numpy(),
-                self._moments.pop(name),
+                self._moments.pop(name).whole(),
                 channels[name].numpy(),
                 self._held_out_tokens,
                 self._candidates.get(name, ()),

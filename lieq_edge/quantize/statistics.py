@@ -20,13 +20,19 @@ HELD_OUT = 4
 """One sequence in so many is held out: it judges rounding and predicts losses, and teaches nothing."""
 
 
+# Columns that are mirrored at a time.
+_MIRRORED = 256
+
 KEPT = 0.4
 """Share of the tokens that enter H; see ``tokens_of``."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """H = sum_t w_t x_t x_t^T, float32 ``(columns, columns)``: over the tokens to learn from, and those held out."""
+    """H = sum_t w_t x_t x_t^T, float32 ``(columns, columns)``: over the tokens to learn from, and those held out.
+
+    While tokens are added only the upper triangles are kept up; ``whole`` makes the matrices symmetric.
+    """
 
     learned: Floats
     held_out: Floats
@@ -54,12 +60,25 @@ class Moments:
         return self.learned
 
     def add(self, x: Tensor, weights: Tensor, *, held_out: bool) -> None:
-        """Add tokens: inputs ``(T, columns)`` with their w_t ``(T,)``."""
+        """Add tokens to the upper triangle: inputs ``(T, columns)`` with their w_t ``(T,)``."""
         if len(x):
+            from scipy.linalg.blas import ssyrk
+
             scaled = (x.float() * weights.sqrt()[:, None]).numpy()
-            # numpy sees that the product is symmetric and computes half of it.
             total = self.held_out if held_out else self.learned
-            total += scaled.T @ scaled
+            # BLAS reads columns first: for it both are turned, and the triangle is the lower one.
+            added = ssyrk(1.0, scaled.T, beta=1.0, c=total.T, lower=1, overwrite_c=1)
+            assert added.base is total or np.shares_memory(added, total)
+
+    def whole(self) -> Moments:
+        """These moments, symmetric, in the same memory."""
+        for matrix in {id(matrix): matrix for matrix in (self.learned, self.held_out)}.values():
+            for start in range(0, len(matrix), _MIRRORED):
+                rows = slice(start, start + _MIRRORED)
+                square = matrix[rows, rows]
+                square[:] = np.triu(square) + np.triu(square, 1).T
+                matrix[start + _MIRRORED :, rows] = matrix[rows, start + _MIRRORED :].T
+        return self
 
 
 @dataclass(frozen=True)
@@ -159,4 +178,4 @@ def weighted_moments(sequences: Iterable[Tensor], weights: Tensor) -> Moments:
         for some in tokens_of(slice(sequence, sequence + 1), weights[sequence : sequence + 1], held_out):
             found.add(some.of(x[None]), some.weights, held_out=some.held_out)
     assert found is not None
-    return found
+    return found.whole()

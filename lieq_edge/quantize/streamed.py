@@ -178,7 +178,7 @@ def _round_block(
 
         def work(name: str) -> tuple[Packed, Array]:
             # Rows in llama.cpp's order, which may differ from the module's; they are rounded one by one.
-            matrix, kind, found = model.source.read(name), plans[name].type, moments.pop(name)
+            matrix, kind, found = model.source.read(name), plans[name].type, moments.pop(name).whole()
             choice = inputs.sensitivity.losses.get(name, {}).get(kind)
             if choice is None:
                 # The module's rows, whose order is that of the channels.

@@ -25,13 +25,13 @@ class Factor:
         hessian: the damped H, float32 ``(columns, columns)``.
         feedback: M, R with each column divided by its diagonal: a weight's error times row j of M is what the later
             columns must make up for.
-        variances: R_jj^2, the price of a squared error of column j once all later columns answer to it.
+        variances: R_jj^2, ``(columns,)``: the price of a squared error of column j once all later columns answer to it.
         damping: what was used.
     """
 
     hessian: torch.Tensor
     feedback: torch.Tensor
-    variances: list[float]
+    variances: torch.Tensor
     damping: float
 
 
@@ -42,12 +42,12 @@ class BlockFactors:
     Attributes:
         inverse: ``(sub-blocks, sub, sub)``, H_ss^-1.
         feedback: like ``Factor.feedback``, ``(sub-blocks, sub, sub)``.
-        variances: like ``Factor.variances``, a list for each sub-block.
+        variances: like ``Factor.variances``, ``(sub-blocks, sub)``.
     """
 
     inverse: torch.Tensor
     feedback: torch.Tensor
-    variances: list[list[float]]
+    variances: torch.Tensor
 
 
 def factorise(hessian: npt.NDArray[np.floating], damping: float) -> Factor:
@@ -73,7 +73,7 @@ def factorise(hessian: npt.NDArray[np.floating], damping: float) -> Factor:
         upper = _upper_factor(matrix)
         if upper is not None:
             diagonal = upper.diagonal().clone()
-            return Factor(matrix, upper.div_(diagonal), diagonal.square().tolist(), used)
+            return Factor(matrix, upper.div_(diagonal), diagonal.square(), used)
         used = max(2 * used, _SMALLEST_DAMPING)
     raise InputError("The calibration statistics are not positive semi-definite; measure them again.")
 
@@ -109,4 +109,4 @@ def factorise_blocks(hessian: torch.Tensor, sub: int) -> BlockFactors:
     blocks = hessian.view(count, sub, count, sub).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
     upper = torch.linalg.cholesky(blocks.flip(1, 2)).flip(1, 2)
     diagonal = upper.diagonal(dim1=1, dim2=2)
-    return BlockFactors(torch.linalg.inv(blocks), upper / diagonal[:, None, :], diagonal.square().tolist())
+    return BlockFactors(torch.linalg.inv(blocks), upper / diagonal[:, None, :], diagonal.square())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from ..codec import Layout
@@ -11,27 +12,21 @@ from .scales import Candidates
 
 
 class Levels:
-    """Rounds to the levels of a type."""
+    """The levels of a type.
+
+    Attributes:
+        table: as ``kernel.round_columns`` takes them.
+    """
 
     def __init__(self, layout: Layout) -> None:
-        self._lowest = float(layout.levels[layout.lowest_code])
-        self._highest = float(layout.levels[-1])
+        used = layout.levels[layout.lowest_code :]
+        self.table = np.array([used[0], used[-1]] if layout.is_linear else used, np.float32)
         self._first = float(layout.levels[0])
-        self._table: torch.Tensor | None = None
-        if not layout.is_linear:
-            self._table = torch.tensor(layout.levels, dtype=torch.float32)
-            self._middles = (self._table[1:] + self._table[:-1]) / 2
-
-    def nearest_(self, scaled: torch.Tensor) -> None:
-        """Replace each number by the nearest level."""
-        if self._table is None:
-            scaled.round_().clamp_(self._lowest, self._highest)
-        else:
-            scaled.copy_(self._table[torch.bucketize(scaled, self._middles)])
+        self._middles = None if layout.is_linear else torch.from_numpy((self.table[1:] + self.table[:-1]) / 2)
 
     def codes(self, levels: torch.Tensor) -> torch.Tensor:
         """The codes (uint8) of exact levels."""
-        if self._table is None:
+        if self._middles is None:
             return (levels - self._first).to(torch.uint8)
         return torch.bucketize(levels, self._middles).to(torch.uint8)
 
@@ -57,15 +52,14 @@ def round_sub_block(
     weights: torch.Tensor,
     targets: torch.Tensor,
     feedback: torch.Tensor,
-    variances: list[float],
+    variances: torch.Tensor,
     candidates: Candidates,
     levels: Levels,
 ) -> Choice:
     """Round each column to the level nearest to its target, which gathers the errors of the columns before it.
 
     All candidates are rounded in full, feedback included, and the one with the least cost wins in each row: a scale
-    is judged by what feedback makes of it. This loop is where the time goes, hence views made once and results
-    written in place.
+    is judged by what feedback makes of it.
 
     Args:
         weights: ``(columns, rows)``, what errors are counted from.
@@ -75,32 +69,13 @@ def round_sub_block(
         candidates: scales and mins, ``(candidates, rows)``.
         levels: of the type.
     """
+    from .kernel import round_columns
+
     columns, rows = targets.shape
-    scales, mins = candidates.scales, candidates.mins
-    count = len(scales)
-    inverses = torch.where(scales == 0, torch.zeros(()), scales.reciprocal())
-    offsets, negated = (mins * inverses, -mins) if mins is not None else (None, scales)
-    target = targets[:, None].expand(columns, count, rows).contiguous()
-    chosen, errors = torch.empty_like(target), torch.empty_like(target)
-    flat = target.view(columns, -1)
-    value, cost = torch.empty(count, rows), torch.zeros(count, rows)
-    views = zip(target.unbind(0), chosen.unbind(0), errors.unbind(0), weights.unbind(0), strict=True)
-    for j, (wanted, level, error, weight) in enumerate(views):
-        if offsets is None:
-            torch.mul(wanted, inverses, out=level)
-            levels.nearest_(level)
-            torch.mul(level, scales, out=value)
-        else:
-            torch.addcmul(offsets, wanted, inverses, out=level)
-            levels.nearest_(level)
-            torch.addcmul(negated, level, scales, out=value)
-        torch.sub(weight, value, out=error)
-        miss = value.sub_(wanted)
-        cost.addcmul_(miss, miss, value=variances[j])
-        if j + 1 < columns:
-            flat[j + 1 :].addr_(feedback[j, j + 1 :], error.view(-1))
-    least, pick = cost.min(0)
-    if count == 1:
-        return Choice(chosen[:, 0], errors[:, 0], pick, least)
-    index = pick[None, None].expand(columns, 1, rows)
-    return Choice(chosen.gather(1, index)[:, 0], errors.gather(1, index)[:, 0], pick, least)
+    mins = candidates.mins if candidates.mins is not None else candidates.scales[:0]
+    chosen, errors = np.empty((columns, rows), np.float32), np.empty((columns, rows), np.float32)
+    picks, costs = np.empty(rows, np.int64), np.empty(rows, np.float32)
+    given = (weights, targets, feedback, variances, candidates.scales, mins)
+    arrays = (tensor.contiguous().numpy() for tensor in given)
+    round_columns(*arrays, levels.table, chosen, errors, picks, costs)
+    return Choice(*map(torch.from_numpy, (chosen, errors, picks, costs)))
