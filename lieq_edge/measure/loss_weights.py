@@ -193,9 +193,8 @@ class _Collector:
         batch = slice(0)
 
         def collect(name: str, slope: Tensor) -> None:
-            # A gradient of 16 bits is copied here; one of 32 is the graph's own.
-            squares = slope.float()
-            squares = squares * squares if squares is slope else squares.mul_(squares)
+            # A copy, for a gradient of 32 bits is the graph's own.
+            squares = slope.to(torch.float32, copy=True).square_()
             weights = squares.mean(-1)
             self._add(name, batch, weights, squares.flatten(0, -2).sum(0).double())
             if listener is not None:

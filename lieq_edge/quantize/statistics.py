@@ -68,11 +68,11 @@ class Moments:
             total = self.held_out if held_out else self.learned
             # BLAS reads columns first: for it both are turned, and the triangle is the lower one.
             added = ssyrk(1.0, scaled.T, beta=1.0, c=total.T, lower=1, overwrite_c=1)
-            assert added.base is total or np.shares_memory(added, total)
+            assert np.shares_memory(added, total)
 
     def whole(self) -> Moments:
         """These moments, symmetric, in the same memory."""
-        for matrix in {id(matrix): matrix for matrix in (self.learned, self.held_out)}.values():
+        for matrix in (self.learned,) if self.held_out is self.learned else (self.learned, self.held_out):
             for start in range(0, len(matrix), _MIRRORED):
                 rows = slice(start, start + _MIRRORED)
                 square = matrix[rows, rows]

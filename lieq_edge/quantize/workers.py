@@ -12,8 +12,6 @@ import scipy.linalg.lapack  # noqa: F401  loads scipy's own BLAS, which the cont
 import torch
 from threadpoolctl import ThreadpoolController
 
-from ..resources import keep_freed_memory
-
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -26,7 +24,6 @@ class Workers:
     """
 
     def __init__(self, threads: int | None = None) -> None:
-        keep_freed_memory()
         count = threads or os.cpu_count() or 1
         # PyTorch's number of threads is each worker's own; that of the BLAS below numpy and scipy is the process's.
         self._pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))

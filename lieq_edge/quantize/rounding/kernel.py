@@ -96,13 +96,8 @@ def round_columns(
                     factor = feedback[j, i]
                     for r in range(count):
                         target[i, r] += factor * error[j, r]
-            if candidate == 0:
-                for r in range(count):
-                    better[r] = True
-            else:
-                for r in range(count):
-                    better[r] = cost[r] < best_cost[r]
             for r in range(count):
+                better[r] = candidate == 0 or cost[r] < best_cost[r]
                 best[r] = candidate if better[r] else best[r]
                 best_cost[r] = cost[r] if better[r] else best_cost[r]
             for j in range(columns):

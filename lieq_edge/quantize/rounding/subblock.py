@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..codec import Layout
+from .kernel import round_columns
 from .scales import Candidates
 
 
@@ -69,8 +70,6 @@ def round_sub_block(
         candidates: scales and mins, ``(candidates, rows)``.
         levels: of the type.
     """
-    from .kernel import round_columns
-
     columns, rows = targets.shape
     mins = candidates.mins if candidates.mins is not None else candidates.scales[:0]
     chosen, errors = np.empty((columns, rows), np.float32), np.empty((columns, rows), np.float32)
