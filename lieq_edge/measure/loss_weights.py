@@ -21,6 +21,7 @@ from ..progress import stage
 from .hidden import BlockInputs
 from .model import BlockModel
 from .precision import quick_products
+from .sixteen_bits import turned_once
 
 # A few sequences go through a block at once: the graph of a block keeps about twenty floats for each of these.
 _BATCH_FLOATS = 1 << 21
@@ -113,7 +114,8 @@ def measure_loss_weights(
                 advance()
         for index in steps.remaining:
             if index == count:
-                gradient = collector.head(hidden, torch.Generator().manual_seed(seed))
+                with turned_once(model.causal_lm.get_output_embeddings()):
+                    gradient = collector.head(hidden, torch.Generator().manual_seed(seed))
             else:
                 with model.block(index) as module:
                     found[index] = collector.block(module, index, inputs.take(index), gradient)
@@ -211,12 +213,13 @@ class _Collector:
         ]
         step = max(1, _BATCH_FLOATS // (hidden.shape[1] * hidden.shape[2]))
         try:
-            for start in range(0, hidden.shape[0], step):
-                batch = slice(start, min(start + step, hidden.shape[0]))
-                piece = hidden[batch].detach().requires_grad_()
-                self.model.run_block(module, index, piece).backward(gradient[batch])
-                assert piece.grad is not None
-                gradient[batch] = piece.grad
+            with turned_once(module):
+                for start in range(0, hidden.shape[0], step):
+                    batch = slice(start, min(start + step, hidden.shape[0]))
+                    piece = hidden[batch].detach().requires_grad_()
+                    self.model.run_block(module, index, piece).backward(gradient[batch])
+                    assert piece.grad is not None
+                    gradient[batch] = piece.grad
         finally:
             for hook in hooks:
                 hook.remove()

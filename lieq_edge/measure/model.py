@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..resources import keep_freed_memory
 from ..source.base import Array, Source
 from .modules import BelowHead, ExpertMatrices, block_list, empty_model, replace_modules
-from .sixteen_bits import DTYPES, keep_sixteen_bits, suits
+from .sixteen_bits import DTYPES, keep_sixteen_bits, suits, turned_once
 
 # Blocks stay in memory when all of them take at most this much in float32: a model of about 250M weights then
 # is read and dequantised once, and the whole program still stays below 2 GB.
@@ -232,8 +232,9 @@ class BlockModel:
 
     def advance(self, module: nn.Module, index: int, hidden: Tensor) -> None:
         """Replace hidden states ``(n, T, d)`` by the block's output, in place and a few sequences at a time."""
-        for batch in self.batches(hidden.shape):
-            hidden[batch] = self.run_block(module, index, hidden[batch])
+        with turned_once(module):
+            for batch in self.batches(hidden.shape):
+                hidden[batch] = self.run_block(module, index, hidden[batch])
 
     def listen(
         self, module: nn.Module, index: int, hidden: Tensor, batch: slice, collect: Callable[[str, slice, Tensor], None]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError
+from .attention import NAME, register
 
 
 def empty_model(config: dict[str, Any]) -> Any:
@@ -20,6 +21,7 @@ def empty_model(config: dict[str, Any]) -> Any:
     """
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+    register()
     # Weights are float32 here whatever they are stored in. A copy, for transformers completes what it is given.
     fields = copy.deepcopy({key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")})
     kind = fields.pop("model_type", None)
@@ -27,8 +29,8 @@ def empty_model(config: dict[str, Any]) -> Any:
         raise InputError(f"transformers does not know the model type {kind!r}; update transformers or choose another.")
     try:
         settings = CONFIG_MAPPING[kind](**fields)
-        # PyTorch's fused attention cannot cap its logits.
-        attention = "eager" if getattr(settings, "attn_logit_softcapping", None) else "sdpa"
+        # Only transformers' own attention caps its scores.
+        attention = "eager" if getattr(settings, "attn_logit_softcapping", None) else NAME
         with _EmptyOnMeta():
             model = AutoModelForCausalLM.from_config(settings, attn_implementation=attention)
     except Exception as error:  # settings of a wrong kind raise whatever the code that meets them raises

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,6 +28,22 @@ def keep_sixteen_bits(module: nn.Module) -> None:
         module.register_forward_hook(lambda _, __, out: out.float())
     else:
         module.forward = lambda x: _Product.apply(x, module.weight)
+
+
+@contextlib.contextmanager
+def turned_once(module: nn.Module) -> Iterator[None]:
+    """Under autocast to bfloat16, turn the float32 matrices of linears here and not at each of many products."""
+    own: dict[nn.Module, Any] = {}
+    if torch.is_autocast_enabled("cpu"):
+        own = {linear: linear.weight for linear in module.modules() if type(linear) is nn.Linear}
+    try:
+        for linear, weight in own.items():
+            if weight.dtype == torch.float32:
+                linear.weight = nn.Parameter(weight.bfloat16(), requires_grad=False)
+        yield
+    finally:
+        for linear, weight in own.items():
+            linear.weight = weight
 
 
 class _Product(torch.autograd.Function):

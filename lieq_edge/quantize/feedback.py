@@ -132,7 +132,7 @@ def _round_rows(
     """Round some rows; see ``round_with_feedback``."""
     import torch
 
-    from .rounding.refine import descend, refit
+    from .rounding.refine import sweep
     from .rounding.scales import Scales
     from .rounding.subblock import Levels, round_sub_block
 
@@ -164,8 +164,7 @@ def _round_rows(
                 targets[stop - first :].addmm_(within[here, stop - first :].T, choice.errors)
     for _ in range(sweeps):
         assert blocks is not None
-        refit(factor.hessian, scales, levels, errors)
-        descend(original, factor.hessian, blocks, scales, levels, errors, _GROUP)
+        sweep(original, factor.hessian, blocks, scales, levels, errors, _GROUP)
     return scales.grid(to_levels.codes(levels))
 
 

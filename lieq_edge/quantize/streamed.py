@@ -202,6 +202,8 @@ def _measure_block(
 
     That of ``judged`` ones, whose rounding is settled, is not divided.
     """
+    from ..measure.sixteen_bits import turned_once
+
     held_out = held_out_sequences(len(inputs.tokens))
     moments = {
         name: (Moments.undivided if name in judged else Moments.zeros)(linear.in_features)
@@ -212,8 +214,9 @@ def _measure_block(
         for some in tokens_of(batch, inputs.weights.tokens[name][batch], held_out):
             moments[name].add(some.of(x), some.weights, held_out=some.held_out)
 
-    for batch in inputs.model.batches(inputs.tokens.shape):
-        inputs.model.listen(module, index, hidden[batch], batch, collect)
+    with turned_once(module):
+        for batch in inputs.model.batches(inputs.tokens.shape):
+            inputs.model.listen(module, index, hidden[batch], batch, collect)
     return moments
 
 

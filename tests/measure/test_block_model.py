@@ -45,7 +45,8 @@ def test_equals_the_plain_forward(family: str, changes: dict[str, Any], keep: bo
     tokens = random_tokens(3, 40)
     with torch.no_grad():
         expected = plain(tokens).logits
-        torch.testing.assert_close(model.logits(run(model, tokens)), expected, atol=1e-5, rtol=1e-5)
+        # Attention is not summed in the same order.
+        torch.testing.assert_close(model.logits(run(model, tokens)), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_scaled_embeddings_and_logits_are_told_from_what_the_matrices_give() -> None:

@@ -14,7 +14,7 @@ from .scales import Scales
 from .subblock import Levels, round_sub_block
 
 
-def descend(
+def sweep(
     weights: torch.Tensor,
     hessian: torch.Tensor,
     blocks: BlockFactors,
@@ -23,11 +23,9 @@ def descend(
     errors: torch.Tensor,
     group: int,
 ) -> None:
-    """Round every sub-block again; ``scales``, ``levels`` and ``errors`` are updated in place.
+    """Go over all blocks once: first d and m of a block, then its sub-blocks.
 
-    With the other columns fixed, the errors e of sub-block s cost e^T H_ss e + 2 e^T b, least at e = -H_ss^-1 b. So
-    its targets are the weights plus H_ss^-1 b, and rounding with feedback by the factor of H_ss looks for codes near
-    them. A row keeps what it had unless the new codes cost less.
+    ``scales``, ``levels`` and ``errors`` are updated in place.
 
     Args:
         weights: ``(columns, rows)``.
@@ -36,74 +34,108 @@ def descend(
         scales: of the rows.
         levels: chosen levels, ``(columns, rows)``.
         errors: weights minus chosen values, like ``levels``.
-        group: columns whose gradient is kept up to date together.
+        group: columns whose gradient is made by one product and kept up to date from there.
     """
     to_levels = Levels(scales.layout)
-    sub = scales.layout.sub
+    block = scales.layout.block
     columns = len(weights)
     for first in range(0, columns, group):
         last = min(first + group, columns)
+        square = hessian[first:last, first:last]
         gradient = hessian[first:last] @ errors
-        for start in range(first, last, sub):
-            part, index = slice(start, start + sub), start // sub
-            old = errors[part]
-            own = gradient[start - first : start - first + sub]
-            # What the present errors lie away from the best ones, and what that costs.
-            excess = blocks.inverse[index] @ own
-            present = (excess * own).sum(0)
-            targets = weights[part] - old + excess
-            candidates = scales.candidates(index, search=True)
-            choice = round_sub_block(
-                targets, targets, blocks.feedback[index], blocks.variances[index], candidates, to_levels
-            )
-            better = choice.cost < present
-            change = torch.where(better, excess.neg_().add_(choice.errors), torch.zeros(()))
-            scales.take(index, candidates, choice.pick, better)
-            levels[part] = torch.where(better, choice.levels, levels[part])
+        for start in range(first, last, block):
+            part = slice(start, start + block)
+            here = slice(start - first, start - first + block)
+            change = _refit(start // block, square[here, here], scales, levels[part], gradient[here])
             errors[part] += change
-            gradient.addmm_(hessian[first:last, part], change)
+            gradient.addmm_(square[:, here], change)
+            _descend(part, first, weights, square, blocks, scales, levels, errors, gradient, to_levels)
 
 
-def refit(hessian: torch.Tensor, scales: Scales, levels: torch.Tensor, errors: torch.Tensor) -> None:
-    """Move d (and m) of each block to the least squares of its codes, where rounding to fp16 leaves a gain.
+def _descend(
+    columns: slice,
+    first: int,
+    weights: torch.Tensor,
+    square: torch.Tensor,
+    blocks: BlockFactors,
+    scales: Scales,
+    levels: torch.Tensor,
+    errors: torch.Tensor,
+    gradient: torch.Tensor,
+    to_levels: Levels,
+) -> None:
+    """Round the sub-blocks of ``columns`` again; ``square`` and ``gradient`` are of the group that begins at ``first``.
+
+    With the other columns fixed, the errors e of sub-block s cost e^T H_ss e + 2 e^T b, least at e = -H_ss^-1 b. So
+    its targets are the weights plus H_ss^-1 b, and rounding with feedback by the factor of H_ss looks for codes near
+    them. A row keeps what it had unless the new codes cost less.
+    """
+    sub = scales.layout.sub
+    for start in range(columns.start, columns.stop, sub):
+        part, here, index = slice(start, start + sub), slice(start - first, start - first + sub), start // sub
+        old, own = errors[part], gradient[here]
+        # What the present errors lie away from the best ones, and what that costs.
+        excess = blocks.inverse[index] @ own
+        present = (excess * own).sum(0)
+        targets = weights[part] - old + excess
+        candidates = scales.candidates(index, search=True)
+        choice = round_sub_block(
+            targets, targets, blocks.feedback[index], blocks.variances[index], candidates, to_levels
+        )
+        better = choice.cost < present
+        change = torch.where(better, excess.neg_().add_(choice.errors), torch.zeros(()))
+        scales.take(index, candidates, choice.pick, better)
+        levels[part] = torch.where(better, choice.levels, levels[part])
+        errors[part] += change
+        gradient.addmm_(square[:, here], change)
+
+
+def _refit(
+    block: int, square: torch.Tensor, scales: Scales, levels: torch.Tensor, gradient: torch.Tensor
+) -> torch.Tensor:
+    """Move d (and m) of a block to the least squares of its codes, where rounding to fp16 leaves a gain.
 
     With codes fixed, an error changes by -delta_d * c + delta_m * u, where c and u are what d and m multiply. The
-    2 x 2 normal equations are solved for each row and block; arguments as in ``descend``.
+    2 x 2 normal equations are solved for each row.
+
+    Args:
+        block: which one.
+        square: H of its columns.
+        scales: of all blocks.
+        levels, gradient: of its columns, ``(columns, rows)``.
+
+    Returns:
+        How the errors change, ``(columns, rows)``.
     """
     layout = scales.layout
     per_block = layout.block // layout.sub
-    for block in range(len(scales.d)):
-        part = slice(block * layout.block, (block + 1) * layout.block)
-        subs = slice(block * per_block, (block + 1) * per_block)
-        square, gradient = hessian[part, part], hessian[part] @ errors
-        by_d = -levels[part]
-        if scales.scale_codes is not None:
-            by_d *= scales.scale_codes[subs].repeat_interleave(layout.sub, 0)
-        curved_d = square @ by_d
-        dd, d_slope = (by_d * curved_d).sum(0), (by_d * gradient).sum(0)
-        d = scales.d[block]
-        if scales.m is None:
-            step = _to_half(d, torch.where(dd > 0, -d_slope / dd, torch.zeros(())))
-            step = torch.where(step * (dd * step + 2 * d_slope) < 0, step, torch.zeros(()))
-            d += step
-            errors[part] += step * by_d
-            continue
-        by_m = torch.full_like(by_d, float(layout.min_sign))
-        if scales.min_codes is not None:
-            by_m = scales.min_codes[subs].repeat_interleave(layout.sub, 0)
-        curved_m = square @ by_m
-        dm, mm, m_slope = (by_m * curved_d).sum(0), (by_m * curved_m).sum(0), (by_m * gradient).sum(0)
-        determinant = dd * mm - dm * dm
-        solvable = determinant > 1e-5 * dd * mm
-        m = scales.m[block]
-        zero = torch.zeros(())
-        d_step = _to_half(d, torch.where(solvable, (dm * m_slope - mm * d_slope) / determinant, zero))
-        m_step = _to_half(m, torch.where(solvable, (dm * d_slope - dd * m_slope) / determinant, zero))
-        gain = d_step * (dd * d_step + 2 * d_slope) + m_step * (mm * m_step + 2 * m_slope) + 2 * dm * d_step * m_step
-        d_step, m_step = torch.where(gain < 0, d_step, zero), torch.where(gain < 0, m_step, zero)
-        d += d_step
-        m += m_step
-        errors[part] += d_step * by_d + m_step * by_m
+    subs = slice(block * per_block, (block + 1) * per_block)
+    by_d = -levels
+    if scales.scale_codes is not None:
+        by_d *= scales.scale_codes[subs].repeat_interleave(layout.sub, 0)
+    curved_d = square @ by_d
+    dd, d_slope = (by_d * curved_d).sum(0), (by_d * gradient).sum(0)
+    d, zero = scales.d[block], torch.zeros(())
+    if scales.m is None:
+        step = _to_half(d, torch.where(dd > 0, -d_slope / dd, zero))
+        step = torch.where(step * (dd * step + 2 * d_slope) < 0, step, zero)
+        d += step
+        return by_d.mul_(step)
+    by_m = torch.full_like(by_d, float(layout.min_sign))
+    if scales.min_codes is not None:
+        by_m = scales.min_codes[subs].repeat_interleave(layout.sub, 0)
+    curved_m = square @ by_m
+    dm, mm, m_slope = (by_m * curved_d).sum(0), (by_m * curved_m).sum(0), (by_m * gradient).sum(0)
+    determinant = dd * mm - dm * dm
+    solvable = determinant > 1e-5 * dd * mm
+    m = scales.m[block]
+    d_step = _to_half(d, torch.where(solvable, (dm * m_slope - mm * d_slope) / determinant, zero))
+    m_step = _to_half(m, torch.where(solvable, (dm * d_slope - dd * m_slope) / determinant, zero))
+    gain = d_step * (dd * d_step + 2 * d_slope) + m_step * (mm * m_step + 2 * m_slope) + 2 * dm * d_step * m_step
+    d_step, m_step = torch.where(gain < 0, d_step, zero), torch.where(gain < 0, m_step, zero)
+    d += d_step
+    m += m_step
+    return by_d.mul_(d_step).addcmul_(m_step.expand_as(by_m), by_m)
 
 
 def _to_half(present: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
