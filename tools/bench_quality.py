@@ -83,7 +83,7 @@ class Bench:
 
     @cached_property
     def importance(self) -> Importance:
-        return self._timed("imatrix", lambda: measure_importance(self.source, self.tokens))
+        return self._timed("imatrix", lambda: measure_importance(self.source, self.tokens, bfloat16=False))
 
     @cached_property
     def diagnostics(self) -> Diagnostics:

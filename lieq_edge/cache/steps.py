@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .entry import Arrays, Entry
 from .run import Run
 
+# A state of so many bytes is kept whenever it changes; a larger one so seldom that its writing takes little of the
+# time, in bytes a second: 50 MB every five seconds.
+_SMALL = 1 << 20
+_RATE = 1e7
+
 
 class Steps:
     """What is done of a row of numbered steps, kept in a run.
 
     The result of a step is kept before the state behind it, and the newest state takes the place of the one before: at
-    any moment the kept state has all results before it.
+    any moment the kept state has all results before it. Large states of quick steps are not all kept; steps behind the
+    newest kept one are then taken again.
 
     Attributes:
         state: behind the last step that is done; None before the first.
@@ -29,6 +36,7 @@ class Steps:
         self._run = run
         self._order = list(order)
         self._gap = False
+        self._kept_at = time.monotonic()
         self.state = run.load("state")
         self._done = 0 if self.state is None else int(self.state.record["done"])
 
@@ -66,5 +74,9 @@ class Steps:
         self._done += 1
         # What comes behind a result that could not be kept would be of no use.
         self._gap = self._gap or not self._run.save(f"step.{index}", result.arrays, result.record)
-        if not self._gap:
+        if not self._gap and self._is_due(sum(array.nbytes for array in state.values())):
             self._run.save("state", state, {"done": self._done, "record": record})
+            self._kept_at = time.monotonic()
+
+    def _is_due(self, size: int) -> bool:
+        return size <= _SMALL or time.monotonic() - self._kept_at >= size / _RATE

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..progress import stage
 from ..source.base import Source
 from .model import BlockModel
-from .precision import quick_products
+from .precision import has_bfloat16, quick_products
 
 
 def measure_importance(
@@ -20,7 +20,7 @@ def measure_importance(
     tokens: Tensor,
     *,
     threads: int | None = None,
-    bfloat16: bool = False,
+    bfloat16: bool | None = None,
     cache: Cache = NO_CACHE,
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Run a calibration text through the model and average the squares of what each linear receives.
@@ -29,9 +29,9 @@ def measure_importance(
         source: the model in full precision.
         tokens: ids ``(n, T)``.
         threads: CPU threads for torch.
-        bfloat16: quick products (``quick_products``), in half the time; of no use for mixtures of experts, whose
-            routers decide by small differences. Off, for they move the finished file: by -1.2 to +2.1 % of its KL
-            divergence, measured on the demo model at 3 bits with two texts.
+        bfloat16: see ``quick_products``. It takes half the time and moves a finished file's KL divergence by less than
+            half a percent on average (docs/method.md). Mixtures of experts stay in float32, for their routers decide
+            by small differences.
         cache: for results of this model.
 
     Returns:
@@ -42,12 +42,13 @@ def measure_importance(
     Raises:
         InputError: the model gives NaN or Inf on the text.
     """
-    parts = {"tokens": tokens, "bfloat16": bfloat16}
+    quick = bfloat16 is not False and has_bfloat16() and all(len(spec.shape) < 3 for spec in source.tensors())
+    parts = {"tokens": tokens, "bfloat16": quick}
     kept = cache.get("importance", parts)
     if kept is None:
         if source.in_transformers:
             with cache.run("importance", parts) as run:
-                kept = Entry(_measure(source, tokens, threads, bfloat16, run))
+                kept = Entry(_measure(source, tokens, threads, quick, run))
                 cache.put("importance", parts, kept)
         else:
             from . import llama_measure
@@ -63,9 +64,8 @@ def _measure(
     """Importance by PyTorch."""
     found: dict[str, npt.NDArray[np.float32]] = {}
     model = BlockModel(source, threads=threads)
-    quick = quick_products(bfloat16 and all(len(spec.shape) < 3 for spec in source.tensors()))
     steps = Steps(run, range(model.n_blocks))
-    with torch.no_grad(), quick, stage("Calibrating", model.n_blocks + 1) as advance:
+    with torch.no_grad(), quick_products(bfloat16), stage("Calibrating", model.n_blocks + 1) as advance:
         for _, entry in steps.results():
             found |= entry.arrays
             advance()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lieq_edge.cache import Entry, FolderCache, Run, Steps
+from lieq_edge.cache import steps as module
 from lieq_edge.errors import InputError
 
 
@@ -32,6 +33,20 @@ def test_they_go_on_behind_the_last_one(run: Run) -> None:
     assert again.state is not None
     assert again.state.arrays["sum"].tolist() == [3, 3, 3]
     assert again.state.record == {"done": 2, "record": {"at": 3}}
+
+
+def test_a_large_state_of_quick_steps_is_not_kept_every_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(module, "_SMALL", 0)
+    monkeypatch.setattr(module, "_RATE", 24.0)  # the state has 24 bytes: once a second
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    steps = Steps(run, range(6))
+    for now in (100.5, 101.0, 101.5, 101.9, 102.0, 102.5):
+        take(steps, 1)
+    again = Steps(run, range(6))
+    assert again.remaining == [5]
+    assert again.state is not None
+    assert again.state.arrays["sum"].tolist() == [4, 4, 4]
 
 
 @pytest.mark.parametrize("lost", ["step.5", "step.3", "state"])

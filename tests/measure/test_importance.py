@@ -26,7 +26,7 @@ def test_equals_hooks_on_the_plain_model(tied: bool) -> None:
                 lambda _, args, name=name: expected.update({name: args[0].double().square().mean((0, 1)).numpy()})
             )
     plain(TOKENS)
-    found = measure_importance(MemorySource(plain), TOKENS)
+    found = measure_importance(MemorySource(plain), TOKENS, bfloat16=False)
     assert len(found) == 3 * 7 + 1
     for name, values in expected.items():
         gguf = "token_embd.weight" if tied and name == "lm_head" else gguf_name(f"{name}.weight")
@@ -40,6 +40,16 @@ def test_bfloat16_products_hardly_change_it() -> None:
     for name, values in exact.items():
         np.testing.assert_allclose(quick[name].sum(), values.sum(), rtol=0.01)
         np.testing.assert_allclose(quick[name], values, rtol=0.2)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_bfloat16_products_are_taken_where_the_processor_has_them(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lieq_edge.measure.importance.has_bfloat16", lambda: there)
+    monkeypatch.setattr("lieq_edge.measure.precision.has_bfloat16", lambda: there)
+    source = MemorySource(tiny_lm("qwen2"))
+    found, asked = measure_importance(source, TOKENS), measure_importance(source, TOKENS, bfloat16=there)
+    for name, values in asked.items():
+        np.testing.assert_array_equal(found[name], values)
 
 
 def test_columns_that_are_never_activated_stay_positive() -> None:
@@ -71,7 +81,7 @@ def test_experts_have_importance_of_their_own() -> None:
     tokens = torch.arange(100, 109)[None]
     with torch.no_grad():
         plain(tokens)
-    found = measure_importance(source, tokens)
+    found = measure_importance(source, tokens, bfloat16=False)
     gate, down = found["blk.1.ffn_gate_exps.weight"], found["blk.1.ffn_down_exps.weight"]
     assert gate.shape == (8, 64)
     assert np.array_equal(gate, found["blk.1.ffn_up_exps.weight"])
