@@ -20,8 +20,9 @@ import numpy.typing as npt
 from ..ggml_types import TYPES
 from . import ggml
 from .codec import LAYOUTS
+from .collecting import Collecting
 from .feedback import round_by_factor
-from .statistics import Moments, held_out_sequences, importance_of, tokens_of, weighted_moments
+from .statistics import Moments, held_out_sequences, importance_of, weighted_moments
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -93,25 +94,26 @@ class Predictor:
             candidates: types to try by tensor name; all must fit the tensor's rows.
             workers: where tensors are worked on, with one thread of torch each.
         """
+        held_out = held_out_sequences(shape[0])
         self._linears = linears
-        self._held_out = held_out_sequences(shape[0])
-        self._held_out_tokens = len(self._held_out) * shape[1]
+        self._held_out_tokens = len(held_out) * shape[1]
         self._candidates = candidates
         self._workers = workers
-        self._moments = {name: Moments.zeros(linear.in_features) for name, linear in linears.items()}
+        moments = {name: Moments.zeros(linear.in_features) for name, linear in linears.items()}
+        self._collecting = Collecting(moments, held_out, workers)
 
     def add(self, name: str, batch: slice, x: Tensor, weights: Tensor) -> None:
         """Collect H."""
-        for some in tokens_of(batch, weights, self._held_out):
-            self._moments[name].add(some.of(x), some.weights, held_out=some.held_out)
+        self._collecting.add(name, batch, x, weights)
 
     def done(self, channels: dict[str, Tensor]) -> dict[str, Any]:
         """Predict, tensor after tensor; their H go. The predictions are as ``losses_to_json`` gives them."""
+        moments = self._collecting.done()
 
         def predict(name: str) -> dict[str, TypeLoss]:
             return predict_tensor(
                 self._linears[name].weight.numpy(),
-                self._moments.pop(name).whole(),
+                moments.pop(name),
                 channels[name].numpy(),
                 self._held_out_tokens,
                 self._candidates.get(name, ()),

@@ -10,10 +10,11 @@ from ..allocate.plan import Plan, TensorPlan
 from ..cache import NO_CACHE, Cache, Entry, Run, Steps
 from ..source.base import Array, Source
 from . import ggml
+from .collecting import Collecting
 from .feedback import round_by_factor
 from .ggml import Packed
 from .sensitivity import Sensitivity, TypeLoss, predict_tensor
-from .statistics import Moments, held_out_sequences, importance_of, tokens_of
+from .statistics import Moments, held_out_sequences, importance_of
 from .tensors import Importance, encode_tensor
 
 if TYPE_CHECKING:
@@ -174,11 +175,11 @@ def _round_block(
         linears = model.linears(module, index)
         with quick_products():
             judged = {name for name in linears if plans[name].type in inputs.sensitivity.losses.get(name, {})}
-            moments = _measure_block(module, index, hidden, inputs, judged)
+            moments = _measure_block(module, index, hidden, inputs, judged, workers)
 
         def work(name: str) -> tuple[Packed, Array]:
             # Rows in llama.cpp's order, which may differ from the module's; they are rounded one by one.
-            matrix, kind, found = model.source.read(name), plans[name].type, moments.pop(name).whole()
+            matrix, kind, found = model.source.read(name), plans[name].type, moments.pop(name)
             choice = inputs.sensitivity.losses.get(name, {}).get(kind)
             if choice is None:
                 # The module's rows, whose order is that of the channels.
@@ -196,7 +197,7 @@ def _round_block(
 
 
 def _measure_block(
-    module: nn.Module, index: int, hidden: Tensor, inputs: FeedbackInputs, judged: set[str]
+    module: nn.Module, index: int, hidden: Tensor, inputs: FeedbackInputs, judged: set[str], workers: Workers
 ) -> dict[str, Moments]:
     """H of the block's linears, whose weights are still exact, behind blocks that are rounded.
 
@@ -204,20 +205,22 @@ def _measure_block(
     """
     from ..measure.sixteen_bits import turned_once
 
-    held_out = held_out_sequences(len(inputs.tokens))
-    moments = {
-        name: (Moments.undivided if name in judged else Moments.zeros)(linear.in_features)
-        for name, linear in inputs.model.linears(module, index).items()
-    }
+    collecting = Collecting(
+        {
+            name: (Moments.undivided if name in judged else Moments.zeros)(linear.in_features)
+            for name, linear in inputs.model.linears(module, index).items()
+        },
+        held_out_sequences(len(inputs.tokens)),
+        workers,
+    )
 
     def collect(name: str, batch: slice, x: Tensor) -> None:
-        for some in tokens_of(batch, inputs.weights.tokens[name][batch], held_out):
-            moments[name].add(some.of(x), some.weights, held_out=some.held_out)
+        collecting.add(name, batch, x, inputs.weights.tokens[name][batch])
 
     with turned_once(module):
         for batch in inputs.model.batches(inputs.tokens.shape):
             inputs.model.listen(module, index, hidden[batch], batch, collect)
-    return moments
+    return collecting.done()
 
 
 def _round(

@@ -36,12 +36,12 @@ def test_they_go_on_behind_the_last_one(run: Run) -> None:
 
 
 def test_a_large_state_of_quick_steps_is_not_kept_every_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
+    clock = [100.0]
     monkeypatch.setattr(module, "_SMALL", 0)
     monkeypatch.setattr(module, "_RATE", 24.0)  # the state has 24 bytes: once a second
-    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
     steps = Steps(run, range(6))
-    for now in (100.5, 101.0, 101.5, 101.9, 102.0, 102.5):
+    for clock[0] in (100.5, 101.0, 101.5, 101.9, 102.0, 102.5):
         take(steps, 1)
     again = Steps(run, range(6))
     assert again.remaining == [5]

@@ -1,0 +1,57 @@
+"""H of the linears of a block, collected while batches of sequences pass through it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from .statistics import Moments, Tokens, tokens_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .workers import Workers
+
+# Wider matrices are added to by all threads of BLAS at once.
+_WIDE = 4096
+
+
+class Collecting:
+    """Adds what linears receive to their moments, several linears side by side.
+
+    BLAS and PyTorch have threads of their own, which wait for work by spinning. When both take turns with small
+    products they take the cores from each other, and either is several times slower; so each product gets one thread.
+    """
+
+    def __init__(self, moments: dict[str, Moments], held_out: frozenset[int], workers: Workers) -> None:
+        """Add to ``moments``, by name; the sequences ``held_out`` to those that judge."""
+        self._moments = moments
+        self._held_out = held_out
+        self._workers = workers
+        self._waiting: dict[str, list[tuple[Tokens, Tensor]]] = {}
+
+    def add(self, name: str, batch: slice, x: Tensor, weights: Tensor) -> None:
+        """Add inputs ``(b, T, columns)`` of the linear ``name`` for the sequences ``batch``, with w_t ``(b, T)``."""
+        if name in self._waiting:
+            self._flush()
+        self._waiting[name] = [(some, some.of(x)) for some in tokens_of(batch, weights, self._held_out)]
+        if len(self._waiting) == len(self._moments):
+            self._flush()
+
+    def done(self) -> dict[str, Moments]:
+        """The moments by name, symmetric, when all batches are through."""
+        self._flush()
+        return {name: moments.whole() for name, moments in self._moments.items()}
+
+    def _flush(self) -> None:
+        def add(name: str) -> None:
+            for some, x in waiting[name]:
+                self._moments[name].add(x, some.weights, held_out=some.held_out)
+
+        waiting: Mapping[str, list[tuple[Tokens, Tensor]]] = self._waiting
+        columns = {name: parts[0][1].shape[-1] for name, parts in waiting.items() if parts}
+        narrow = sorted((name for name in columns if columns[name] <= _WIDE), key=lambda name: -columns[name])
+        self._workers.map(add, narrow)
+        for name in columns.keys() - set(narrow):
+            add(name)
+        self._waiting = {}
