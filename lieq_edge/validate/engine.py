@@ -32,7 +32,7 @@ def available_threads() -> int:
 
 
 class Engine:
-    """One GGUF file loaded on the CPU (memory-mapped), with a context for windows of fixed length.
+    """One GGUF file loaded on the CPU, with a context for windows of fixed length.
 
     All settings that change the numbers (flash attention, f16 key-value cache, weight repacking) are
     llama.cpp's defaults, as in llama-perplexity. Close it, or use it in a ``with`` block: the native
@@ -56,11 +56,14 @@ class Engine:
         threads: int | None = None,
         label: str | None = None,
         exact: bool = False,
+        mapped: bool = True,
     ) -> None:
         """Load ``path``.
 
         With ``exact`` keys and values stay in float32 and attention is computed step by step, so that a float32 model
-        is computed in float32 throughout; such a file may be without a tokenizer.
+        is computed in float32 throughout; such a file may be without a tokenizer. Unless ``mapped``, the file is read
+        and not mapped: llama.cpp makes a copy of some types in another layout, and the mapped pages of the first copy
+        would count as memory too.
 
         Raises:
             InputError: the file is missing, llama.cpp refuses it (with llama.cpp's own reason), or its learned
@@ -79,7 +82,7 @@ class Engine:
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "does not exist"
             raise InputError(f"{path} {what}; give the path of a GGUF file.")
-        self._load(threads or available_threads(), exact)
+        self._load(threads or available_threads(), exact, mapped)
         vocab = self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(vocab))
         self._bos = int(llama_cpp.llama_vocab_bos(vocab)) if llama_cpp.llama_vocab_get_add_bos(vocab) else None
@@ -91,10 +94,15 @@ class Engine:
             raise InputError(f"{self.label} has positions for {limit} tokens only; take a --context of that or less.")
         self._prepare_batch()
 
-    def _load(self, threads: int, exact: bool) -> None:
+    def _load(self, threads: int, exact: bool, mapped: bool) -> None:
         api = self._api
         model_params = api.llama_model_default_params()
         model_params.n_gpu_layers = 0
+        if not mapped:
+            if hasattr(model_params, "load_mode"):
+                model_params.load_mode = api.LLAMA_LOAD_MODE_NONE
+            else:
+                model_params.use_mmap = False
         if not exact:
             self._check_vocabulary()
         with captured_log() as errors:

@@ -9,7 +9,7 @@ llama-perplexity too: tokens count as independent, which they are not inside a w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from ..source.base import Source
 
 MIN_CONTEXT = 8
+
+# Larger files are mapped, so that the system can take their pages out of memory.
+_READ_BYTES = 1 << 32
+
+Base = Callable[[slice], Iterable[tuple[slice, Logits]]]
+"""A reference: its logits for some of the windows, in pieces of which each names its rows."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +108,15 @@ def validate(
     parallel = max(1, UBATCH // context)
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(threads))
-        engine = stack.enter_context(Engine(path, context=context, parallel=parallel, threads=threads))
+        mapped = not path.is_file() or path.stat().st_size > _READ_BYTES
+
+        def load() -> Engine:
+            return stack.enter_context(Engine(path, context=context, parallel=parallel, threads=threads, mapped=mapped))
+
+        engine = load()
         tokens = engine.tokenize(text)
         windows = _cut(tokens, context, chunks, text_name)
-        base: Callable[[slice], Logits] | None = None
+        base: Base | None = None
         label = ""
         if isinstance(reference, Path):
             other = stack.enter_context(
@@ -114,16 +125,21 @@ def validate(
             label = other.label
             _check_same(engine, tokens, label, other.n_vocab, other.tokenize(text))
 
-            def base(part: slice) -> Logits:
-                return other.logits(windows[part]).reshape(-1, other.n_vocab)
+            def base(part: slice) -> Iterable[tuple[slice, Logits]]:
+                return [(slice(None), other.logits(windows[part]).reshape(-1, other.n_vocab))]
+
         elif reference is not None:
             from .streamed import StreamedReference
 
+            read, scored = engine.with_bos(windows), slice(engine.first, engine.first + engine.scored)
+            # The file makes room while the original runs.
+            engine.close()
             streamed = StreamedReference(reference, threads=threads)
             label = streamed.label
             own = np.array(reference.tokenize(text, add_bos=reference.adds_bos), tokens.dtype)
             _check_same(engine, tokens, label, streamed.n_vocab, own)
-            streamed.run(engine.with_bos(windows), slice(engine.first, engine.first + engine.scored), cache)
+            streamed.run(read, scored, cache)
+            engine = load()
             base = streamed.logits
         if context > engine.trained_context:
             log(f"{path.name} was trained on {engine.trained_context} tokens; windows of {context} are longer.")
@@ -181,9 +197,7 @@ def _check_same(engine: Engine, tokens: Tokens, label: str, n_vocab: int, their_
         )
 
 
-def _score(
-    engine: Engine, base: Callable[[slice], Logits] | None, label: str, windows: Tokens, pool: Executor
-) -> Comparison:
+def _score(engine: Engine, base: Base | None, label: str, windows: Tokens, pool: Executor) -> Comparison:
     """Score all windows; without ``base``, the logits of a reference called ``label``, its part is empty."""
     parts: list[Comparison] = []
     with stage("validate", len(windows)) as step:
@@ -195,12 +209,13 @@ def _score(
             if base is None:
                 none = np.empty(0)
                 nll = negative_log_likelihood(logits, targets, pool)
-                parts.append(Comparison(nll, none, none, none.astype(np.bool_)))
+                found = [Comparison(nll, none, none, none.astype(np.bool_))]
             else:
-                parts.append(compare(base(part), logits, targets, pool))
+                found = [compare(theirs, logits[rows], targets[rows], pool) for rows, theirs in base(part)]
             for name, model in (("nll", engine.label), ("reference_nll", label)):
-                if not np.isfinite(getattr(parts[-1], name)).all():
+                if not all(np.isfinite(getattr(comparison, name)).all() for comparison in found):
                     raise InputError(f"{model} gives outputs that are not numbers; write the file again.")
+            parts += found
             for _ in batch:
                 step()
     return Comparison(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Comparison)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,10 +57,14 @@ class StreamedReference:
                 advance()
         return hidden[:, scored].contiguous().numpy()
 
-    def logits(self, windows: slice) -> Logits:
-        """Logits ``(windows * scored, n_vocab)`` of some of the windows that were run."""
+    def logits(self, windows: slice) -> Iterator[tuple[slice, Logits]]:
+        """Logits ``(windows * scored, n_vocab)`` of some of the windows that were run, some rows at a time.
+
+        Yields:
+            Which rows, and their logits.
+        """
         import torch
 
         with torch.no_grad():
-            found: Logits = self._model.logits(self._hidden[windows].flatten(0, 1)).numpy()
-        return found
+            for rows, logits in self._model.logit_chunks(self._hidden[windows].flatten(0, 1)):
+                yield rows, logits.numpy()
