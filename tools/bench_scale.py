@@ -208,6 +208,7 @@ def make_setup(args: argparse.Namespace) -> Setup:
         hidden=args.hidden,
         tokens=tokens,
         saliency_tokens=saliency_tokens,
+        memory_tokens=args.memory_tokens,
         preset=args.preset,
         budget=args.budget,
         repeats=args.repeats,
@@ -230,6 +231,7 @@ def main() -> int:
     parser.add_argument("--hidden", type=int, default=768, help="what it is widened to")
     parser.add_argument("--tokens", type=int, default=16384, help="of calibration, ours and the peer's")
     parser.add_argument("--saliency-tokens", type=int, default=4096)
+    parser.add_argument("--memory-tokens", type=int, help="of calibration in memory-quality; default: the export's own")
     parser.add_argument("--preset", default="Q3_K_M", help="of llama.cpp; our file is never larger")
     parser.add_argument("--budget", default="3.0bpw", help="of the models of real shapes")
     parser.add_argument("--threads", type=int)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,7 @@ class Setup:
         hidden: what it is widened to.
         tokens: of calibration where a peer runs on the same.
         saliency_tokens: for the perplexity drops.
+        memory_tokens: of calibration in the row memory-quality, None for what an export takes by itself.
         preset: of llama.cpp, whose file ours must not exceed.
         budget: of models of real shapes.
         repeats: of everything but the largest rows.
@@ -78,6 +80,7 @@ class Setup:
     hidden: int = 768
     tokens: int = 16384
     saliency_tokens: int = 4096
+    memory_tokens: int | None = None
     preset: str = "Q3_K_M"
     budget: str = "3.0bpw"
     repeats: int = 3
@@ -171,7 +174,9 @@ def saliency(setup: Setup) -> list[Command]:
 
 
 def memory_quality(setup: Setup) -> list[Command]:
-    return [Command("memory/quality/1.5b", setup.export(setup.model("1.5b"), *QUALITY, "--budget", setup.budget))]
+    tokens = () if setup.memory_tokens is None else ("--calibration-tokens", str(setup.memory_tokens))
+    flags = (*QUALITY, "--budget", setup.budget, *tokens)
+    return [Command("memory/quality/1.5b", setup.export(setup.model("1.5b"), *flags))]
 
 
 def memory_geometry(setup: Setup) -> list[Command]:
@@ -284,6 +289,8 @@ def _memory(row: str, name: str, what: str, target: float, samples: Samples) -> 
         return Result(row, what, None, "GB", target)
     worst = max(found, key=lambda sample: sample.peak_rss)
     notes = []
+    if given := re.search(r"--calibration-tokens (\d+)", worst.command):
+        notes.append(f"{int(given[1]):,} calibration tokens")
     if worst.peak_anonymous is not None:
         notes.append(f"{worst.peak_anonymous / GB:.2f} GB without pages of files")
     if peaks := worst.before_validation():
