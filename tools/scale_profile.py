@@ -22,6 +22,7 @@ INTERVAL = 0.01
 
 RULES: tuple[tuple[str, str, str], ...] = (
     # Kind, the end of the file's path (or a part of it that ends with /), and the function; * is any.
+    ("attention", "measure/attention.py", "*"),
     ("backward", "torch/_tensor.py", "backward"),
     ("backward", "torch/autograd/", "*"),
     ("H", "quantize/statistics.py", "*"),

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..progress import stage
 from ..source.base import Source
 from .model import BlockModel
-from .precision import has_bfloat16, quick_products
+from .precision import quick_products, takes_bfloat16
 
 
 def measure_importance(
@@ -29,9 +29,8 @@ def measure_importance(
         source: the model in full precision.
         tokens: ids ``(n, T)``.
         threads: CPU threads for torch.
-        bfloat16: see ``quick_products``. It takes half the time and moves a finished file's KL divergence by less than
-            half a percent on average (docs/method.md). Mixtures of experts stay in float32, for their routers decide
-            by small differences.
+        bfloat16: see ``precision.takes_bfloat16``. It takes half the time and moves a finished file's KL divergence by
+            less than half a percent on average (docs/method.md).
         cache: for results of this model.
 
     Returns:
@@ -42,7 +41,7 @@ def measure_importance(
     Raises:
         InputError: the model gives NaN or Inf on the text.
     """
-    quick = bfloat16 is not False and has_bfloat16() and all(len(spec.shape) < 3 for spec in source.tensors())
+    quick = takes_bfloat16(source, bfloat16)
     parts = {"tokens": tokens, "bfloat16": quick}
     kept = cache.get("importance", parts)
     if kept is None:

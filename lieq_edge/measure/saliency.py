@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from .model import BlockModel
+from .precision import quick_products, takes_bfloat16
+from .sixteen_bits import turned_once
 
 
 class SaliencyPass:
@@ -20,9 +22,10 @@ class SaliencyPass:
     Memory: (blocks + 1) * tokens * width floats; ``windows_at_once`` says how much text that allows.
     """
 
-    def __init__(self, model: BlockModel, tokens: Tensor) -> None:
-        """Embed token ids ``(n, T)``."""
+    def __init__(self, model: BlockModel, tokens: Tensor, *, bfloat16: bool | None = None) -> None:
+        """Embed token ids ``(n, T)``; for ``bfloat16`` see ``precision.takes_bfloat16``."""
         self._model = model
+        self._quick = takes_bfloat16(model.source, bfloat16)
         self._tokens = tokens
         base = model.embed(tokens)
         # Row l is the model without block l, the last row the whole model.
@@ -32,12 +35,15 @@ class SaliencyPass:
     def step(self, module: nn.Module, index: int) -> None:
         """Take every variant through block ``index``; the variant that leaves it out starts here."""
         self._hidden[index] = self._hidden[-1]
-        for variant in (*range(index), -1):
-            self._model.advance(module, index, self._hidden[variant])
+        with quick_products(self._quick), turned_once(module):
+            for variant in (*range(index), -1):
+                self._model.advance(module, index, self._hidden[variant])
 
     def losses(self) -> Tensor:
         """Sum of the next-token losses in nats, float64 ``(blocks + 1,)``, the whole model's last."""
-        return torch.stack([self._model.token_losses(h, self._tokens).double().sum() for h in self._hidden])
+        model = self._model
+        with quick_products(self._quick), turned_once(model.causal_lm.get_output_embeddings()):
+            return torch.stack([model.token_losses(h, self._tokens).double().sum() for h in self._hidden])
 
 
 def windows_at_once(model: BlockModel, length: int, memory_bytes: int = 512_000_000) -> int:

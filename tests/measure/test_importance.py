@@ -44,7 +44,6 @@ def test_bfloat16_products_hardly_change_it() -> None:
 
 @pytest.mark.parametrize("there", [True, False])
 def test_bfloat16_products_are_taken_where_the_processor_has_them(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lieq_edge.measure.importance.has_bfloat16", lambda: there)
     monkeypatch.setattr("lieq_edge.measure.precision.has_bfloat16", lambda: there)
     source = MemorySource(tiny_lm("qwen2"))
     found, asked = measure_importance(source, TOKENS), measure_importance(source, TOKENS, bfloat16=there)

@@ -15,9 +15,9 @@ from lieq_edge.measure.saliency import SaliencyPass, perplexity_drops, windows_a
 TOKENS = random_tokens(3, 24)
 
 
-def sweep(plain: Any, tokens: torch.Tensor = TOKENS) -> torch.Tensor:
+def sweep(plain: Any, tokens: torch.Tensor = TOKENS, bfloat16: bool = False) -> torch.Tensor:
     model = BlockModel(MemorySource(plain), keep_blocks=False)
-    saliency = SaliencyPass(model, tokens)
+    saliency = SaliencyPass(model, tokens, bfloat16=bfloat16)
     for index in range(model.n_blocks):
         with model.block(index) as module:
             saliency.step(module, index)
@@ -73,3 +73,9 @@ def test_hopeless_losses_stay_finite() -> None:
     ppl, drops = perplexity_drops(torch.tensor([1e6, 10.0]), 10)
     assert ppl == pytest.approx(math.e)
     assert math.isfinite(drops[0])
+
+
+def test_bfloat16_products_hardly_change_the_losses() -> None:
+    plain = tiny_lm("qwen3")
+    exact, quick = sweep(plain), sweep(plain, bfloat16=True)
+    torch.testing.assert_close(quick, exact, rtol=1e-3, atol=0.0)
