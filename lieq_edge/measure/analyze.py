@@ -107,7 +107,8 @@ def analyze(
             blocks = [dataclasses.replace(block, delta_ppl=drops[block.index]) for block in blocks]
         return Entry(record={"blocks": [dataclasses.asdict(b) for b in blocks], "ppl": ppl, "inputs": inputs})
 
-    parts: dict[str, object] = {"probe": probe, "saliency": saliency, "projections": projections, "baseline": baseline, "seeds": seeds}
+    parts: dict[str, object] = {"probe": probe, "saliency": saliency, "seeds": seeds}
+    parts |= {"projections": projections, "baseline": baseline}
     if saliency is not None:
         from .precision import takes_bfloat16
 
