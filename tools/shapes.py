@@ -21,7 +21,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -284,9 +284,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape", choices=list(SHAPES))
     parser.add_argument("out", type=Path, help="directory to make")
+    parser.add_argument("--blocks", type=int, help="other than the model's, to try what does not depend on them")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     shape = SHAPES[args.shape]
+    if args.blocks is not None:
+        shape = replace(shape, blocks=args.blocks)
     try:
         build(shape, args.out, seed=args.seed)
     except InputError as error:
