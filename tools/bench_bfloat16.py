@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
-from reference import Reference
+from reference import reference_of
 
 from lieq_edge.allocate.plan import PlanOptions, make_plan
 from lieq_edge.errors import InputError
@@ -32,7 +32,6 @@ from lieq_edge.scoring import validation_text
 from lieq_edge.settings import ExportSettings
 from lieq_edge.source import open_source
 from lieq_edge.write.model import write_model
-from lieq_edge.write.plain import write_plain
 
 
 def differences(exact: Importance, other: Importance) -> float:
@@ -62,11 +61,7 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     if not has_bfloat16():
         raise InputError("This processor has no bfloat16 products; there is nothing to compare.")
     text, _ = validation_text(args.text)
-    args.work.mkdir(parents=True, exist_ok=True)
-    reference_file = source.gguf_path or args.work / "reference.gguf"
-    if not reference_file.exists():
-        write_plain(reference_file, source, "F32")
-    reference = Reference(reference_file, text, args.work, context=args.context, chunks=args.chunks)
+    _, reference = reference_of(source, text, args.work, context=args.context, chunks=args.chunks)
     exact = measure_importance(source, tokens, bfloat16=False)
     quick = measure_importance(source, tokens, bfloat16=True)
     size = differences(exact, quick)

@@ -26,7 +26,7 @@ from lagrange import weighted_errors, write_lagrange
 from memory import forget_peak, peak_bytes
 from peer import quantize_with_llama_cpp
 from quality_report import Row, write_report
-from reference import Reference
+from reference import Reference, reference_of
 
 from lieq_edge.allocate.loss import make_loss_plan
 from lieq_edge.allocate.plan import Plan, PlanOptions, make_plan
@@ -45,7 +45,6 @@ from lieq_edge.source import open_source
 from lieq_edge.source.base import Source
 from lieq_edge.validate.inspect import inspect_file
 from lieq_edge.write.model import write_model
-from lieq_edge.write.plain import write_plain
 
 PRESETS = "Q2_K_S,Q2_K,IQ2_XS,IQ2_S,IQ2_M,IQ3_XXS,Q3_K_S,Q3_K_M,Q3_K_L,IQ4_XS,Q4_K_S,Q4_K_M"
 SIZES = "Q2_K_S,Q2_K,Q3_K_S,Q3_K_M,Q4_K_S,Q4_K_M"
@@ -247,13 +246,9 @@ def main() -> int:
     parser.add_argument("--chunks", type=int, default=64)
     args = parser.parse_args()
     try:
-        args.work.mkdir(parents=True, exist_ok=True)
         text, _ = validation_text(args.text)
         source = open_source(args.model)
-        reference_file = source.gguf_path or args.work / "reference.gguf"
-        if not reference_file.exists():
-            write_plain(reference_file, source, "F32")
-        reference = Reference(reference_file, text, args.work, context=args.context, chunks=args.chunks)
+        reference_file, reference = reference_of(source, text, args.work, context=args.context, chunks=args.chunks)
         settings = ExportSettings(
             budget="2",
             calibration=args.calibration,

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from lieq_edge.progress import stage
+from lieq_edge.source.base import Source
 from lieq_edge.validate.engine import Engine, available_threads
 from lieq_edge.validate.perplexity import mean_and_error
 from lieq_edge.validate.scores import Comparison, compare
+from lieq_edge.write.plain import write_plain
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,20 @@ class Reference:
             top1=float(whole.same_top.mean()),
             decode_rate=decode_rate(path),
         )
+
+
+def reference_of(source: Source, text: str, folder: Path, *, context: int, chunks: int) -> tuple[Path, Reference]:
+    """The GGUF file of a model in full precision, which is written to ``folder`` unless there is one, and its logits.
+
+    Args:
+        source: the model.
+        text, folder, context, chunks: as ``Reference`` takes them; the folder need not be there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = source.gguf_path or folder / "reference.gguf"
+    if not path.exists():
+        write_plain(path, source, "F32")
+    return path, Reference(path, text, folder, context=context, chunks=chunks)
 
 
 def decode_rate(path: Path, tokens: int = 48) -> float:

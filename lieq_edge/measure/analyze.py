@@ -107,8 +107,13 @@ def analyze(
             blocks = [dataclasses.replace(block, delta_ppl=drops[block.index]) for block in blocks]
         return Entry(record={"blocks": [dataclasses.asdict(b) for b in blocks], "ppl": ppl, "inputs": inputs})
 
-    parts: dict[str, object] = {"probe": probe, "saliency": saliency, "seeds": seeds}
-    parts |= {"projections": projections, "baseline": baseline}
+    parts: dict[str, object] = {
+        "probe": probe,
+        "saliency": saliency,
+        "projections": projections,
+        "baseline": baseline,
+        "seeds": seeds,
+    }
     if saliency is not None:
         from .precision import takes_bfloat16
 

@@ -92,9 +92,10 @@ class _Causal(torch.autograd.Function):
         out = values.new_empty(n, shared, heads // shared, length, values.shape[-1])
         shares = []
         for here in _pieces(query.shape):
+            count = here.stop - here.start
             scores = _flat(queries, here) @ keys[:, :, : here.stop].transpose(2, 3)
-            later = torch.ones(here.stop - here.start, here.stop - here.start, dtype=torch.bool).triu(1)
-            scores.view(n, shared, -1, *later.shape[:1], here.stop)[..., here].masked_fill_(later, -torch.inf)
+            later = torch.ones(count, count, dtype=torch.bool).triu(1)
+            scores.view(n, shared, -1, count, here.stop)[..., here].masked_fill_(later, -torch.inf)
             part = torch.softmax(scores, -1).to(kind)
             out[:, :, :, here] = (part @ values[:, :, : here.stop]).view(n, shared, heads // shared, -1, out.shape[-1])
             shares.append(part)

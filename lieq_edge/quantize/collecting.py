@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from .statistics import Moments, Tokens, tokens_of
@@ -44,14 +43,15 @@ class Collecting:
         return {name: moments.whole() for name, moments in self._moments.items()}
 
     def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+
         def add(name: str) -> None:
             for some, x in waiting[name]:
                 self._moments[name].add(x, some.weights, held_out=some.held_out)
 
-        waiting: Mapping[str, list[tuple[Tokens, Tensor]]] = self._waiting
-        columns = {name: parts[0][1].shape[-1] for name, parts in waiting.items() if parts}
-        narrow = sorted((name for name in columns if columns[name] <= _WIDE), key=lambda name: -columns[name])
-        self._workers.map(add, narrow)
-        for name in columns.keys() - set(narrow):
-            add(name)
-        self._waiting = {}
+        columns = {name: len(self._moments[name].learned) for name in waiting}
+        widest_first = sorted(waiting, key=lambda name: -columns[name])
+        self._workers.map(add, [name for name in widest_first if columns[name] <= _WIDE])
+        for name in widest_first:
+            if columns[name] > _WIDE:
+                add(name)

@@ -15,10 +15,10 @@ class _Layer(torch.nn.Module):
     num_key_value_groups = 2
 
 
-def _inputs(length: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+def _inputs(length: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(length)
     shapes = ((2, 4, length, 8), (2, 2, length, 8), (2, 2, length, 8))
-    return [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
+    return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
 
 
 def _expected(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None) -> torch.Tensor:
