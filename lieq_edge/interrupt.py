@@ -2,7 +2,8 @@
 
 Python raises KeyboardInterrupt wherever the main thread happens to be. In a callback of native code, a finaliser, or a
 library's import that catches everything, it is swallowed, and the work would go on. The program therefore remembers
-that it was asked to stop, and every step of long work asks.
+that it was asked to stop, and every step of long work asks. Within an import it is not raised at all: native modules
+that import Python ones abort the process (PyTorch does), and a half imported library fails in its own way.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ _asked = False
 
 
 def watch() -> None:
-    """Remember interrupts from now on; they still raise KeyboardInterrupt. Only the main thread of a program can."""
+    """Remember interrupts from now on; they still raise KeyboardInterrupt, the first within an import excepted.
+
+    Only the main thread of a program can do this.
+    """
     global _asked
     _asked = False
     if threading.current_thread() is threading.main_thread():
@@ -49,5 +53,15 @@ def check() -> None:
 
 def _remember(number: int, frame: FrameType | None) -> None:
     global _asked
-    _asked = True
-    raise KeyboardInterrupt
+    again, _asked = _asked, True
+    if again or not _imports(frame):
+        raise KeyboardInterrupt
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """True when ``frame`` runs on behalf of an import."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +46,21 @@ def test_a_swallowed_interrupt_ends_the_next_step(quiet: bool) -> None:
 def test_an_interrupt_raises_where_it_comes() -> None:
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_within_an_import_waits_for_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_library.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nwhole = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.import_module("slow_library").whole
+    with pytest.raises(KeyboardInterrupt):
+        interrupt.check()
+
+
+def test_a_second_interrupt_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hanging_library.py").write_text("import signal\nwhile True: signal.raise_signal(signal.SIGINT)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        importlib.import_module("hanging_library")
 
 
 def test_an_error_that_an_interrupt_caused_is_told_as_the_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from .. import interrupt
+
 FORMAT = 1
 """Number of the layout of entries; another number makes everything in a cache unknown."""
 
@@ -112,6 +114,7 @@ def machine(threads: int | None) -> dict[str, Any]:
 
     import torch
 
+    interrupt.check()  # the import of PyTorch takes long, and holds interrupts back
     return {
         "machine": platform.machine(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
