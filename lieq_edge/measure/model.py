@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -236,26 +236,38 @@ class BlockModel:
             for batch in self.batches(hidden.shape):
                 hidden[batch] = self.run_block(module, index, hidden[batch])
 
-    def listen(
-        self, module: nn.Module, index: int, hidden: Tensor, batch: slice, collect: Callable[[str, slice, Tensor], None]
-    ) -> Tensor:
-        """Run the sequences ``batch`` ``(b, T, d)`` through a block and tell what its linears receive.
+    def run_until(
+        self,
+        module: nn.Module,
+        index: int,
+        hidden: Tensor,
+        names: Collection[str],
+        tell: Callable[[str, Tensor, Tensor], None],
+    ) -> None:
+        """Run sequences through a block, no further than the last of some of its linears.
 
         Args:
             module, index: the block.
-            hidden: its input.
-            batch: which sequences these are.
-            collect: gets a linear's GGUF name, ``batch``, and what it receives, ``(b, T, columns)``.
-
-        Returns:
-            The block's output.
+            hidden: its input ``(b, T, d)``.
+            names: GGUF names of the linears.
+            tell: gets the name, input ``(b, T, columns)`` and output ``(b, T, rows)`` of each of them in turn.
         """
+        left = set(names)
+
+        def listen(name: str, x: Tensor, out: Tensor) -> None:
+            tell(name, x, out)
+            left.discard(name)
+            if not left:
+                raise _Enough
+
+        linears = self.linears(module, index)
         hooks = [
-            linear.register_forward_pre_hook(lambda _, args, name=name: collect(name, batch, args[0]))
-            for name, linear in self.linears(module, index).items()
+            linears[name].register_forward_hook(lambda _, args, out, name=name: listen(name, args[0], out))
+            for name in names
         ]
         try:
-            return self.run_block(module, index, hidden)
+            with contextlib.suppress(_Enough):
+                self.run_block(module, index, hidden)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -383,6 +395,10 @@ class BlockModel:
         finally:
             for module in functions:
                 del module.forward
+
+
+class _Enough(Exception):
+    """All that was wanted of a block has been told."""
 
 
 def _parameter(value: Tensor, expected: Tensor, name: str, source: Source) -> nn.Parameter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .statistics import Moments, Tokens, tokens_of
+from .statistics import CrossMoments, Moments, Tokens, tokens_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,18 +22,36 @@ class Collecting:
     products they take the cores from each other, and either is several times slower; so each product gets one thread.
     """
 
-    def __init__(self, moments: dict[str, Moments], held_out: frozenset[int], workers: Workers) -> None:
-        """Add to ``moments``, by name; the sequences ``held_out`` to those that judge."""
+    def __init__(
+        self,
+        moments: dict[str, Moments],
+        held_out: frozenset[int],
+        workers: Workers,
+        crosses: dict[str, CrossMoments] | None = None,
+    ) -> None:
+        """Add to ``moments`` and ``crosses``, by name; the sequences ``held_out`` to those that judge."""
         self._moments = moments
         self._held_out = held_out
         self._workers = workers
-        self._waiting: dict[str, list[tuple[Tokens, Tensor]]] = {}
+        self._crosses = crosses or {}
+        self._waiting: dict[str, list[tuple[Tokens, Tensor, Tensor | None]]] = {}
 
-    def add(self, name: str, batch: slice, x: Tensor, weights: Tensor) -> None:
-        """Add inputs ``(b, T, columns)`` of the linear ``name`` for the sequences ``batch``, with w_t ``(b, T)``."""
+    def add(self, name: str, batch: slice, x: Tensor, weights: Tensor, wanted: Tensor | None = None) -> None:
+        """Add inputs of a linear for some sequences.
+
+        Args:
+            name: of the linear.
+            batch: the sequences.
+            x: inputs ``(b, T, columns)``.
+            weights: w_t ``(b, T)``.
+            wanted: what the output should change by, ``(b, T, rows)``, of the linears that have cross moments.
+        """
         if name in self._waiting:
             self._flush()
-        self._waiting[name] = [(some, some.of(x)) for some in tokens_of(batch, weights, self._held_out)]
+        self._waiting[name] = [
+            (some, some.of(x), None if wanted is None else some.of(wanted))
+            for some in tokens_of(batch, weights, self._held_out)
+        ]
         if len(self._waiting) == len(self._moments):
             self._flush()
 
@@ -46,8 +64,10 @@ class Collecting:
         waiting, self._waiting = self._waiting, {}
 
         def add(name: str) -> None:
-            for some, x in waiting[name]:
+            for some, x, wanted in waiting[name]:
                 self._moments[name].add(x, some.weights, held_out=some.held_out)
+                if wanted is not None:
+                    self._crosses[name].add(x, wanted, some.weights, held_out=some.held_out)
 
         columns = {name: len(self._moments[name].learned) for name in waiting}
         widest_first = sorted(waiting, key=lambda name: -columns[name])

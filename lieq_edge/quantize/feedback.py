@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 
 DAMPING = 0.2
-"""Damping where nothing is known of the layer; between 0.1 and 0.3 held-out errors hardly differ."""
+"""Damping where nothing is known of the layer."""
 
 # Columns whose scales the encoder chooses together.
 _GROUP = 256
@@ -50,12 +50,12 @@ class Rounding:
     Attributes:
         packed: uint8 ``(rows, bytes of a row)``, ggml's blocks.
         values: float32 ``(rows, columns)``, what the blocks decode to, bit for bit.
-        damping: the damping that was used; larger than what was asked for when H was too badly conditioned.
+        floor: that was used; larger than what was asked for when H was too badly conditioned.
     """
 
     packed: npt.NDArray[np.uint8]
     values: Floats
-    damping: float
+    floor: float
 
 
 def round_with_feedback(
@@ -64,6 +64,7 @@ def round_with_feedback(
     type_name: str,
     *,
     damping: float = DAMPING,
+    floor: float = 0.0,
     sweeps: int = 2,
     search: bool = True,
     threads: int | None = None,
@@ -74,7 +75,8 @@ def round_with_feedback(
         weights: float32 ``(rows, columns)``; columns a multiple of the type's block.
         hessian: H = sum_t w_t x_t x_t^T, ``(columns, columns)``, symmetric, positive semi-definite.
         type_name: a type in ``codec.LAYOUTS``.
-        damping: added to the diagonal of H as a part of its mean. Raised as far as the factorisation needs.
+        damping: part of the diagonal of H that is added to it.
+        floor: part of the mean of that diagonal that is added too. Raised as far as the factorisation needs.
         sweeps: how often the rounded columns are gone over again.
         search: try the neighbours of the encoder's scales; False keeps these.
         threads: pieces of rows that are worked on at a time, None for one a core; the bytes do not depend on it.
@@ -87,7 +89,7 @@ def round_with_feedback(
     columns = weights.shape[1]
     if hessian.shape != (columns, columns):
         raise ValueError(f"H has shape {hessian.shape}, the rows have {columns} columns")
-    factor = factorise(hessian, damping)
+    factor = factorise(hessian, damping, floor)
     return round_by_factor(weights, factor, type_name, sweeps=sweeps, search=search, threads=threads)
 
 
@@ -123,7 +125,7 @@ def round_by_factor(
         with Workers(threads) as workers:
             done = workers.map(one, pieces)
     packed, values = zip(*done, strict=True)
-    return Rounding(np.concatenate(packed), np.concatenate(values), factor.damping)
+    return Rounding(np.concatenate(packed), np.concatenate(values), factor.floor)
 
 
 def _round_rows(

@@ -82,6 +82,29 @@ class Moments:
 
 
 @dataclass(frozen=True)
+class CrossMoments:
+    """C = sum_t w_t r_t x_t^T of what an output should change by, r, and the inputs, float32 ``(rows, columns)``."""
+
+    learned: Floats
+    held_out: Floats
+
+    @classmethod
+    def zeros(cls, rows: int, columns: int) -> CrossMoments:
+        """Of no tokens."""
+        return cls(np.zeros((rows, columns), np.float32), np.zeros((rows, columns), np.float32))
+
+    def add(self, x: Tensor, wanted: Tensor, weights: Tensor, *, held_out: bool) -> None:
+        """Add tokens: inputs ``(T, columns)``, wanted changes ``(T, rows)``, w_t ``(T,)``."""
+        if len(x):
+            from scipy.linalg.blas import sgemm
+
+            total = self.held_out if held_out else self.learned
+            left, right = (wanted.float() * weights[:, None]).numpy(), x.float().numpy()
+            added = sgemm(1.0, right.T, left.T, beta=1.0, c=total.T, trans_b=1, overwrite_c=1)
+            assert np.shares_memory(added, total)
+
+
+@dataclass(frozen=True)
 class Tokens:
     """Some tokens of a batch of sequences: those to learn from, or those held out.
 

@@ -1,4 +1,8 @@
-"""Round block after block with error feedback, each measured through the blocks that are already rounded."""
+"""Round block after block with error feedback, each measured through all that is already rounded.
+
+Linears that read the same input are rounded together, in the order in which a block runs them; those that write to the
+residual stream make up for its drift (``drift``).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from .collecting import Collecting
 from .feedback import round_by_factor
 from .ggml import Packed
 from .sensitivity import Sensitivity, TypeLoss, predict_tensor
-from .statistics import Moments, held_out_sequences, importance_of
+from .statistics import CrossMoments, Moments, held_out_sequences, importance_of
 from .tensors import Importance, encode_tensor
 
 if TYPE_CHECKING:
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
     from ..measure.loss_weights import LossWeights
     from ..measure.model import BlockModel
+    from .drift import Original, Targets
     from .workers import Workers
 
 
@@ -116,6 +121,7 @@ class _Blocks:
         self._workers = workers
         self._steps = Steps(run, range(inputs.model.n_blocks))
         self._hidden: Tensor | None = None
+        self._original: Original | None = None
 
     def round(self, index: int) -> dict[str, Packed]:
         """The matrices of block ``index`` by GGUF name; blocks are asked for in order."""
@@ -124,26 +130,30 @@ class _Blocks:
             if kept is not None:
                 return kept.arrays
             self._steps.forget()
-            self._hidden = None
+            self._hidden = self._original = None
         packed: dict[str, Packed] = {}
         # One block, unless what was kept of earlier ones is damaged: then all of them are rounded once more.
         for step in [step for step in self._steps.remaining if step <= index]:
-            hidden = self._enter()
-            packed = _round_block(step, self._plans, hidden, self._inputs, self._workers)
-            self._steps.finish(step, Entry(packed), {"hidden": hidden.numpy()})
+            hidden, original = self._enter()
+            packed = _round_block(step, self._plans, hidden, original, self._inputs, self._workers)
+            self._steps.finish(step, Entry(packed), {"hidden": hidden.numpy(), "original": original.hidden.numpy()})
         return packed
 
-    def _enter(self) -> Tensor:
-        """What enters the next block."""
-        if self._hidden is None:
+    def _enter(self) -> tuple[Tensor, Original]:
+        """What enters the next block, behind rounded blocks and in the original."""
+        if self._hidden is None or self._original is None:
             import torch
+
+            from .drift import Original
 
             state = self._steps.state
             if state is None:
                 self._hidden = self._inputs.model.embed(self._inputs.tokens).clone()
+                self._original = Original(self._hidden.clone())
             else:
                 self._hidden = torch.from_numpy(state.arrays["hidden"]).clone()
-        return self._hidden
+                self._original = Original(torch.from_numpy(state.arrays["original"]).clone())
+        return self._hidden, self._original
 
 
 def _round_outer(
@@ -163,64 +173,108 @@ def _round_block(
     index: int,
     plans: Mapping[str, TensorPlan],
     hidden: Tensor,
+    original: Original,
     inputs: FeedbackInputs,
     workers: Workers,
 ) -> dict[str, Packed]:
     """Round the matrices of a block; ``hidden`` becomes its output with the rounded weights."""
     from ..measure.precision import quick_products
+    from .drift import correction
 
-    model = inputs.model
+    model, losses = inputs.model, inputs.sensitivity.losses
     judged_tokens = len(held_out_sequences(len(inputs.tokens))) * inputs.tokens.shape[1]
     with model.block(index) as module:
         linears = model.linears(module, index)
         with quick_products():
-            judged = {name for name in linears if plans[name].type in inputs.sensitivity.losses.get(name, {})}
-            moments = _measure_block(module, index, hidden, inputs, judged, workers)
+            groups = _groups(module, index, hidden, inputs)
+            targets = original.advance(model, module, index)
 
         def work(name: str) -> tuple[Packed, Array]:
             # Rows in llama.cpp's order, which may differ from the module's; they are rounded one by one.
             matrix, kind, found = model.source.read(name), plans[name].type, moments.pop(name)
-            choice = inputs.sensitivity.losses.get(name, {}).get(kind)
+            # The module's rows, whose order is that of the channels.
+            channels = inputs.weights.channels[name].numpy()
+            choice = losses.get(name, {}).get(kind)
             if choice is None:
-                # The module's rows, whose order is that of the channels.
-                own, channels = linears[name].weight.numpy(), inputs.weights.channels[name].numpy()
-                choice = predict_tensor(own, found, channels, judged_tokens, (kind,))[kind]
+                choice = predict_tensor(linears[name].weight.numpy(), found, channels, judged_tokens, (kind,))[kind]
+            if name in crosses:
+                # No family turns rows or columns of what writes to the residual stream.
+                matrix = matrix + correction(found, crosses.pop(name), channels, choice.damping)
             return _round(matrix, found.merge(), kind, choice, 1)
 
-        names = sorted(linears, key=lambda name: -linears[name].in_features)
         packed: dict[str, Packed] = {}
-        for name, (packed[name], values) in zip(names, workers.map(work, names), strict=True):
-            linears[name].weight.copy_(model.parameter(name, values))
+        for group in groups:
+            judged = {name for name in group if plans[name].type in losses.get(name, {})}
+            with quick_products():
+                moments, crosses = _measure(module, index, hidden, inputs, group, judged, targets, workers)
+            names = sorted(group, key=lambda name: -linears[name].in_features)
+            for name, (packed[name], values) in zip(names, workers.map(work, names), strict=True):
+                linears[name].weight.copy_(model.parameter(name, values))
         with quick_products():
             model.advance(module, index, hidden)
     return packed
 
 
-def _measure_block(
-    module: nn.Module, index: int, hidden: Tensor, inputs: FeedbackInputs, judged: set[str], workers: Workers
-) -> dict[str, Moments]:
-    """H of the block's linears, whose weights are still exact, behind blocks that are rounded.
+def _groups(module: nn.Module, index: int, hidden: Tensor, inputs: FeedbackInputs) -> list[list[str]]:
+    """The linears of a block in the order in which it runs them, neighbours that read the same input together."""
+    groups: list[list[str]] = []
+    before: Tensor | None = None
 
-    That of ``judged`` ones, whose rounding is settled, is not divided.
+    def tell(name: str, x: Tensor, _: Tensor) -> None:
+        nonlocal before
+        if x is before:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+        before = x
+
+    inputs.model.run_until(module, index, hidden[:1], inputs.model.linears(module, index), tell)
+    return groups
+
+
+def _measure(
+    module: nn.Module,
+    index: int,
+    hidden: Tensor,
+    inputs: FeedbackInputs,
+    group: list[str],
+    judged: set[str],
+    targets: Targets | None,
+    workers: Workers,
+) -> tuple[dict[str, Moments], dict[str, CrossMoments]]:
+    """H of linears whose weights are still exact, behind all that is rounded; C of those that write to ``targets``.
+
+    That of ``judged`` ones, whose rounding is settled, is not divided unless C has to be judged.
     """
     from ..measure.sixteen_bits import turned_once
+    from .drift import Stream
 
-    collecting = Collecting(
-        {
-            name: (Moments.undivided if name in judged else Moments.zeros)(linear.in_features)
-            for name, linear in inputs.model.linears(module, index).items()
-        },
-        held_out_sequences(len(inputs.tokens)),
-        workers,
-    )
-
-    def collect(name: str, batch: slice, x: Tensor) -> None:
-        collecting.add(name, batch, x, inputs.weights.tokens[name][batch])
-
+    model = inputs.model
+    linears = model.linears(module, index)
+    writers = list(targets.streams) if targets else []
+    crosses = {
+        name: CrossMoments.zeros(linears[name].out_features, linears[name].in_features)
+        for name in group
+        if name in writers
+    }
+    undivided = judged - crosses.keys()
+    moments = {
+        name: (Moments.undivided if name in undivided else Moments.zeros)(linears[name].in_features) for name in group
+    }
+    collecting = Collecting(moments, held_out_sequences(len(inputs.tokens)), workers, crosses)
+    # All that writes before the last of them counts.
+    told = {*group, *writers[: max((writers.index(name) + 1 for name in crosses), default=0)]}
     with turned_once(module):
-        for batch in inputs.model.batches(inputs.tokens.shape):
-            inputs.model.listen(module, index, hidden[batch], batch, collect)
-    return collecting.done()
+        for batch in model.batches(inputs.tokens.shape):
+            stream = Stream(targets, batch, hidden[batch]) if targets and crosses else None
+
+            def tell(name: str, x: Tensor, out: Tensor, batch: slice = batch, stream: Stream | None = stream) -> None:
+                wanted = stream.missing(name, out) if stream and name in writers else None
+                if name in moments:
+                    collecting.add(name, batch, x, inputs.weights.tokens[name][batch], wanted)
+
+            model.run_until(module, index, hidden[batch], told, tell)
+    return collecting.done(), crosses
 
 
 def _round(

@@ -52,7 +52,7 @@ def test_bytes_decode_to_the_values_and_beat_importance(type_name: str) -> None:
     assert rounding.packed.shape == (24, TYPES[type_name].nbytes((1, 512)))
     decoded = unpack(rounding.packed, type_name).values()
     assert np.array_equal(decoded.view(np.uint32), rounding.values.view(np.uint32))
-    assert rounding.damping == 0.01
+    assert rounding.floor == 0.0
     plain = by_importance(weights, hessian, type_name)
     assert error(weights, rounding.values, hessian) < 0.8 * error(weights, plain, hessian)
 
@@ -117,11 +117,11 @@ def test_sweeps_never_raise_the_error_of_a_row(type_name: str) -> None:
     assert np.all(rows[2] <= rows[1] * (1 + 1e-4))
 
 
-def test_singular_matrix_raises_the_damping_and_says_so() -> None:
+def test_singular_matrix_raises_the_floor_and_says_so() -> None:
     weights, _ = layer(8, 256)
     few = np.random.default_rng(5).normal(size=(20, 256))
     rounding = round_with_feedback(weights, few.T @ few, "Q4_K", damping=0.0)
-    assert 0 < rounding.damping < 0.1
+    assert 0 < rounding.floor < 0.1
     assert np.all(np.isfinite(rounding.values))
 
 

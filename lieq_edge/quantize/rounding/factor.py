@@ -10,29 +10,48 @@ import torch
 
 from ...errors import InputError
 
-# Where raising the damping starts when H is singular, and where it is given up.
-_SMALLEST_DAMPING = 1e-4
-_LARGEST_DAMPING = 1e4
+FLOOR = 0.03
+"""Part of the mean diagonal that is added to all of it, so that columns which are hardly used weigh something."""
+
+# Where raising the floor starts, when none was asked for and H is singular, and where it is given up.
+_SMALLEST_FLOOR = 1e-4
+_LARGEST_FLOOR = 1e4
 # Numbers that are moved at a time.
 _PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
 class Factor:
-    """H + damping * mean(diag H) * I = R R^T with R upper triangular.
+    """H + damping * diag(H) + floor * mean(diag H) * I = R R^T with R upper triangular.
+
+    Damping by the diagonal of H itself shrinks the correlations between columns and leaves their importance alone.
+    Correlations are what another text shares least.
 
     Attributes:
         hessian: the damped H, float32 ``(columns, columns)``.
         feedback: M, R with each column divided by its diagonal: a weight's error times row j of M is what the later
             columns must make up for.
         variances: R_jj^2, ``(columns,)``: the price of a squared error of column j once all later columns answer to it.
-        damping: what was used.
+        damping: what was asked for.
+        floor: what was used; more than what was asked for when H was too badly conditioned.
     """
 
     hessian: torch.Tensor
     feedback: torch.Tensor
     variances: torch.Tensor
     damping: float
+    floor: float
+
+    def solve(self, right: torch.Tensor, mean: float) -> torch.Tensor:
+        """``right`` times the inverse of the damped H.
+
+        Args:
+            right: ``(rows, columns)``.
+            mean: of the diagonal of H, which the factor is scaled by.
+        """
+        turned = torch.linalg.solve_triangular(self.feedback, right.T / mean, upper=True, unitriangular=True)
+        turned /= self.variances[:, None]
+        return torch.linalg.solve_triangular(self.feedback.T, turned, upper=False, unitriangular=True).T
 
 
 @dataclass(frozen=True)
@@ -50,7 +69,7 @@ class BlockFactors:
     variances: torch.Tensor
 
 
-def factorise(hessian: npt.NDArray[np.floating], damping: float) -> Factor:
+def factorise(hessian: npt.NDArray[np.floating], damping: float, floor: float = FLOOR) -> Factor:
     """Damp H until it has a Cholesky factor, and factorise it from its last column to its first.
 
     A column that no input ever used has only its damping: it is rounded to nearest and passes nothing on.
@@ -66,15 +85,15 @@ def factorise(hessian: npt.NDArray[np.floating], damping: float) -> Factor:
         raise InputError("The calibration statistics are all zero; use a longer calibration text.")
     # Scaled so that float32 neither overflows nor loses small entries; nothing below depends on the scale of H.
     matrix /= mean
-    used, added = damping, 0.0
-    while used <= _LARGEST_DAMPING:
-        matrix.diagonal().add_(used - added)
-        added = used
+    matrix.diagonal().mul_(1 + damping).add_(floor)
+    while floor <= _LARGEST_FLOOR:
         upper = _upper_factor(matrix)
         if upper is not None:
             diagonal = upper.diagonal().clone()
-            return Factor(matrix, upper.div_(diagonal), diagonal.square(), used)
-        used = max(2 * used, _SMALLEST_DAMPING)
+            return Factor(matrix, upper.div_(diagonal), diagonal.square(), damping, floor)
+        raised = max(2 * floor, _SMALLEST_FLOOR)
+        matrix.diagonal().add_(raised - floor)
+        floor = raised
     raise InputError("The calibration statistics are not positive semi-definite; measure them again.")
 
 

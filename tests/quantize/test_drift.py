@@ -1,0 +1,83 @@
+"""What writes to the residual stream makes up for its drift."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import make_model
+
+from lieq_edge.measure.model import BlockModel
+from lieq_edge.quantize.drift import Original, Stream, correction
+from lieq_edge.quantize.statistics import CrossMoments, Moments
+from lieq_edge.source import open_source
+
+TOKENS = torch.randint(0, 300, (4, 32), generator=torch.Generator().manual_seed(0))
+
+
+def model_of(folder: Path, family: str) -> BlockModel:
+    return BlockModel(open_source(str(make_model(folder, family))))
+
+
+def moments_of(x: np.ndarray, wanted: np.ndarray) -> tuple[Moments, CrossMoments]:
+    moments, cross = Moments.zeros(x.shape[1]), CrossMoments.zeros(wanted.shape[1], x.shape[1])
+    weights = torch.ones(len(x))
+    for some, held_out in ((slice(0, None, 2), False), (slice(1, None, 2), True)):
+        inputs, outputs = torch.from_numpy(x[some]), torch.from_numpy(wanted[some])
+        moments.add(inputs, weights[some], held_out=held_out)
+        cross.add(inputs, outputs, weights[some], held_out=held_out)
+    return moments.whole(), cross
+
+
+def test_a_drift_that_is_linear_in_the_inputs_is_found() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4000, 16), dtype=np.float32)
+    change = rng.standard_normal((8, 16), dtype=np.float32)
+    found = correction(*moments_of(x, x @ change.T), np.ones(8, np.float32), damping=0.0)
+    # The floor of the damping takes 3 % off, the held-out share gives it back where it may.
+    assert np.abs(found - change).max() < 0.15
+
+
+def test_a_drift_that_the_inputs_do_not_know_is_left() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((200, 64), dtype=np.float32)
+    noise = rng.standard_normal((200, 8), dtype=np.float32)
+    found = correction(*moments_of(x, noise), np.ones(8, np.float32), damping=0.5)
+    # Least squares alone would explain the noise by 64 columns.
+    plain = np.linalg.lstsq(x[::2], noise[::2], rcond=None)[0].T
+    assert np.linalg.norm(found) < 0.2 * np.linalg.norm(plain)
+
+
+@pytest.mark.parametrize(("family", "scale"), [("llama", 1.0), ("qwen2", 1.0), ("granite", None), ("gpt2", 1.0)])
+def test_targets_are_the_stream_of_the_original(tmp_path: Path, family: str, scale: float | None) -> None:
+    model = model_of(tmp_path / "model", family)
+    hidden = model.embed(TOKENS).clone()
+    original = Original(hidden.clone())
+    with torch.no_grad(), model.block(0) as module:
+        expected = model.run_block(module, 0, hidden)
+        targets = original.advance(model, module, 0)
+        assert targets is not None
+        assert targets.scale == pytest.approx(scale or model.config.residual_multiplier, rel=1e-3)
+        torch.testing.assert_close(original.hidden, expected)
+        # An original that nothing was done to has not drifted, at any point.
+        stream = Stream(targets, slice(0, 4), hidden)
+        missing: dict[str, float] = {}
+
+        def tell(name: str, _: torch.Tensor, out: torch.Tensor) -> None:
+            missing[name] = float(stream.missing(name, out).abs().max())
+
+        model.run_until(module, 0, hidden, targets.streams, tell)
+    assert list(missing) == ["blk.0.attn_output.weight", "blk.0.ffn_down.weight"]
+    assert max(missing.values()) < 1e-4
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "olmo2"])
+def test_blocks_with_norms_behind_their_outputs_have_no_targets(tmp_path: Path, family: str) -> None:
+    model = model_of(tmp_path / "model", family)
+    hidden = model.embed(TOKENS).clone()
+    original = Original(hidden.clone())
+    with torch.no_grad(), model.block(0) as module:
+        assert original.advance(model, module, 0) is None
+        torch.testing.assert_close(original.hidden, model.run_block(module, 0, hidden))
