@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..allocate.plan import Plan, TensorPlan
 from ..cache import NO_CACHE, Cache, Entry, Run, Steps
 from ..source.base import Array, Source
@@ -27,7 +29,12 @@ if TYPE_CHECKING:
     from ..measure.loss_weights import LossWeights
     from ..measure.model import BlockModel
     from .drift import Original, Targets
+    from .rounding.factor import Factor
     from .workers import Workers
+
+
+# Rows that a worker rounds at a time.
+_PIECE = 384
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,8 @@ def _round_outer(
 
     def make() -> Entry:
         matrix = source.read(tensor.name)
-        return Entry({"packed": _round(matrix, moments, tensor.type, choice, threads, keep_values=False)[0]})
+        prepared = _Prepared.of(matrix, moments, tensor.type, choice)
+        return Entry({"packed": prepared.round(threads=threads, keep_values=False)[0]})
 
     parts = {"tensor": tensor.name, "type": tensor.type, "choice": asdict(choice), "moments": moments}
     return cache.entry("outer-rounding", parts, make).arrays["packed"]
@@ -189,7 +197,7 @@ def _round_block(
             groups = _groups(module, index, hidden, inputs)
             targets = original.advance(model, module, index)
 
-        def work(name: str) -> tuple[Packed, Array]:
+        def prepare(name: str) -> _Prepared:
             # Rows in llama.cpp's order, which may differ from the module's; they are rounded one by one.
             matrix, kind, found = model.source.read(name), plans[name].type, moments.pop(name)
             # The module's rows, whose order is that of the channels.
@@ -200,7 +208,11 @@ def _round_block(
             if name in crosses:
                 # No family turns rows or columns of what writes to the residual stream.
                 matrix = matrix + correction(found, crosses.pop(name), channels, choice.damping)
-            return _round(matrix, found.merge(), kind, choice, 1)
+            return _Prepared.of(matrix, found.merge(), kind, choice)
+
+        def work(piece: tuple[str, slice]) -> tuple[Packed, Array]:
+            name, rows = piece
+            return prepared[name].round(rows)
 
         packed: dict[str, Packed] = {}
         for group in groups:
@@ -208,7 +220,15 @@ def _round_block(
             with quick_products():
                 moments, crosses = _measure(module, index, hidden, inputs, group, judged, targets, workers)
             names = sorted(group, key=lambda name: -linears[name].in_features)
-            for name, (packed[name], values) in zip(names, workers.map(work, names), strict=True):
+            prepared = dict(zip(names, workers.map(prepare, names), strict=True))
+            pieces = [(name, rows) for name in names for rows in prepared[name].pieces()]
+            rounded: dict[str, list[tuple[Packed, Array]]] = {name: [] for name in names}
+            for (name, _), done in zip(pieces, workers.map(work, pieces), strict=True):
+                rounded[name].append(done)
+            prepared.clear()  # factors are as large as H
+            for name, parts in rounded.items():
+                packed[name] = np.concatenate([part for part, _ in parts])
+                values = np.concatenate([part for _, part in parts])
                 linears[name].weight.copy_(model.parameter(name, values))
         with quick_products():
             model.advance(module, index, hidden)
@@ -277,23 +297,36 @@ def _measure(
     return collecting.done(), crosses
 
 
-def _round(
-    matrix: Array,
-    moments: Array,
-    type_name: str,
-    choice: TypeLoss,
-    threads: int | None,
-    *,
-    keep_values: bool = True,
-) -> tuple[Packed, Array]:
-    """Bytes and decoded values of a matrix, by feedback or, where that was judged worse, by importance."""
-    from .rounding.factor import factorise
+@dataclass(frozen=True)
+class _Prepared:
+    """A matrix that can be rounded, some rows at a time: by feedback or, where that was judged worse, by importance."""
 
-    if choice.rounding == "feedback":
-        factor = factorise(moments, choice.damping)
-        rounded = round_by_factor(matrix, factor, type_name, threads=threads, keep_values=keep_values)
-        return rounded.packed, rounded.values
-    packed = ggml.encode(matrix, type_name, importance_of(moments), threads)
-    if not keep_values:
-        return packed, matrix[:0]
-    return packed, ggml.dequantize(packed, type_name, (matrix.shape[0], matrix.shape[1]))
+    matrix: Array
+    type_name: str
+    factor: Factor | None
+    importance: Array | None
+
+    @classmethod
+    def of(cls, matrix: Array, moments: Array, type_name: str, choice: TypeLoss) -> _Prepared:
+        from .rounding.factor import factorise
+
+        if choice.rounding == "feedback":
+            return cls(matrix, type_name, factorise(moments, choice.damping), None)
+        return cls(matrix, type_name, None, importance_of(moments))
+
+    def pieces(self) -> list[slice]:
+        """Rows that one worker rounds at a time, so that all have work where a group is a single matrix."""
+        return [slice(start, start + _PIECE) for start in range(0, len(self.matrix), _PIECE)]
+
+    def round(
+        self, rows: slice = slice(None), threads: int | None = 1, *, keep_values: bool = True
+    ) -> tuple[Packed, Array]:
+        """Bytes and decoded values of some rows."""
+        matrix = self.matrix[rows]
+        if self.factor is not None:
+            rounded = round_by_factor(matrix, self.factor, self.type_name, threads=threads, keep_values=keep_values)
+            return rounded.packed, rounded.values
+        packed = ggml.encode(matrix, self.type_name, self.importance, threads)
+        if not keep_values:
+            return packed, matrix[:0]
+        return packed, ggml.dequantize(packed, self.type_name, (matrix.shape[0], matrix.shape[1]))
