@@ -11,7 +11,7 @@ from .run import Run
 
 # A state of so many bytes is kept whenever it changes; a larger one so seldom that its writing takes little of the
 # time, in bytes a second: 50 MB every five seconds.
-_SMALL = 1 << 20
+_SMALL = 1 << 22
 _RATE = 1e7
 
 
