@@ -125,9 +125,7 @@ def correction(moments: Moments, cross: CrossMoments, channels: Floats, damping:
         channels: relative energy of the gradient at each row, ``(rows,)``.
         damping: of H.
     """
-    learned = moments.learned
-    factor = factorise(learned, damping)
-    found = factor.solve(torch.from_numpy(cross.learned), float(learned.diagonal().mean())).numpy()
+    found = factorise(moments.learned, damping).solve(torch.from_numpy(cross.learned)).numpy()
     # The held-out sum of w |r - a D x|^2 is least at this a.
     fitting = float(np.einsum("ij,ij->i", found, cross.held_out) @ channels)
     energy = float(np.einsum("ij,ij->i", found @ moments.held_out, found) @ channels)

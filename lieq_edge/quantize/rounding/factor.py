@@ -34,6 +34,7 @@ class Factor:
         variances: R_jj^2, ``(columns,)``: the price of a squared error of column j once all later columns answer to it.
         damping: what was asked for.
         floor: what was used; more than what was asked for when H was too badly conditioned.
+        mean: of the diagonal of H, which everything above is divided by.
     """
 
     hessian: torch.Tensor
@@ -41,15 +42,11 @@ class Factor:
     variances: torch.Tensor
     damping: float
     floor: float
+    mean: float
 
-    def solve(self, right: torch.Tensor, mean: float) -> torch.Tensor:
-        """``right`` times the inverse of the damped H.
-
-        Args:
-            right: ``(rows, columns)``.
-            mean: of the diagonal of H, which the factor is scaled by.
-        """
-        turned = torch.linalg.solve_triangular(self.feedback, right.T / mean, upper=True, unitriangular=True)
+    def solve(self, right: torch.Tensor) -> torch.Tensor:
+        """``right`` ``(rows, columns)`` times the inverse of the damped H, in the scale of the H that was given."""
+        turned = torch.linalg.solve_triangular(self.feedback, right.T / self.mean, upper=True, unitriangular=True)
         turned /= self.variances[:, None]
         return torch.linalg.solve_triangular(self.feedback.T, turned, upper=False, unitriangular=True).T
 
@@ -90,7 +87,7 @@ def factorise(hessian: npt.NDArray[np.floating], damping: float, floor: float = 
         upper = _upper_factor(matrix)
         if upper is not None:
             diagonal = upper.diagonal().clone()
-            return Factor(matrix, upper.div_(diagonal), diagonal.square(), damping, floor)
+            return Factor(matrix, upper.div_(diagonal), diagonal.square(), damping, floor, mean)
         raised = max(2 * floor, _SMALLEST_FLOOR)
         matrix.diagonal().add_(raised - floor)
         floor = raised
