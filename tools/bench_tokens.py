@@ -13,7 +13,6 @@ import argparse
 import json
 import sys
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,10 @@ from lieq_edge.measure.model import BlockModel
 from lieq_edge.planning import calibration_tokens
 from lieq_edge.progress import log, stage
 from lieq_edge.quantize import ggml
-from lieq_edge.quantize.feedback import round_by_factor
-from lieq_edge.quantize.sensitivity import best_factor, sample_rows
-from lieq_edge.quantize.statistics import Moments, held_out_sequences, importance_of, tokens_of
+from lieq_edge.quantize.feedback import DAMPING, round_by_factor
+from lieq_edge.quantize.rounding.factor import factorise
+from lieq_edge.quantize.sensitivity import sample_rows
+from lieq_edge.quantize.statistics import Moments, importance_of, tokens_of
 from lieq_edge.scoring import validation_text
 from lieq_edge.settings import ExportSettings
 from lieq_edge.source import open_source
@@ -43,7 +43,6 @@ class Gain:
     tensor: str
     columns: int
     tokens: int
-    damping: float
     ratio: float
 
 
@@ -81,31 +80,28 @@ class Watcher:
         judge = self._moments(name, self.windows, None)
         judged = judge.merge()
         for count in self.counts:
-            moments = self._moments(name, 0, count)
+            moments = self._moments(name, 0, count).merge()
 
             def error(values: Any, judge: Any = judged) -> float:
                 missed = sample - values
                 return float(np.einsum("ij,ij->i", missed @ judge, missed) @ counts)
 
-            factor = best_factor(sample, moments.learned, kind, partial(error, judge=moments.held_out))
-            damping = factor.damping
-            importance = importance_of(moments.merge())
+            importance = importance_of(moments.diagonal())
             nearest = ggml.dequantize(ggml.encode(sample, kind, importance), kind, (len(sample), sample.shape[1]))
-            rounded = round_by_factor(sample, factor, kind)
+            rounded = round_by_factor(sample, factorise(moments, DAMPING), kind)
             ratio = error(rounded.values) / error(nearest)
             columns, tokens = sample.shape[1], count * self.context
-            self.gains.append(Gain("", name, columns, tokens, damping, ratio))
+            self.gains.append(Gain("", name, columns, tokens, ratio))
 
     def _moments(self, name: str, first: int, last: int | None) -> Moments:
         """H over the sequences from ``first`` to ``last``."""
         columns = self.linears[name].in_features
-        moments = Moments.zeros(columns)
-        held_out = held_out_sequences(last) if last is not None else frozenset[int]()
+        moments = Moments.zeros(columns, divided=False)
         for batch, x, weights in self.inputs[name]:
             start, stop = max(batch.start, first), min(batch.stop, last if last is not None else batch.stop)
             if start < stop:
                 part = slice(start - batch.start, stop - batch.start)
-                for some in tokens_of(slice(start, stop), weights[part], held_out):
+                for some in tokens_of(slice(start, stop), weights[part], frozenset()):
                     moments.add(some.of(x[part]), some.weights, held_out=some.held_out)
         return moments.whole()
 

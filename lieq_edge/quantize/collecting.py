@@ -63,15 +63,24 @@ class Collecting:
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, {}
 
-        def add(name: str) -> None:
+        # H and C of a linear side by side, for it may be the only one.
+        def add(task: tuple[str, bool]) -> None:
+            name, is_cross = task
             for some, x, wanted in waiting[name]:
-                self._moments[name].add(x, some.weights, held_out=some.held_out)
-                if wanted is not None:
+                if not is_cross:
+                    self._moments[name].add(x, some.weights, held_out=some.held_out)
+                elif wanted is not None:
                     self._crosses[name].add(x, wanted, some.weights, held_out=some.held_out)
 
         columns = {name: len(self._moments[name].learned) for name in waiting}
         widest_first = sorted(waiting, key=lambda name: -columns[name])
-        self._workers.map(add, [name for name in widest_first if columns[name] <= _WIDE])
-        for name in widest_first:
-            if columns[name] > _WIDE:
-                add(name)
+        tasks = [
+            (name, is_cross)
+            for name in widest_first
+            for is_cross in (False, True)
+            if not is_cross or name in self._crosses
+        ]
+        self._workers.map(add, [task for task in tasks if columns[task[0]] <= _WIDE])
+        for task in tasks:
+            if columns[task[0]] > _WIDE:
+                add(task)

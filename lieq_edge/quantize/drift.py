@@ -19,13 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .rounding.factor import factorise
-from .statistics import CrossMoments, Moments
-
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..measure.model import BlockModel
+    from .rounding.factor import Factor
+    from .statistics import CrossMoments, Moments
 
 Floats = npt.NDArray[np.float32]
 
@@ -116,19 +115,20 @@ def _scale(change: Tensor, outputs: Tensor) -> float | None:
     return scale if scale != 0 and unexplained < _UNEXPLAINED**2 else None
 
 
-def correction(moments: Moments, cross: CrossMoments, channels: Floats, damping: float) -> Floats:
+def correction(factor: Factor, moments: Moments, cross: CrossMoments, channels: Floats) -> Floats:
     """What to add to a matrix, ``(rows, columns)``.
 
     Args:
-        moments: H of its inputs.
+        factor: of the damped H of the tokens to learn from.
+        moments: of its inputs; those held out are used.
         cross: C with what its outputs should change by.
         channels: relative energy of the gradient at each row, ``(rows,)``.
-        damping: of H.
     """
-    found = factorise(moments.learned, damping).solve(torch.from_numpy(cross.learned)).numpy()
+    found = factor.solve(torch.from_numpy(cross.learned)).numpy()
     # The held-out sum of w |r - a D x|^2 is least at this a.
-    fitting = float(np.einsum("ij,ij->i", found, cross.held_out) @ channels)
-    energy = float(np.einsum("ij,ij->i", found @ moments.held_out, found) @ channels)
+    change, wanted = found @ moments.held_out.T, cross.held_out.T
+    fitting = float(np.einsum("ij,ij->i", change, wanted) @ channels)
+    energy = float(np.einsum("ij,ij->i", change, change) @ channels)
     share = float(np.clip(fitting / energy, 0.0, 1.0)) if energy > 0 else 0.0
     result: Floats = np.ascontiguousarray(found * np.float32(share))
     return result

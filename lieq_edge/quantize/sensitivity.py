@@ -10,7 +10,7 @@ costs much more than encoding, and hardly differs from type to type.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from ..ggml_types import TYPES
 from . import ggml
 from .codec import LAYOUTS
 from .collecting import Collecting
-from .feedback import round_by_factor
+from .feedback import DAMPING, round_by_factor
 from .statistics import Moments, held_out_sequences, importance_of, weighted_moments
 
 if TYPE_CHECKING:
@@ -38,15 +38,6 @@ Floats = npt.NDArray[np.float32]
 ROWS = 96
 """Rows of a tensor that are rounded to predict its losses."""
 
-DAMPINGS = (0.5, 1.0, 2.0)
-"""Dampings of H that are tried; the held-out error chooses, tensor by tensor.
-
-Held-out sequences are of the calibration's own kind, and often ask for less than text of another kind does.
-"""
-
-NEAR = 1.05
-"""Held-out losses that differ by less count as equal, and the larger damping is taken."""
-
 
 @dataclass(frozen=True)
 class TypeLoss:
@@ -56,13 +47,11 @@ class TypeLoss:
         loss: predicted rise of the loss, nats a token, with the better rounding.
         nearest_loss: the same with importance rounding.
         rounding: ``feedback``, or ``imatrix`` where that has the smaller held-out error.
-        damping: of the feedback.
     """
 
     loss: float
     nearest_loss: float
     rounding: str
-    damping: float
 
 
 Losses = dict[str, dict[str, TypeLoss]]
@@ -154,11 +143,16 @@ def predict_outer(
         shape: of the calibration tokens, ``(n, T)``.
         candidates: types to try by tensor name.
     """
+    from .rounding.factor import factorise
+
     held_out_tokens = len(held_out_sequences(shape[0])) * shape[1]
-    return {
-        name: predict_tensor(source.read(name), found, channels, held_out_tokens, candidates.get(name, ()))
-        for name, (found, channels) in moments.items()
-    }
+    losses = {}
+    for name, (found, channels) in moments.items():
+        # A copy, for these moments are needed again to round with.
+        factor = factorise(found.learned, DAMPING)
+        types = candidates.get(name, ())
+        losses[name] = predict_tensor(source.read(name), found, channels, held_out_tokens, types, factor)
+    return losses
 
 
 def predict_tensor(
@@ -167,79 +161,47 @@ def predict_tensor(
     channels: Floats,
     held_out_tokens: float,
     types: Sequence[str],
+    factor: Factor | None = None,
 ) -> dict[str, TypeLoss]:
     """Predicted losses of one tensor, by type.
 
     Args:
         matrix: float32 ``(rows, columns)``.
-        moments: of its inputs.
+        moments: of its inputs; unless ``factor`` is given, the memory of their H is taken for one.
         channels: relative energy of the gradient at each row, ``(rows,)``, mean 1.
-        held_out_tokens: how many tokens ``moments.held_out`` is over.
+        held_out_tokens: how many tokens ``moments.held_out`` is of.
         types: candidates.
+        factor: of the damped H of the tokens to learn from.
     """
+    from .rounding.factor import factorise
+
+    if not types:
+        return {}
+    factor = factor or factorise(moments.learned, DAMPING, in_place=True)
     rows, counts = sample_rows(channels)
     sample = np.ascontiguousarray(matrix[rows])
-    learned, held_out = moments.learned, moments.held_out
-    importance = importance_of(learned)
+    held_out, importance = moments.held_out.T, importance_of(factor.diagonal.numpy())
 
-    def loss(values: Floats, some: slice = slice(None)) -> float:
-        error = sample[some] - values
-        return 0.5 * float(np.einsum("ij,ij->i", error @ held_out, error) @ counts[some]) / held_out_tokens
+    def loss(values: Floats) -> float:
+        outputs = (sample - values) @ held_out
+        return 0.5 * float(np.einsum("ij,ij->i", outputs, outputs) @ counts) / held_out_tokens
 
     nearest = {
         name: loss(ggml.dequantize(ggml.encode(sample, name, importance, 1), name, sample.shape)) for name in types
     }
     anchors = sorted((name for name in types if name in LAYOUTS), key=lambda name: TYPES[name].bits)
-    damping, gains = DAMPINGS[0], dict[int, float]()
-    if anchors:
-        middle = anchors[len(anchors) // 2]
-        # Half of the rows tell dampings apart.
-        some = slice(None, None, 2)
-        factor = best_factor(sample[some], learned, middle, lambda values: loss(values, some))
-        damping = factor.damping
-        for name in (anchors[0], middle):
-            if TYPES[name].bits not in gains:
-                reached = loss(round_by_factor(sample, factor, name, sweeps=1, threads=1).values)
-                gains[TYPES[name].bits] = reached / max(nearest[name], 1e-30)
+    gains = dict[int, float]()
+    for name in {anchors[0]: 0, anchors[len(anchors) // 2]: 0} if anchors else ():
+        reached = loss(round_by_factor(sample, factor, name, sweeps=1, threads=1).values)
+        gains[TYPES[name].bits] = reached / max(nearest[name], 1e-30)
     found = {}
     for name in types:
         gain = 1.0
         if name in LAYOUTS:
             gain = float(np.interp(TYPES[name].bits, list(gains), list(gains.values())))
         rounding = "feedback" if gain < 1 else "imatrix"
-        found[name] = TypeLoss(nearest[name] * min(gain, 1.0), nearest[name], rounding, damping)
+        found[name] = TypeLoss(nearest[name] * min(gain, 1.0), nearest[name], rounding)
     return found
-
-
-def best_factor(sample: Floats, learned: Floats, type_name: str, loss: Callable[[Floats], float]) -> Factor:
-    """``learned`` with the damping out of ``DAMPINGS`` that serves best, factorised.
-
-    That is the largest one whose loss is within ``NEAR`` of the least. With little damping errors gather in columns
-    that the calibration hardly uses; one that another text does use then ruins the layer, and no held-out sequence
-    tells.
-
-    Rounding decides, and not what noise in its place would cost: with little damping weights are driven out of the
-    range of their codes, which noise does not know.
-
-    Args:
-        sample: rows ``(rows, columns)`` to round.
-        learned: H.
-        type_name: to round them to.
-        loss: of rounded rows, judged on what H has not seen.
-    """
-    from .rounding.factor import factorise
-
-    factor, reached = None, {}
-    for damping in DAMPINGS:
-        del factor  # one is as large as H
-        factor = factorise(learned, damping)
-        # Without searching scales, which hardly depend on the damping and take most of the time.
-        rounded = round_by_factor(sample, factor, type_name, search=False, sweeps=0, threads=1)
-        reached[damping] = loss(rounded.values)
-    near = [damping for damping in DAMPINGS if reached[damping] <= NEAR * min(reached.values())]
-    best = max(near, default=DAMPINGS[-1])
-    assert factor is not None
-    return factor if best == DAMPINGS[-1] else factorise(learned, best)
 
 
 def sample_rows(channels: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
@@ -269,9 +231,9 @@ def outer_moments(model: BlockModel, hidden: Tensor, weights: LossWeights) -> di
     uses = weights.embedding / max(float(weights.embedding.mean()), 1e-30)
     diagonal = weights.embedding_columns * weights.embedding.mean()
     share = len(held_out_sequences(hidden.shape[0])) / hidden.shape[0]
-    embedding = Moments((diagonal * (1 - share)).diag().numpy(), (diagonal * share).diag().numpy())
+    embedding = Moments((diagonal * (1 - share)).diag().numpy(), (diagonal * share).sqrt().diag().numpy())
     if model.head_name == "token_embd.weight":
-        both = Moments(head.learned + embedding.learned, head.held_out + embedding.held_out)
+        both = Moments(head.learned + embedding.learned, np.concatenate([head.held_out, embedding.held_out]))
         # The part of the summed squared gradient that each role brings.
         part = head.trace / both.trace
         channels = part * weights.channels[model.head_name] + (1 - part) * uses

@@ -27,81 +27,116 @@ KEPT = 0.4
 """Share of the tokens that enter H; see ``tokens_of``."""
 
 
-@dataclass(frozen=True)
 class Moments:
-    """H = sum_t w_t x_t x_t^T, float32 ``(columns, columns)``: over the tokens to learn from, and those held out.
+    """H = sum_t w_t x_t x_t^T over the tokens to learn from, and those held out one by one.
 
-    While tokens are added only the upper triangles are kept up; ``whole`` makes the matrices symmetric.
+    They are far fewer than the columns of a wide matrix, so that their H would take more memory than they do.
     """
 
-    learned: Floats
-    held_out: Floats
+    def __init__(self, learned: Floats, held_out: Floats | None = None, *, divided: bool = True) -> None:
+        """Moments that are there already.
+
+        Args:
+            learned: H, float32 ``(columns, columns)``.
+            held_out: sqrt(w_t) x_t, float32 ``(tokens, columns)``.
+            divided: False when nothing will be judged: tokens that are held out are then added to H.
+        """
+        self.learned = learned
+        self._parts = [] if held_out is None else [held_out]
+        self._divided = divided
 
     @classmethod
-    def zeros(cls, columns: int) -> Moments:
+    def zeros(cls, columns: int, *, divided: bool = True) -> Moments:
         """Of no tokens."""
-        return cls(np.zeros((columns, columns), np.float32), np.zeros((columns, columns), np.float32))
+        return cls(np.zeros((columns, columns), np.float32), divided=divided)
 
-    @classmethod
-    def undivided(cls, columns: int) -> Moments:
-        """Of no tokens; nothing will be judged, so ``learned`` and ``held_out`` are one matrix, over all tokens."""
-        both = np.zeros((columns, columns), np.float32)
-        return cls(both, both)
+    @property
+    def held_out(self) -> Floats:
+        """sqrt(w_t) x_t of the tokens held out, float32 ``(tokens, columns)``."""
+        if len(self._parts) != 1:
+            parts = self._parts or [np.empty((0, len(self.learned)), np.float32)]
+            self._parts = [np.concatenate(parts)]
+        return self._parts[0]
 
     @property
     def trace(self) -> float:
         """Of H over all tokens."""
-        return float(self.learned.trace() + self.held_out.trace())
+        return float(self.learned.trace() + np.square(self.held_out).sum(dtype=np.float64))
 
     def merge(self) -> Floats:
-        """H over all tokens; ``learned`` becomes that, which saves a matrix."""
-        if self.held_out is not self.learned:
-            np.add(self.learned, self.held_out, out=self.learned)
+        """H over all tokens; ``learned`` becomes that."""
+        if self._parts:
+            _add_products(self.learned, self.held_out)
+            self._parts = []
+            self.whole()
         return self.learned
 
     def add(self, x: Tensor, weights: Tensor, *, held_out: bool) -> None:
-        """Add tokens to the upper triangle: inputs ``(T, columns)`` with their w_t ``(T,)``."""
-        if len(x):
-            from scipy.linalg.blas import ssyrk
-
-            scaled = (x.float() * weights.sqrt()[:, None]).numpy()
-            total = self.held_out if held_out else self.learned
-            # BLAS reads columns first: for it both are turned, and the triangle is the lower one.
-            added = ssyrk(1.0, scaled.T, beta=1.0, c=total.T, lower=1, overwrite_c=1)
-            assert np.shares_memory(added, total)
+        """Add tokens: inputs ``(T, columns)`` with their w_t ``(T,)``. Of H only the upper triangle is kept up."""
+        scaled = _scaled(x, weights)
+        if held_out and self._divided:
+            self._parts.append(scaled)
+        else:
+            _add_products(self.learned, scaled)
 
     def whole(self) -> Moments:
-        """These moments, symmetric, in the same memory."""
-        for matrix in (self.learned,) if self.held_out is self.learned else (self.learned, self.held_out):
-            for start in range(0, len(matrix), _MIRRORED):
-                rows = slice(start, start + _MIRRORED)
-                square = matrix[rows, rows]
-                square[:] = np.triu(square) + np.triu(square, 1).T
-                matrix[start + _MIRRORED :, rows] = matrix[rows, start + _MIRRORED :].T
+        """These moments with H symmetric, in the same memory."""
+        matrix = self.learned
+        for start in range(0, len(matrix), _MIRRORED):
+            rows = slice(start, start + _MIRRORED)
+            square = matrix[rows, rows]
+            square[:] = np.triu(square) + np.triu(square, 1).T
+            matrix[start + _MIRRORED :, rows] = matrix[rows, start + _MIRRORED :].T
         return self
 
 
-@dataclass(frozen=True)
-class CrossMoments:
-    """C = sum_t w_t r_t x_t^T of what an output should change by, r, and the inputs, float32 ``(rows, columns)``."""
+def _scaled(x: Tensor, weights: Tensor) -> Floats:
+    scaled: Floats = (x.float() * weights.sqrt()[:, None]).numpy()
+    return scaled
 
-    learned: Floats
-    held_out: Floats
+
+def _add_products(total: Floats, rows: Floats) -> None:
+    """Add ``rows^T rows`` to the upper triangle of ``total``."""
+    if len(rows):
+        from scipy.linalg.blas import ssyrk
+
+        # BLAS reads columns first: for it both are turned, and the triangle is the lower one.
+        added = ssyrk(1.0, rows.T, beta=1.0, c=total.T, lower=1, overwrite_c=1)
+        assert np.shares_memory(added, total)
+
+
+class CrossMoments:
+    """C = sum_t w_t r_t x_t^T of what an output should change by, r, and the inputs.
+
+    Attributes:
+        learned: C over the tokens to learn from, float32 ``(rows, columns)``.
+    """
+
+    def __init__(self, learned: Floats) -> None:
+        """C of the tokens to learn from; none is held out yet."""
+        self.learned = learned
+        self._parts: list[Floats] = []
 
     @classmethod
     def zeros(cls, rows: int, columns: int) -> CrossMoments:
         """Of no tokens."""
-        return cls(np.zeros((rows, columns), np.float32), np.zeros((rows, columns), np.float32))
+        return cls(np.zeros((rows, columns), np.float32))
+
+    @property
+    def held_out(self) -> Floats:
+        """sqrt(w_t) r_t of the tokens held out, float32 ``(tokens, rows)``."""
+        return np.concatenate(self._parts or [np.empty((0, len(self.learned)), np.float32)])
 
     def add(self, x: Tensor, wanted: Tensor, weights: Tensor, *, held_out: bool) -> None:
         """Add tokens: inputs ``(T, columns)``, wanted changes ``(T, rows)``, w_t ``(T,)``."""
-        if len(x):
+        if held_out:
+            self._parts.append(_scaled(wanted, weights))
+        elif len(x):
             from scipy.linalg.blas import sgemm
 
-            total = self.held_out if held_out else self.learned
             left, right = (wanted.float() * weights[:, None]).numpy(), x.float().numpy()
-            added = sgemm(1.0, right.T, left.T, beta=1.0, c=total.T, trans_b=1, overwrite_c=1)
-            assert np.shares_memory(added, total)
+            added = sgemm(1.0, right.T, left.T, beta=1.0, c=self.learned.T, trans_b=1, overwrite_c=1)
+            assert np.shares_memory(added, self.learned)
 
 
 @dataclass(frozen=True)
@@ -166,9 +201,8 @@ def _arange(count: int, like: Tensor) -> Tensor:
     return torch.arange(count, dtype=like.dtype)
 
 
-def importance_of(moments: Floats) -> Floats:
-    """Importance of each column from its H: the diagonal, kept above zero for columns that are never active."""
-    diagonal = moments.diagonal()
+def importance_of(diagonal: Floats) -> Floats:
+    """Importance of each column from the diagonal of its H: that, above zero where a column is never active."""
     floored: Floats = np.maximum(diagonal, 1e-6 * diagonal.mean()).astype(np.float32)
     return floored if floored.any() else np.ones_like(floored)
 

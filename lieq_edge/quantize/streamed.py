@@ -17,7 +17,7 @@ from ..cache import NO_CACHE, Cache, Entry, Run, Steps
 from ..source.base import Array, Source
 from . import ggml
 from .collecting import Collecting
-from .feedback import round_by_factor
+from .feedback import DAMPING, round_by_factor
 from .ggml import Packed
 from .sensitivity import Sensitivity, TypeLoss, predict_tensor
 from .statistics import CrossMoments, Moments, held_out_sequences, importance_of
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..measure.loss_weights import LossWeights
     from ..measure.model import BlockModel
     from .drift import Original, Targets
+    from .kept_inputs import KeptInputs
     from .rounding.factor import Factor
     from .workers import Workers
 
@@ -45,7 +46,7 @@ class FeedbackInputs:
         model: in full precision; its blocks must not be kept in memory, for they are overwritten.
         tokens: the calibration windows ``(n, T)``.
         weights: of the loss on them.
-        sensitivity: rounding and damping by tensor and type, judged on held-out sequences, and H of the matrices
+        sensitivity: rounding by tensor and type, judged on held-out sequences, and H of the matrices
             outside the blocks. Block matrices that it leaves out are judged when their turn comes.
     """
 
@@ -170,7 +171,7 @@ def _round_outer(
 
     def make() -> Entry:
         matrix = source.read(tensor.name)
-        prepared = _Prepared.of(matrix, moments, tensor.type, choice)
+        prepared = _Prepared.of(matrix, moments.copy(), tensor.type, choice)
         return Entry({"packed": prepared.round(threads=threads, keep_values=False)[0]})
 
     parts = {"tensor": tensor.name, "type": tensor.type, "choice": asdict(choice), "moments": moments}
@@ -187,28 +188,19 @@ def _round_block(
 ) -> dict[str, Packed]:
     """Round the matrices of a block; ``hidden`` becomes its output with the rounded weights."""
     from ..measure.precision import quick_products
-    from .drift import correction
+    from .kept_inputs import KeptInputs
 
     model, losses = inputs.model, inputs.sensitivity.losses
-    judged_tokens = len(held_out_sequences(len(inputs.tokens))) * inputs.tokens.shape[1]
+    kept = KeptInputs(len(inputs.tokens))
     with model.block(index) as module:
         linears = model.linears(module, index)
         with quick_products():
             groups = _groups(module, index, hidden, inputs)
-            targets = original.advance(model, module, index)
+            with kept.finding_ends(module, linears):
+                targets = original.advance(model, module, index)
 
         def prepare(name: str) -> _Prepared:
-            # Rows in llama.cpp's order, which may differ from the module's; they are rounded one by one.
-            matrix, kind, found = model.source.read(name), plans[name].type, moments.pop(name)
-            # The module's rows, whose order is that of the channels.
-            channels = inputs.weights.channels[name].numpy()
-            choice = losses.get(name, {}).get(kind)
-            if choice is None:
-                choice = predict_tensor(linears[name].weight.numpy(), found, channels, judged_tokens, (kind,))[kind]
-            if name in crosses:
-                # No family turns rows or columns of what writes to the residual stream.
-                matrix = matrix + correction(found, crosses.pop(name), channels, choice.damping)
-            return _Prepared.of(matrix, found.merge(), kind, choice)
+            return _prepare(name, plans[name].type, linears[name], moments.pop(name), crosses.pop(name, None), inputs)
 
         def work(piece: tuple[str, slice]) -> tuple[Packed, Array]:
             name, rows = piece
@@ -218,7 +210,7 @@ def _round_block(
         for group in groups:
             judged = {name for name in group if plans[name].type in losses.get(name, {})}
             with quick_products():
-                moments, crosses = _measure(module, index, hidden, inputs, group, judged, targets, workers)
+                moments, crosses = _measure(module, index, hidden, inputs, group, judged, targets, kept, workers)
             names = sorted(group, key=lambda name: -linears[name].in_features)
             prepared = dict(zip(names, workers.map(prepare, names), strict=True))
             pieces = [(name, rows) for name in names for rows in prepared[name].pieces()]
@@ -231,8 +223,44 @@ def _round_block(
                 values = np.concatenate([part for _, part in parts])
                 linears[name].weight.copy_(model.parameter(name, values))
         with quick_products():
-            model.advance(module, index, hidden)
+            _advance(model, module, index, hidden, kept)
     return packed
+
+
+def _advance(model: BlockModel, module: nn.Module, index: int, hidden: Tensor, kept: KeptInputs) -> None:
+    """Make ``hidden`` the output of a rounded block."""
+    from ..measure.sixteen_bits import turned_once
+
+    with turned_once(module):
+        for batch in model.batches(hidden.shape):
+            with kept.used(batch):
+                hidden[batch] = model.run_block(module, index, hidden[batch])
+
+
+def _prepare(
+    name: str, kind: str, linear: nn.Linear, found: Moments, cross: CrossMoments | None, inputs: FeedbackInputs
+) -> _Prepared:
+    """A matrix that is to be rounded to the type ``kind``, what it should make up for included."""
+    from .drift import correction
+    from .rounding.factor import factorise
+
+    # Rows in llama.cpp's order, which may differ from the module's; they are rounded one by one.
+    matrix = inputs.model.source.read(name)
+    # The module's rows, whose order is that of the channels.
+    channels = inputs.weights.channels[name].numpy()
+    choice = inputs.sensitivity.losses.get(name, {}).get(kind)
+    if cross is not None or choice is None:
+        factor = factorise(found.learned, DAMPING, in_place=True)
+        if choice is None:
+            length = inputs.tokens.shape[1]
+            judged_tokens = len(held_out_sequences(len(inputs.tokens))) * length
+            choice = predict_tensor(linear.weight.numpy(), found, channels, judged_tokens, (kind,), factor)[kind]
+        if cross is not None:
+            # No family turns rows or columns of what writes to the residual stream.
+            matrix = matrix + correction(factor, found, cross, channels)
+        factor.undamp()
+        del factor  # as large as H
+    return _Prepared.of(matrix, found.merge(), kind, choice)
 
 
 def _groups(module: nn.Module, index: int, hidden: Tensor, inputs: FeedbackInputs) -> list[list[str]]:
@@ -260,6 +288,7 @@ def _measure(
     group: list[str],
     judged: set[str],
     targets: Targets | None,
+    kept: KeptInputs,
     workers: Workers,
 ) -> tuple[dict[str, Moments], dict[str, CrossMoments]]:
     """H of linears whose weights are still exact, behind all that is rounded; C of those that write to ``targets``.
@@ -277,9 +306,8 @@ def _measure(
         for name in group
         if name in writers
     }
-    undivided = judged - crosses.keys()
     moments = {
-        name: (Moments.undivided if name in undivided else Moments.zeros)(linears[name].in_features) for name in group
+        name: Moments.zeros(linears[name].in_features, divided=name in crosses or name not in judged) for name in group
     }
     collecting = Collecting(moments, held_out_sequences(len(inputs.tokens)), workers, crosses)
     # All that writes before the last of them counts.
@@ -291,9 +319,11 @@ def _measure(
             def tell(name: str, x: Tensor, out: Tensor, batch: slice = batch, stream: Stream | None = stream) -> None:
                 wanted = stream.missing(name, out) if stream and name in writers else None
                 if name in moments:
+                    kept.keep(name, batch, x)
                     collecting.add(name, batch, x, inputs.weights.tokens[name][batch], wanted)
 
-            model.run_until(module, index, hidden[batch], told, tell)
+            with kept.used(batch):
+                model.run_until(module, index, hidden[batch], told, tell)
     return collecting.done(), crosses
 
 
@@ -308,11 +338,12 @@ class _Prepared:
 
     @classmethod
     def of(cls, matrix: Array, moments: Array, type_name: str, choice: TypeLoss) -> _Prepared:
+        """From H, whose memory is taken."""
         from .rounding.factor import factorise
 
         if choice.rounding == "feedback":
-            return cls(matrix, type_name, factorise(moments, choice.damping), None)
-        return cls(matrix, type_name, None, importance_of(moments))
+            return cls(matrix, type_name, factorise(moments, DAMPING, in_place=True), None)
+        return cls(matrix, type_name, None, importance_of(moments.diagonal()))
 
     def pieces(self) -> list[slice]:
         """Rows that one worker rounds at a time, so that all have work where a group is a single matrix."""

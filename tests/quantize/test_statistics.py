@@ -50,15 +50,31 @@ def test_thinned_moments_are_near_those_of_all_tokens() -> None:
     for part in tokens_of(slice(0, 4), weights, frozenset({3})):
         moments.add(part.of(x), part.weights, held_out=part.held_out)
     moments = moments.whole()
+    judged = torch.from_numpy(moments.held_out.T @ moments.held_out)
+    trace = moments.trace
     flat = x.flatten(0, 1)
     whole = (flat * weights.flatten()[:, None]).T @ flat
+    assert trace == pytest.approx(float(whole.trace()), rel=0.05)
     assert float((torch.from_numpy(moments.merge()) - whole).norm() / whole.norm()) < 0.05
     held = (x[3] * weights[3][:, None]).T @ x[3]
-    assert float((torch.from_numpy(moments.held_out) - held).norm() / held.norm()) < 0.1
+    assert float((judged - held).norm() / held.norm()) < 0.1
+
+
+@pytest.mark.parametrize("divided", [True, False])
+def test_merged_moments_are_over_all_tokens(divided: bool) -> None:
+    x = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
+    moments = Moments.zeros(8, divided=divided)
+    for part, held_out in ((slice(0, 20), False), (slice(20, 26), True), (slice(26, 30), True)):
+        moments.add(x[part], torch.full((len(x[part]),), 2.0), held_out=held_out)
+    moments.whole()
+    assert moments.held_out.shape == (10 if divided else 0, 8)
+    torch.testing.assert_close(torch.from_numpy(moments.merge()), 2 * x.T @ x)
+    # Merging again adds nothing.
+    torch.testing.assert_close(torch.from_numpy(moments.merge()), 2 * x.T @ x)
 
 
 def test_importance_stays_above_zero() -> None:
     moments = Moments.zeros(4)
-    assert (importance_of(moments.learned) == 1).all()
+    assert (importance_of(moments.learned.diagonal()) == 1).all()
     moments.learned[1, 1] = 8.0
-    assert importance_of(moments.merge()).tolist() == pytest.approx([2e-6, 8.0, 2e-6, 2e-6])
+    assert importance_of(moments.merge().diagonal()).tolist() == pytest.approx([2e-6, 8.0, 2e-6, 2e-6])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +35,8 @@ class Factor:
         variances: R_jj^2, ``(columns,)``: the price of a squared error of column j once all later columns answer to it.
         damping: what was asked for.
         floor: what was used; more than what was asked for when H was too badly conditioned.
-        mean: of the diagonal of H, which everything above is divided by.
+        scale: power of two near the mean of the diagonal of H, which everything above is divided by.
+        diagonal: of H, in that scale.
     """
 
     hessian: torch.Tensor
@@ -42,13 +44,19 @@ class Factor:
     variances: torch.Tensor
     damping: float
     floor: float
-    mean: float
+    scale: float
+    diagonal: torch.Tensor
 
     def solve(self, right: torch.Tensor) -> torch.Tensor:
         """``right`` ``(rows, columns)`` times the inverse of the damped H, in the scale of the H that was given."""
-        turned = torch.linalg.solve_triangular(self.feedback, right.T / self.mean, upper=True, unitriangular=True)
+        turned = torch.linalg.solve_triangular(self.feedback, right.T / self.scale, upper=True, unitriangular=True)
         turned /= self.variances[:, None]
         return torch.linalg.solve_triangular(self.feedback.T, turned, upper=False, unitriangular=True).T
+
+    def undamp(self) -> None:
+        """Make ``hessian`` the H that was given, bit for bit; the factor is of no use any more."""
+        self.hessian.diagonal().copy_(self.diagonal)
+        self.hessian.mul_(self.scale)
 
 
 @dataclass(frozen=True)
@@ -66,30 +74,41 @@ class BlockFactors:
     variances: torch.Tensor
 
 
-def factorise(hessian: npt.NDArray[np.floating], damping: float, floor: float = FLOOR) -> Factor:
+def factorise(
+    hessian: npt.NDArray[np.floating], damping: float, floor: float = FLOOR, *, in_place: bool = False
+) -> Factor:
     """Damp H until it has a Cholesky factor, and factorise it from its last column to its first.
 
     A column that no input ever used has only its damping: it is rounded to nearest and passes nothing on.
 
+    Args:
+        hessian: H, symmetric, positive semi-definite.
+        damping: part of its diagonal that is added.
+        floor: part of the mean of its diagonal that is added too.
+        in_place: the damped H takes the memory of H, which must be float32; ``Factor.undamp`` gives it back.
+
     Raises:
         InputError: H is not finite, all zero, or far from positive semi-definite.
     """
-    matrix = torch.from_numpy(np.array(hessian, np.float32, order="C"))
+    matrix = torch.from_numpy(hessian if in_place else np.array(hessian, np.float32, order="C"))
     mean = float(matrix.diagonal().mean())
     if not np.isfinite(matrix.numpy().sum(dtype=np.float64)):
         raise InputError("The calibration statistics hold NaN or Inf; use another calibration text.")
     if mean <= 0:
         raise InputError("The calibration statistics are all zero; use a longer calibration text.")
     # Scaled so that float32 neither overflows nor loses small entries; nothing below depends on the scale of H.
-    matrix /= mean
-    matrix.diagonal().mul_(1 + damping).add_(floor)
+    scale = 2.0 ** round(math.log2(mean))
+    matrix /= scale
+    diagonal = matrix.diagonal().clone()
+    unit = float(diagonal.mean())
+    matrix.diagonal().mul_(1 + damping).add_(floor * unit)
     while floor <= _LARGEST_FLOOR:
         upper = _upper_factor(matrix)
         if upper is not None:
-            diagonal = upper.diagonal().clone()
-            return Factor(matrix, upper.div_(diagonal), diagonal.square(), damping, floor, mean)
+            own = upper.diagonal().clone()
+            return Factor(matrix, upper.div_(own), own.square(), damping, floor, scale, diagonal)
         raised = max(2 * floor, _SMALLEST_FLOOR)
-        matrix.diagonal().add_(raised - floor)
+        matrix.diagonal().add_((raised - floor) * unit)
         floor = raised
     raise InputError("The calibration statistics are not positive semi-definite; measure them again.")
 

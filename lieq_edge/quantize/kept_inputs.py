@@ -1,0 +1,86 @@
+"""What a block's attention and MLP compute before their last linear, kept while that changes no more."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+# Inputs that take more bytes are made again each time.
+_LARGEST = 1 << 28
+
+
+@dataclass(frozen=True)
+class _End:
+    """A module that gives the output of its last linear as it is, alone or as the first of ``count`` results."""
+
+    owner: nn.Module
+    linear: nn.Linear
+    count: int | None
+
+    def output(self, x: Tensor) -> Any:
+        out = self.linear(x)
+        return out if self.count is None else (out, *[None] * (self.count - 1))
+
+
+class KeptInputs:
+    """Inputs of linears that modules of a block end in, for several runs of the block.
+
+    Once all is rounded that a module runs before its last linear, what that receives stays as it is: further runs
+    enter the module there.
+    """
+
+    def __init__(self, sequences: int) -> None:
+        """For runs of so many sequences in all."""
+        self._sequences = sequences
+        self._ends: dict[str, _End] = {}
+        self._inputs: dict[str, dict[int, Tensor]] = {}
+
+    @contextlib.contextmanager
+    def finding_ends(self, module: nn.Module, linears: dict[str, nn.Linear]) -> Iterator[None]:
+        """Look which of ``linears``, by name, modules end in, while the block ``module`` is run."""
+        owners = {path: owner for path, owner in module.named_modules() if path}
+        outputs: dict[nn.Module, Tensor] = {}
+        hooks = []
+
+        def keep(linear: nn.Module, _: Any, out: Tensor) -> None:
+            outputs[linear] = out
+
+        def compare(owner: nn.Module, out: Any, name: str) -> None:
+            results = out if isinstance(out, tuple) else (out,)
+            is_end = results[0] is outputs.pop(linears[name], None) and all(value is None for value in results[1:])
+            self._ends.pop(name, None)
+            if is_end:
+                self._ends[name] = _End(owner, linears[name], len(out) if isinstance(out, tuple) else None)
+
+        names = {linear: name for name, linear in linears.items()}
+        for path, linear in owners.items():
+            name, owner = names.get(linear), owners.get(path.rpartition(".")[0])
+            if name is not None and owner is not None:
+                hooks.append(linear.register_forward_hook(keep))
+                hooks.append(owner.register_forward_hook(lambda owner, _, out, name=name: compare(owner, out, name)))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def keep(self, name: str, batch: slice, x: Tensor) -> None:
+        """Keep the input ``(b, T, columns)`` of a linear for the sequences ``batch``, unless all would be too large."""
+        if name in self._ends and x.nbytes // len(x) * self._sequences <= _LARGEST:
+            self._inputs.setdefault(name, {})[batch.start] = x
+
+    @contextlib.contextmanager
+    def used(self, batch: slice) -> Iterator[None]:
+        """Runs of the sequences ``batch`` enter modules where their inputs are kept."""
+        entered = [(self._ends[name], kept[batch.start]) for name, kept in self._inputs.items() if batch.start in kept]
+        for end, x in entered:
+            end.owner.forward = lambda *_, end=end, x=x, **__: end.output(x)
+        try:
+            yield
+        finally:
+            for end, _ in entered:
+                del end.owner.forward

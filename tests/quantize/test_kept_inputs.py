@@ -1,0 +1,63 @@
+"""Runs of a block that enter its attention and MLP at their last linear."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import make_model
+
+from lieq_edge.measure.model import BlockModel
+from lieq_edge.quantize import kept_inputs
+from lieq_edge.quantize.kept_inputs import KeptInputs
+from lieq_edge.source import open_source
+
+TOKENS = torch.randint(0, 300, (4, 32), generator=torch.Generator().manual_seed(0))
+BATCH = slice(0, 4)
+
+
+def ends_of(model: BlockModel, kept: KeptInputs) -> torch.Tensor:
+    """Let ``kept`` see a run of block 0; its output."""
+    hidden = model.embed(TOKENS)
+    with torch.no_grad(), model.block(0) as module:
+        linears = model.linears(module, 0)
+        with kept.finding_ends(module, linears):
+            out = model.run_block(module, 0, hidden)
+        for name in linears:
+            model.run_until(module, 0, hidden, [name], lambda name, x, _: kept.keep(name, BATCH, x))
+    return out
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text", "phi3", "gpt2", "granite", "olmo2"])
+def test_a_block_gives_the_same_from_kept_inputs(tmp_path: Path, family: str) -> None:
+    model = BlockModel(open_source(str(make_model(tmp_path / "model", family))))
+    kept = KeptInputs(4)
+    expected = ends_of(model, kept)
+    hidden = model.embed(TOKENS)
+    ran: list[str] = []
+    with torch.no_grad(), model.block(0) as module:
+        hooks = [
+            linear.register_forward_hook(lambda *_, name=name: ran.append(name))
+            for name, linear in model.linears(module, 0).items()
+        ]
+        with kept.used(BATCH):
+            again = model.run_block(module, 0, hidden)
+        assert ran == ["blk.0.attn_output.weight", "blk.0.ffn_down.weight"]
+        ran.clear()
+        with kept.used(slice(4, 8)):
+            model.run_block(module, 0, hidden)  # other sequences
+        assert len(ran) == len(hooks)
+        for hook in hooks:
+            hook.remove()
+    torch.testing.assert_close(again, expected, rtol=0, atol=0)
+
+
+def test_too_large_inputs_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = BlockModel(open_source(str(make_model(tmp_path / "model", "llama"))))
+    monkeypatch.setattr(kept_inputs, "_LARGEST", 4 * TOKENS.numel() * model.config.hidden_size)
+    kept = KeptInputs(4)
+    ends_of(model, kept)
+    with torch.no_grad(), model.block(0) as module, kept.used(BATCH):
+        entered = [name for name, part in module.named_modules() if "forward" in vars(part)]
+    assert entered == ["self_attn"]
