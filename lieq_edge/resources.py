@@ -58,3 +58,14 @@ def keep_freed_memory() -> None:
     if mallopt is not None:  # musl has none
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+
+
+def give_back_memory() -> None:
+    """Give freed memory back to the system, that of other threads too, before something large is allocated.
+
+    Each thread frees into memory of its own, from which no other takes. Does nothing without glibc.
+    """
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

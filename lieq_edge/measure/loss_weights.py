@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..cache import Entry, Run, Steps
 from ..errors import InputError
 from ..progress import stage
+from ..resources import give_back_memory
 from .hidden import BlockInputs
 from .model import BlockModel
 from .precision import quick_products
@@ -116,7 +117,9 @@ def measure_loss_weights(
             if index == count:
                 with turned_once(model.causal_lm.get_output_embeddings()):
                     gradient = collector.head(hidden, torch.Generator().manual_seed(seed))
+                model.release_outer()
             else:
+                give_back_memory()
                 with model.block(index) as module:
                     found[index] = collector.block(module, index, inputs.take(index), gradient)
                 advance()

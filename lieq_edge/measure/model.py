@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +14,8 @@ from ..errors import InputError
 from ..resources import keep_freed_memory
 from ..source.base import Array, Source
 from .modules import BelowHead, ExpertMatrices, block_list, empty_model, replace_modules
-from .sixteen_bits import DTYPES, keep_sixteen_bits, suits, turned_once
+from .outer import OuterWeights, missing, parameter_of
+from .sixteen_bits import turned_once
 
 # Blocks stay in memory when all of them take at most this much in float32: a model of about 250M weights then
 # is read and dequantised once, and the whole program still stays below 2 GB.
@@ -85,36 +86,9 @@ class BlockModel:
             else:
                 outer[name] = spec.name
         self._keep = 4 * count <= KEEP_BYTES if keep_blocks is None else keep_blocks
-        self.head_name = self._load_outer(outer, prefix)
+        self._outer = OuterWeights(self.causal_lm, source, outer, prefix, self._read)
+        self.head_name = self._outer.head_name
         self.embedding_scale = self._embedding_scale()
-
-    def _load_outer(self, tensors: dict[str, str], blocks_prefix: str) -> str:
-        """Load everything but the blocks, tie a head without weights to the embedding; the head's GGUF name."""
-        model = self.causal_lm
-        head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-        stored = {spec.name: spec.stored for spec in self.source.tensors()}
-        tied = self.config.tie_word_embeddings
-        gguf_names: dict[nn.Module, str] = {}
-        for name, parameter in list(model.named_parameters(remove_duplicate=False)):
-            if name.startswith(blocks_prefix):
-                continue
-            owner_name, _, attribute = name.rpartition(".")
-            owner = model.get_submodule(owner_name)
-            if name in tensors:
-                value = _parameter(self._read(tensors[name]), parameter, name, self.source)
-                kind = DTYPES.get(stored[tensors[name]])
-                if kind and owner in (head, embedding) and suits(owner) and (suits(head) or not tied):
-                    value = nn.Parameter(value.to(kind), requires_grad=False)
-                    keep_sixteen_bits(owner)
-                setattr(owner, attribute, value)
-                gguf_names[owner] = tensors[name]
-            elif owner is not head or not tied:
-                raise _missing(self.source, name)
-        if head not in gguf_names:
-            head.weight = embedding.weight
-            if head.weight.dtype != torch.float32:
-                keep_sixteen_bits(head)
-        return gguf_names.get(head, gguf_names[embedding])
 
     def _read(self, gguf_name: str) -> Tensor:
         return self.parameter(gguf_name, self.source.read(gguf_name))
@@ -131,9 +105,9 @@ class BlockModel:
         module = self._blocks[index]
         for name, parameter in list(module.named_parameters()):
             if name not in self._block_tensors[index]:
-                raise _missing(self.source, f"{name} of block {index}")
+                raise missing(self.source, f"{name} of block {index}")
             owner_name, _, attribute = name.rpartition(".")
-            value = _parameter(self._read(self._block_tensors[index][name]), parameter, name, self.source)
+            value = parameter_of(self._read(self._block_tensors[index][name]), parameter, name, self.source)
             setattr(module.get_submodule(owner_name), attribute, value)
         self._loaded.add(index)
 
@@ -160,9 +134,21 @@ class BlockModel:
         for index in list(self._loaded):
             self._release_block(index)
 
+    def release_outer(self, *, for_good: bool = False) -> None:
+        """Release embedding and head until they are needed again.
+
+        With ``for_good`` the head is read piece by piece from now on, and nothing can be embedded any more; nothing
+        happens where the source cannot read pieces of it.
+        """
+        if for_good:
+            self._outer.read_in_pieces()
+        else:
+            self._outer.release()
+
     @contextlib.contextmanager
     def whole(self) -> Iterator[Any]:
         """The transformers model with all blocks in memory, as generating text needs (4 bytes a weight)."""
+        self._outer.hold()
         try:
             for index in range(self.n_blocks):
                 self._load_block(index)
@@ -180,6 +166,7 @@ class BlockModel:
         Raises:
             InputError: the windows are longer than the model's learned positions.
         """
+        self._outer.hold()
         hidden: list[Tensor] = []
 
         def enter(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -197,6 +184,7 @@ class BlockModel:
 
     def embeddings(self) -> list[nn.Embedding]:
         """The tables that ``embed`` looks up, that of the tokens first."""
+        self._outer.hold()
         tokens = self.causal_lm.get_input_embeddings()
         others = [m for m in self._inner.children() if isinstance(m, nn.Embedding) and m is not tokens]
         return [tokens, *others]
@@ -237,40 +225,36 @@ class BlockModel:
                 hidden[batch] = self.run_block(module, index, hidden[batch])
 
     def run_until(
-        self,
-        module: nn.Module,
-        index: int,
-        hidden: Tensor,
-        names: Collection[str],
-        tell: Callable[[str, Tensor, Tensor], None],
-    ) -> None:
-        """Run sequences through a block, no further than the last of some of its linears.
+        self, module: nn.Module, index: int, hidden: Tensor, name: str, ran: Mapping[str, Callable[[Tensor], None]]
+    ) -> Tensor:
+        """Run sequences through a block as far as one of its linears, which it does not run any more.
 
         Args:
             module, index: the block.
             hidden: its input ``(b, T, d)``.
-            names: GGUF names of the linears.
-            tell: gets the name, input ``(b, T, columns)`` and output ``(b, T, rows)`` of each of them in turn.
-        """
-        left = set(names)
+            name: GGUF name of the linear.
+            ran: are called with the outputs ``(b, T, rows)`` of linears that run before, by GGUF name.
 
-        def listen(name: str, x: Tensor, out: Tensor) -> None:
-            tell(name, x, out)
-            left.discard(name)
-            if not left:
-                raise _Enough
+        Returns:
+            The linear's input ``(b, T, columns)``.
+        """
+        reached: list[Tensor] = []
+
+        def stop(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            reached.append(args[0])
+            raise _Reached
 
         linears = self.linears(module, index)
-        hooks = [
-            linears[name].register_forward_hook(lambda _, args, out, name=name: listen(name, args[0], out))
-            for name in names
-        ]
+        hooks = [linears[name].register_forward_pre_hook(stop)]
+        for other, tell in ran.items():
+            hooks.append(linears[other].register_forward_hook(lambda _, __, out, tell=tell: tell(out)))
         try:
-            with contextlib.suppress(_Enough):
+            with contextlib.suppress(_Reached):
                 self.run_block(module, index, hidden)
         finally:
             for hook in hooks:
                 hook.remove()
+        return reached[0]
 
     def batches(self, shape: tuple[int, ...]) -> list[slice]:
         """A few of ``(n, T)`` sequences at a time."""
@@ -314,6 +298,7 @@ class BlockModel:
         Returns:
             Two of ``(..., vocabulary)``.
         """
+        self._outer.hold()
         normed = self.final_norm(hidden).reshape(1, -1, hidden.shape[-1])
         kept: list[Tensor] = []
 
@@ -397,18 +382,5 @@ class BlockModel:
                 del module.forward
 
 
-class _Enough(Exception):
-    """All that was wanted of a block has been told."""
-
-
-def _parameter(value: Tensor, expected: Tensor, name: str, source: Source) -> nn.Parameter:
-    if value.shape != expected.shape:
-        raise InputError(
-            f"{name} of {source.label} has shape {tuple(value.shape)} where its configuration asks for "
-            f"{tuple(expected.shape)}; the files do not belong together."
-        )
-    return nn.Parameter(value, requires_grad=False)
-
-
-def _missing(source: Source, name: str) -> InputError:
-    return InputError(f"{source.label} has no weights for {name}; the model is incomplete.")
+class _Reached(Exception):
+    """A run of a block has come as far as was wanted."""

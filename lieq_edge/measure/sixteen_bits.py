@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -30,6 +30,16 @@ def keep_sixteen_bits(module: nn.Module) -> None:
         module.forward = lambda x: _Product.apply(x, module.weight)
 
 
+def read_as_needed(module: nn.Module, read: Callable[[slice], Tensor]) -> None:
+    """Let the linear of ``keep_sixteen_bits`` hold no matrix, but ``read`` rows of it when it needs them.
+
+    For the forward pass in float32 only.
+    """
+    shape = module.get_parameter("weight").shape
+    module.weight = nn.Parameter(torch.empty(shape, device="meta"), requires_grad=False)
+    module.forward = lambda x: _widened(x, shape, read)
+
+
 @contextlib.contextmanager
 def turned_once(module: nn.Module) -> Iterator[None]:
     """Under autocast to bfloat16, turn the float32 matrices of linears here and not at each of many products."""
@@ -54,10 +64,7 @@ class _Product(torch.autograd.Function):
         ctx.save_for_backward(weight)
         if torch.is_autocast_enabled("cpu"):
             return nn.functional.linear(x.bfloat16(), weight.bfloat16())
-        out = x.new_empty(*x.shape[:-1], weight.shape[0])
-        for rows in _pieces(weight):
-            out[..., rows] = x @ weight[rows].float().T
-        return out
+        return _widened(x, weight.shape, weight.__getitem__)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
@@ -65,11 +72,19 @@ class _Product(torch.autograd.Function):
         if slope.dtype == torch.bfloat16:
             return (slope @ weight.bfloat16()).float(), None
         total = slope.new_zeros(*slope.shape[:-1], weight.shape[1])
-        for rows in _pieces(weight):
+        for rows in _pieces(weight.shape):
             total += slope[..., rows] @ weight[rows].float()
         return total, None
 
 
-def _pieces(weight: Tensor) -> list[slice]:
-    step = max(1, _PIECE // weight.shape[1])
-    return [slice(start, start + step) for start in range(0, weight.shape[0], step)]
+def _widened(x: Tensor, shape: torch.Size, read: Callable[[slice], Tensor]) -> Tensor:
+    """``x W^T`` in float32, with rows of W of 16 bits from ``read``."""
+    out = x.new_empty(*x.shape[:-1], shape[0])
+    for rows in _pieces(shape):
+        out[..., rows] = x @ read(rows).float().T
+    return out
+
+
+def _pieces(shape: torch.Size) -> list[slice]:
+    step = max(1, _PIECE // shape[1])
+    return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]

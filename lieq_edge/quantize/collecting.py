@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .statistics import CrossMoments, Moments, Tokens, tokens_of
+from .statistics import KEPT, CrossMoments, Moments, tokens_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,13 +28,15 @@ class Collecting:
         held_out: frozenset[int],
         workers: Workers,
         crosses: dict[str, CrossMoments] | None = None,
+        kept: float = KEPT,
     ) -> None:
-        """Add to ``moments`` and ``crosses``, by name; the sequences ``held_out`` to those that judge."""
+        """Add a share ``kept`` of the tokens to ``moments`` and ``crosses``, by name; ``held_out`` sequences judge."""
         self._moments = moments
         self._held_out = held_out
         self._workers = workers
         self._crosses = crosses or {}
-        self._waiting: dict[str, list[tuple[Tokens, Tensor, Tensor | None]]] = {}
+        self._kept = kept
+        self._waiting: dict[str, tuple[slice, Tensor, Tensor, Tensor | None]] = {}
 
     def add(self, name: str, batch: slice, x: Tensor, weights: Tensor, wanted: Tensor | None = None) -> None:
         """Add inputs of a linear for some sequences.
@@ -48,10 +50,7 @@ class Collecting:
         """
         if name in self._waiting:
             self._flush()
-        self._waiting[name] = [
-            (some, some.of(x), None if wanted is None else some.of(wanted))
-            for some in tokens_of(batch, weights, self._held_out)
-        ]
+        self._waiting[name] = (batch, x, weights, wanted)
         if len(self._waiting) == len(self._moments):
             self._flush()
 
@@ -66,11 +65,12 @@ class Collecting:
         # H and C of a linear side by side, for it may be the only one.
         def add(task: tuple[str, bool]) -> None:
             name, is_cross = task
-            for some, x, wanted in waiting[name]:
+            batch, x, weights, wanted = waiting[name]
+            for some in tokens_of(batch, weights, self._held_out, self._kept):
                 if not is_cross:
-                    self._moments[name].add(x, some.weights, held_out=some.held_out)
+                    self._moments[name].add(some.of(x), some.weights, held_out=some.held_out)
                 elif wanted is not None:
-                    self._crosses[name].add(x, wanted, some.weights, held_out=some.held_out)
+                    self._crosses[name].add(some.of(x), some.of(wanted), some.weights, held_out=some.held_out)
 
         columns = {name: len(self._moments[name].learned) for name in waiting}
         widest_first = sorted(waiting, key=lambda name: -columns[name])

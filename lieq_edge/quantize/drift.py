@@ -101,9 +101,12 @@ class Stream:
         self._batch = batch
         self._now = entered
 
-    def missing(self, name: str, out: Tensor) -> Tensor:
-        """What the output of ``name`` should change by, ``(b, T, d)``, when it has written ``out``."""
+    def write(self, out: Tensor) -> None:
+        """The next matrix writes its output ``(b, T, d)``."""
         self._now = self._now + self._targets.scale * out.float()
+
+    def missing(self, name: str) -> Tensor:
+        """What the output of ``name``, which writes next, should be, ``(b, T, d)``."""
         return (self._targets.streams[name][self._batch] - self._now) / self._targets.scale
 
 

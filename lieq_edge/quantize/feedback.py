@@ -41,6 +41,9 @@ A choice among 0.5, 1 and 2, made for each matrix by its held-out error, gained 
 work.
 """
 
+SWEEPS = 1
+"""How often rounded columns are gone over again. More follow H closer, and other texts less."""
+
 # Columns whose scales the encoder chooses together.
 _GROUP = 256
 # Rows that are rounded together: what one column's candidates need then stays in the processor's cache.
@@ -69,7 +72,7 @@ def round_with_feedback(
     *,
     damping: float = DAMPING,
     floor: float = 0.0,
-    sweeps: int = 2,
+    sweeps: int = SWEEPS,
     search: bool = True,
     threads: int | None = None,
 ) -> Rounding:
@@ -102,7 +105,7 @@ def round_by_factor(
     factor: Factor,
     type_name: str,
     *,
-    sweeps: int = 2,
+    sweeps: int = SWEEPS,
     search: bool = True,
     threads: int | None = None,
     keep_values: bool = True,

@@ -35,8 +35,11 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 
-ROWS = 96
+ROWS = 64
 """Rows of a tensor that are rounded to predict its losses."""
+
+KEPT = 0.2
+"""Share of the tokens that predictions are made from; rounding takes more of them."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class Predictor:
         self._candidates = candidates
         self._workers = workers
         moments = {name: Moments.zeros(linear.in_features) for name, linear in linears.items()}
-        self._collecting = Collecting(moments, held_out, workers)
+        self._collecting = Collecting(moments, held_out, workers, kept=KEPT)
 
     def add(self, name: str, batch: slice, x: Tensor, weights: Tensor) -> None:
         """Collect H."""
@@ -192,7 +195,7 @@ def predict_tensor(
     anchors = sorted((name for name in types if name in LAYOUTS), key=lambda name: TYPES[name].bits)
     gains = dict[int, float]()
     for name in {anchors[0]: 0, anchors[len(anchors) // 2]: 0} if anchors else ():
-        reached = loss(round_by_factor(sample, factor, name, sweeps=1, threads=1).values)
+        reached = loss(round_by_factor(sample, factor, name, threads=1).values)
         gains[TYPES[name].bits] = reached / max(nearest[name], 1e-30)
     found = {}
     for name in types:

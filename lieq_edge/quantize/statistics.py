@@ -106,7 +106,7 @@ def _add_products(total: Floats, rows: Floats) -> None:
 
 
 class CrossMoments:
-    """C = sum_t w_t r_t x_t^T of what an output should change by, r, and the inputs.
+    """C = sum_t w_t r_t x_t^T of what an output should be, or change by, r, and the inputs.
 
     Attributes:
         learned: C over the tokens to learn from, float32 ``(rows, columns)``.
@@ -128,7 +128,7 @@ class CrossMoments:
         return np.concatenate(self._parts or [np.empty((0, len(self.learned)), np.float32)])
 
     def add(self, x: Tensor, wanted: Tensor, weights: Tensor, *, held_out: bool) -> None:
-        """Add tokens: inputs ``(T, columns)``, wanted changes ``(T, rows)``, w_t ``(T,)``."""
+        """Add tokens: inputs ``(T, columns)``, wanted outputs ``(T, rows)``, w_t ``(T,)``."""
         if held_out:
             self._parts.append(_scaled(wanted, weights))
         elif len(x):
@@ -137,6 +137,16 @@ class CrossMoments:
             left, right = (wanted.float() * weights[:, None]).numpy(), x.float().numpy()
             added = sgemm(1.0, right.T, left.T, beta=1.0, c=self.learned.T, trans_b=1, overwrite_c=1)
             assert np.shares_memory(added, self.learned)
+
+    def subtract(self, matrix: Floats, moments: Moments) -> None:
+        """Let r be what the outputs should change by, where it was what they should be: take W x off it.
+
+        Args:
+            matrix: W ``(rows, columns)``.
+            moments: of the same tokens, whole.
+        """
+        self.learned -= matrix @ moments.learned
+        self._parts = [self.held_out - moments.held_out @ matrix.T]
 
 
 @dataclass(frozen=True)
@@ -158,12 +168,18 @@ class Tokens:
         return x.flatten(0, 1)[self.index]
 
 
-def tokens_of(batch: slice, weights: Tensor, held_out: frozenset[int]) -> list[Tokens]:
-    """The tokens of the sequences ``batch`` that are worth a column of a product, by their w_t ``(b, T)``.
+def tokens_of(batch: slice, weights: Tensor, held_out: frozenset[int], kept: float = KEPT) -> list[Tokens]:
+    """The tokens of the sequences ``batch`` that are worth a column of a product, by their weights.
 
-    The weights are very uneven (a quarter of the tokens often carries nine tenths of the sum), and H costs the same for
+    These are very uneven (a quarter of the tokens often carries nine tenths of the sum), and H costs the same for
     each. So tokens of little weight stand for each other: each is kept at a rate proportional to its weight, evenly
     spread, and then counts for as much as it was likely to be left out. The sum stays what it was on average.
+
+    Args:
+        batch: the sequences.
+        weights: their w_t ``(b, T)``.
+        held_out: sequences that are held out.
+        kept: share of the tokens that is taken.
     """
     import torch
 
@@ -175,12 +191,12 @@ def tokens_of(batch: slice, weights: Tensor, held_out: frozenset[int]) -> list[T
         if len(rows) == 0:
             continue
         mine = weights[rows].flatten().double()
-        limit = _limit(mine, KEPT)
+        limit = _limit(mine, kept)
         rate = (mine / limit).clamp(max=1.0) if limit > 0 else torch.ones_like(mine)
         steps = torch.floor(rate.cumsum(0) + 0.5)
-        kept = torch.nonzero(steps.diff(prepend=steps.new_zeros(1)) > 0)[:, 0]
-        index = (rows[:, None] * weights.shape[1] + torch.arange(weights.shape[1])).flatten()[kept]
-        parts.append(Tokens(index, (mine[kept] / rate[kept]).float(), judged))
+        chosen = torch.nonzero(steps.diff(prepend=steps.new_zeros(1)) > 0)[:, 0]
+        index = (rows[:, None] * weights.shape[1] + torch.arange(weights.shape[1])).flatten()[chosen]
+        parts.append(Tokens(index, (mine[chosen] / rate[chosen]).float(), judged))
     return parts
 
 

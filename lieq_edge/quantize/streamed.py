@@ -14,6 +14,7 @@ import numpy as np
 
 from ..allocate.plan import Plan, TensorPlan
 from ..cache import NO_CACHE, Cache, Entry, Run, Steps
+from ..resources import give_back_memory
 from ..source.base import Array, Source
 from . import ggml
 from .collecting import Collecting
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 # Rows that a worker rounds at a time.
 _PIECE = 384
+# Columns of matrices whose H is so large that what else was freed should be given back first.
+_WIDE = 4096
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,7 @@ class _Blocks:
             if state is None:
                 self._hidden = self._inputs.model.embed(self._inputs.tokens).clone()
                 self._original = Original(self._hidden.clone())
+                self._inputs.model.release_outer()
             else:
                 self._hidden = torch.from_numpy(state.arrays["hidden"]).clone()
                 self._original = Original(torch.from_numpy(state.arrays["original"]).clone())
@@ -191,6 +195,7 @@ def _round_block(
     from .kept_inputs import KeptInputs
 
     model, losses = inputs.model, inputs.sensitivity.losses
+    give_back_memory()
     kept = KeptInputs(len(inputs.tokens))
     with model.block(index) as module:
         linears = model.linears(module, index)
@@ -211,8 +216,12 @@ def _round_block(
             judged = {name for name in group if plans[name].type in losses.get(name, {})}
             with quick_products():
                 moments, crosses = _measure(module, index, hidden, inputs, group, judged, targets, kept, workers)
+            if any(len(found.learned) >= _WIDE for found in moments.values()):
+                give_back_memory()
             names = sorted(group, key=lambda name: -linears[name].in_features)
-            prepared = dict(zip(names, workers.map(prepare, names), strict=True))
+            # A matrix by itself gets all threads of the libraries instead.
+            ready = workers.map(prepare, names) if len(names) > 1 else [prepare(names[0])]
+            prepared = dict(zip(names, ready, strict=True))
             pieces = [(name, rows) for name in names for rows in prepared[name].pieces()]
             rounded: dict[str, list[tuple[Packed, Array]]] = {name: [] for name in names}
             for (name, _), done in zip(pieces, workers.map(work, pieces), strict=True):
@@ -249,6 +258,8 @@ def _prepare(
     # The module's rows, whose order is that of the channels.
     channels = inputs.weights.channels[name].numpy()
     choice = inputs.sensitivity.losses.get(name, {}).get(kind)
+    if cross is not None:
+        cross.subtract(linear.weight.numpy(), found)
     if cross is not None or choice is None:
         factor = factorise(found.learned, DAMPING, in_place=True)
         if choice is None:
@@ -268,7 +279,7 @@ def _groups(module: nn.Module, index: int, hidden: Tensor, inputs: FeedbackInput
     groups: list[list[str]] = []
     before: Tensor | None = None
 
-    def tell(name: str, x: Tensor, _: Tensor) -> None:
+    def tell(name: str, x: Tensor) -> None:
         nonlocal before
         if x is before:
             groups[-1].append(name)
@@ -276,7 +287,15 @@ def _groups(module: nn.Module, index: int, hidden: Tensor, inputs: FeedbackInput
             groups.append([name])
         before = x
 
-    inputs.model.run_until(module, index, hidden[:1], inputs.model.linears(module, index), tell)
+    hooks = [
+        linear.register_forward_pre_hook(lambda _, args, name=name: tell(name, args[0]))
+        for name, linear in inputs.model.linears(module, index).items()
+    ]
+    try:
+        inputs.model.run_block(module, index, hidden[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
     return groups
 
 
@@ -291,9 +310,10 @@ def _measure(
     kept: KeptInputs,
     workers: Workers,
 ) -> tuple[dict[str, Moments], dict[str, CrossMoments]]:
-    """H of linears whose weights are still exact, behind all that is rounded; C of those that write to ``targets``.
+    """H of linears that read the same, behind all that is rounded; C of those that write to ``targets``.
 
-    That of ``judged`` ones, whose rounding is settled, is not divided unless C has to be judged.
+    C is with what their outputs should be. H of ``judged`` ones, whose rounding is settled, is not divided, unless C
+    is judged.
     """
     from ..measure.sixteen_bits import turned_once
     from .drift import Stream
@@ -310,20 +330,20 @@ def _measure(
         name: Moments.zeros(linears[name].in_features, divided=name in crosses or name not in judged) for name in group
     }
     collecting = Collecting(moments, held_out_sequences(len(inputs.tokens)), workers, crosses)
-    # All that writes before the last of them counts.
-    told = {*group, *writers[: max((writers.index(name) + 1 for name in crosses), default=0)]}
+    # What other matrices have written to the stream before.
+    before = writers[: min((writers.index(name) for name in crosses), default=0)]
     with turned_once(module):
         for batch in model.batches(inputs.tokens.shape):
             stream = Stream(targets, batch, hidden[batch]) if targets and crosses else None
-
-            def tell(name: str, x: Tensor, out: Tensor, batch: slice = batch, stream: Stream | None = stream) -> None:
-                wanted = stream.missing(name, out) if stream and name in writers else None
-                if name in moments:
-                    kept.keep(name, batch, x)
-                    collecting.add(name, batch, x, inputs.weights.tokens[name][batch], wanted)
-
+            ran = dict.fromkeys(before, stream.write) if stream else {}
             with kept.used(batch):
-                model.run_until(module, index, hidden[batch], told, tell)
+                x = model.run_until(module, index, hidden[batch], group[0], ran)
+            for name in group:
+                kept.keep(name, batch, x)
+                wanted = stream.missing(name) if stream and name in crosses else None
+                if wanted is not None and linears[name].bias is not None:
+                    wanted -= linears[name].bias
+                collecting.add(name, batch, x, inputs.weights.tokens[name][batch], wanted)
     return collecting.done(), crosses
 
 

@@ -80,6 +80,16 @@ class Source(ABC):
         """
         raise NotImplementedError(f"{name} is not kept as it is stored")
 
+    def read_rows(self, name: str, rows: slice) -> npt.NDArray[np.uint16] | None:
+        """The bits of some rows of the embedding or the head, ``(rows, columns)``, where that has 16 bits (``stored``).
+
+        None where the source cannot read them by themselves.
+
+        Raises:
+            InputError: the file ends before they do.
+        """
+        return None
+
     @abstractmethod
     def metadata(self) -> list[KeyValue]:
         """All key-values of the file to write (hyper-parameters, tokenizer, chat template), except

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from gguf import GGUFValueType, GGUFWriter
 
 from ..container import KeyValue
@@ -177,6 +179,16 @@ class HuggingFaceSource(TokenizingSource):
         if name in self._computed:
             return self._computed[name].copy()
         return self._family.to_gguf(name, self._parameter(self._names[name]), self._dims)
+
+    def read_rows(self, name: str, rows: slice) -> npt.NDArray[np.uint16] | None:
+        if name not in ("token_embd.weight", "output.weight") or name not in self._names:
+            return None
+        hf_name = self._names[name]
+        weights = self._stored[hf_name]
+        merged = self._adapter is not None and hf_name in self._adapter.changed
+        if merged or type(weights) is not StoredWeights or weights.dtype not in ("BF16", "F16"):
+            return None
+        return weights.rows(rows)
 
     def original(self, name: str) -> Array | None:
         return None if name in self._computed else self._parameter(self._names[name])

@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import InputError
 from .base import Array
@@ -17,10 +18,9 @@ from .checks import read_bytes
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 
-_PIECE = 1 << 24
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
-# Numbers that are turned into float32 at a time.
+# Numbers, or bytes, that are taken at a time.
 _PIECE = 1 << 22
 
 
@@ -67,6 +67,12 @@ class StoredWeights:
                 bits[:] = raw.view("<u2")
                 bits <<= 16
         return values.reshape(self.shape)
+
+    def rows(self, rows: slice) -> npt.NDArray[np.uint16]:
+        """The bits of some rows of a matrix of 16 bits, ``(rows, columns)``."""
+        columns = self.shape[1]
+        raw = read_bytes(self.path, self.offset + 2 * rows.start * columns, 2 * (rows.stop - rows.start) * columns)
+        return raw.view("<u2").reshape(-1, columns)
 
     def equals(self, other: StoredWeights) -> bool:
         """Whether ``other`` holds the same numbers; where both are stored alike, without either whole in memory."""

@@ -43,6 +43,7 @@ class StreamedReference:
         kept = cache.entry("reference", parts, lambda: Entry({"hidden": self._through_blocks(windows, scored)}))
         self._hidden = torch.from_numpy(kept.arrays["hidden"]).clone()
         self._model.stop_keeping()
+        self._model.release_outer(for_good=True)
 
     def _through_blocks(self, windows: Tokens, scored: slice) -> npt.NDArray[np.float32]:
         import torch

@@ -69,16 +69,30 @@ def test_targets_are_the_stream_of_the_original(tmp_path: Path, family: str, sca
         assert targets is not None
         assert targets.scale == pytest.approx(scale or model.config.residual_multiplier, rel=1e-3)
         torch.testing.assert_close(original.hidden, expected)
-        # An original that nothing was done to has not drifted, at any point.
-        stream = Stream(targets, slice(0, 4), hidden)
-        missing: dict[str, float] = {}
+        # An original that nothing was done to has not drifted: what an output should be it is.
+        names = list(targets.streams)
+        linears = model.linears(module, 0)
+        for count, name in enumerate(names):
+            stream = Stream(targets, slice(0, 4), hidden)
+            x = model.run_until(module, 0, hidden, name, dict.fromkeys(names[:count], stream.write))
+            torch.testing.assert_close(stream.missing(name), linears[name](x), rtol=0, atol=1e-4)
+    assert names == ["blk.0.attn_output.weight", "blk.0.ffn_down.weight"]
 
-        def tell(name: str, _: torch.Tensor, out: torch.Tensor) -> None:
-            missing[name] = float(stream.missing(name, out).abs().max())
 
-        model.run_until(module, 0, hidden, targets.streams, tell)
-    assert list(missing) == ["blk.0.attn_output.weight", "blk.0.ffn_down.weight"]
-    assert max(missing.values()) < 1e-4
+def test_what_an_output_should_change_by_is_known_without_it() -> None:
+    rng = np.random.default_rng(2)
+    x, wanted = rng.standard_normal((60, 8), dtype=np.float32), rng.standard_normal((60, 4), dtype=np.float32)
+    matrix, weights = rng.standard_normal((4, 8), dtype=np.float32), rng.random(60, dtype=np.float32)
+    moments = Moments.zeros(8)
+    outputs, changes = CrossMoments.zeros(4, 8), CrossMoments.zeros(4, 8)
+    for some, held_out in ((slice(0, 40), False), (slice(40, 60), True)):
+        parts = [torch.from_numpy(array[some]) for array in (x, wanted, wanted - x @ matrix.T, weights)]
+        moments.add(parts[0], parts[3], held_out=held_out)
+        outputs.add(parts[0], parts[1], parts[3], held_out=held_out)
+        changes.add(parts[0], parts[2], parts[3], held_out=held_out)
+    outputs.subtract(matrix, moments.whole())
+    np.testing.assert_allclose(outputs.learned, changes.learned, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(outputs.held_out, changes.held_out, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "olmo2"])

@@ -25,7 +25,7 @@ def ends_of(model: BlockModel, kept: KeptInputs) -> torch.Tensor:
         with kept.finding_ends(module, linears):
             out = model.run_block(module, 0, hidden)
         for name in linears:
-            model.run_until(module, 0, hidden, [name], lambda name, x, _: kept.keep(name, BATCH, x))
+            kept.keep(name, BATCH, model.run_until(module, 0, hidden, name, {}))
     return out
 
 

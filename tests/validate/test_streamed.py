@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
+import torch
 
 from lieq_edge.errors import InputError
+from lieq_edge.measure.model import BlockModel
 from lieq_edge.source import open_source
 from lieq_edge.validate.perplexity import validate
+from lieq_edge.validate.streamed import StreamedReference
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
@@ -35,3 +39,19 @@ def test_another_model_is_refused_as_reference(tiny_gguf: Callable[..., Path], t
     source = open_source(str(tiny.cached_model("qwen3")))
     with pytest.raises(InputError, match=r"different tokens|vocabulary"):
         validate(tiny_gguf("llama"), text, text_name="sample", context=40, chunks=2, reference=source)
+
+
+@pytest.mark.parametrize(("family", "dtype"), [("llama", "float16"), ("qwen3", "bfloat16")])
+def test_a_head_of_16_bits_is_read_when_needed_and_never_held(family: str, dtype: str, tmp_path: Path) -> None:
+    source = open_source(str(tiny.make_model(tmp_path / "model", family, dtype=dtype)))
+    windows = np.random.default_rng(0).integers(0, 300, (2, 24)).astype(np.int32)
+    reference = StreamedReference(source)
+    reference.run(windows, slice(8, 24))
+    model = reference._model.causal_lm
+    assert model.get_output_embeddings().weight.is_meta
+    assert model.get_input_embeddings().weight.is_meta
+    given = np.concatenate([logits for _, logits in reference.logits(slice(0, 2))])
+    whole = BlockModel(source)
+    with torch.no_grad():
+        expected = whole.logits(reference._hidden.flatten(0, 1))
+    np.testing.assert_array_equal(given, expected.numpy())

@@ -23,8 +23,8 @@ def test_more_tokens_gain_more(tmp_path: Path) -> None:
 
 def test_the_table_has_geometric_means() -> None:
     gains = [
-        Gain("a", "t", 256, 512, 0.1, 0.5),
-        Gain("a", "u", 256, 512, 0.1, 0.125),
-        Gain("a", "t", 256, 1024, 0.1, 0.5),
+        Gain("a", "t", 256, 512, 0.5),
+        Gain("a", "u", 256, 512, 0.125),
+        Gain("a", "t", 256, 1024, 0.5),
     ]
     assert render(gains).splitlines()[-1] == "| a | 256 | 0.250 | 0.500 |"

@@ -78,7 +78,7 @@ def _descend(
         excess = blocks.inverse[index] @ own
         present = (excess * own).sum(0)
         targets = weights[part] - old + excess
-        candidates = scales.candidates(index, search=True)
+        candidates = scales.candidates(index, search=True, near=True)
         choice = round_sub_block(
             targets, targets, blocks.feedback[index], blocks.variances[index], candidates, to_levels
         )

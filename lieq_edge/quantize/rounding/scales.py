@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,8 @@ from ..codec import Grid, Layout
 # Steps to try around the encoder's scale and min. An integer is a step of the stored integer, a fraction a part of
 # it (at least 1). For types without stored integers both are parts of d. Measured on held-out text; see docs.
 _STEPS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "Q2_K": ((-2, -1, 0, 1, 2), (-2, -1, 0, 1, 2)),
-    "Q3_K": ((-4, -3, -2, -1, 0, 1, 2, 3, 4), (0,)),
+    "Q2_K": ((-1, 0, 1), (-1, 0, 1)),
+    "Q3_K": ((-2, -1, 0, 1, 2), (0,)),
     "Q4_K": ((-0.08, -0.04, 0, 0.04, 0.08), (-0.04, 0, 0.04)),
     "Q5_K": ((-0.08, -0.04, 0, 0.04, 0.08), (-0.04, 0, 0.04)),
     "Q6_K": ((-0.06, -0.03, 0, 0.03, 0.06), (0,)),
@@ -54,8 +55,8 @@ class Scales:
         has_min_codes = layout.scales is not None and layout.m is not None
         self.min_codes = torch.zeros(subs, rows) if has_min_codes else None
         scale_steps, min_steps = _STEPS.get(layout.type_name, _OTHER_STEPS)
-        pairs = torch.tensor([(a, b) for a in scale_steps for b in min_steps], dtype=torch.float32)
-        self._scale_steps, self._min_steps = pairs[:, :1], pairs[:, 1:]
+        self._wide = _pairs(scale_steps, min_steps)
+        self._near = _pairs(_nearest(scale_steps), _nearest(min_steps))
 
     def fill(self, grid: Grid, column: int) -> None:
         """Take over the fields of neighbouring columns that start at ``column``."""
@@ -69,10 +70,13 @@ class Scales:
                 start = column // width
                 mine[start : start + theirs.shape[1]] = torch.from_numpy(theirs.astype(np.float32)).T
 
-    def candidates(self, sub: int, *, search: bool) -> Candidates:
-        """What sub-block ``sub`` may use: its present scale and, when searching, the neighbours of it."""
+    def candidates(self, sub: int, *, search: bool, near: bool = False) -> Candidates:
+        """What sub-block ``sub`` may use: its present scale and, when searching, the neighbours of it.
+
+        ``near`` leaves one neighbour on either side.
+        """
         layout = self.layout
-        scale_steps, min_steps = self._scale_steps, self._min_steps
+        scale_steps, min_steps = self._near if near else self._wide
         if not search:
             scale_steps = min_steps = torch.zeros(1, 1)
         block = sub * layout.sub // layout.block
@@ -119,6 +123,17 @@ class Scales:
             rows_first(self.scale_codes, np.int16),
             rows_first(self.min_codes, np.int16),
         )
+
+
+def _pairs(scale_steps: Sequence[float], min_steps: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    pairs = torch.tensor([(a, b) for a in scale_steps for b in min_steps], dtype=torch.float32)
+    return pairs[:, :1], pairs[:, 1:]
+
+
+def _nearest(steps: Sequence[float]) -> tuple[float, ...]:
+    """No step, and the smallest up and down."""
+    middle = steps.index(0)
+    return tuple(steps[max(middle - 1, 0) : middle + 2])
 
 
 def _half(values: torch.Tensor) -> torch.Tensor:
