@@ -165,7 +165,7 @@ class Tokens:
 
     def of(self, x: Tensor) -> Tensor:
         """Their inputs ``(tokens, columns)`` from a batch's ``(b, T, columns)``."""
-        return x.flatten(0, 1)[self.index]
+        return x.flatten(0, 1).index_select(0, self.index)
 
 
 def tokens_of(batch: slice, weights: Tensor, held_out: frozenset[int], kept: float = KEPT) -> list[Tokens]:
