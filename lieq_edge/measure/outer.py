@@ -12,6 +12,9 @@ from ..errors import InputError
 from ..source.base import Source
 from .sixteen_bits import DTYPES, keep_sixteen_bits, read_as_needed, suits
 
+# Rows that are checked at a time.
+_ROWS = 4096
+
 
 class OuterWeights:
     """Embedding, final norm and head of a transformers model.
@@ -76,8 +79,9 @@ class OuterWeights:
         bits = self._source.read_rows(name, slice(0, rows))
         if bits is not None:
             value = torch.from_numpy(bits).view(kind)
-            # A sum is not finite when one of them is not; then the source says so in a sentence.
-            if bool(torch.isfinite(value.sum(dtype=torch.float32))):
+            # A sum is not finite when one of them is not; then the source says so in a sentence. Some rows at a time,
+            # for they are turned into float32.
+            if all(bool(torch.isfinite(part.sum(dtype=torch.float32))) for part in value.split(_ROWS)):
                 return value
         return self._read(name).to(kind)
 

@@ -127,7 +127,7 @@ def correction(factor: Factor, moments: Moments, cross: CrossMoments, channels: 
         cross: C with what its outputs should change by.
         channels: relative energy of the gradient at each row, ``(rows,)``.
     """
-    found = factor.solve(torch.from_numpy(cross.learned)).numpy()
+    found = factor.solve(cross.learned)
     # The held-out sum of w |r - a D x|^2 is least at this a.
     change, wanted = found @ moments.held_out.T, cross.held_out.T
     fitting = float(np.einsum("ij,ij->i", change, wanted) @ channels)

@@ -124,3 +124,15 @@ def test_rounded_blocks_drift_less_when_it_is_made_up_for(tmp_path: Path, monkey
     advance = Original.advance
     monkeypatch.setattr(Original, "advance", lambda *args: advance(*args) and None)
     assert with_targets < 0.95 * drift()
+
+
+def test_a_factor_solves_by_the_damped_matrix_and_gives_the_given_one_back() -> None:
+    rng = np.random.default_rng(3)
+    x, right = rng.standard_normal((90, 32)), rng.standard_normal((5, 32), dtype=np.float32)
+    hessian = np.asarray(1e3 * x.T @ x, np.float32)
+    given = hessian.copy()
+    factor = factorise(hessian, 0.5, 0.1, in_place=True)
+    damped = given + np.diag(0.5 * given.diagonal() + 0.1 * given.diagonal().mean())
+    np.testing.assert_allclose(factor.solve(right), right @ np.linalg.inv(damped), rtol=1e-3, atol=1e-9)
+    factor.undamp()
+    np.testing.assert_array_equal(hessian, given)

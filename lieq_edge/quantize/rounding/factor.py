@@ -47,11 +47,16 @@ class Factor:
     scale: float
     diagonal: torch.Tensor
 
-    def solve(self, right: torch.Tensor) -> torch.Tensor:
+    def solve(self, right: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """``right`` ``(rows, columns)`` times the inverse of the damped H, in the scale of the H that was given."""
-        turned = torch.linalg.solve_triangular(self.feedback, right.T / self.scale, upper=True, unitriangular=True)
-        turned /= self.variances[:, None]
-        return torch.linalg.solve_triangular(self.feedback.T, turned, upper=False, unitriangular=True).T
+        from scipy.linalg.blas import strsm
+
+        # BLAS reads columns first, so that M turned, a lower triangle, is there without a copy.
+        lower = self.feedback.numpy().T
+        turned = strsm(1 / self.scale, lower, right.copy().T, lower=1, trans_a=1, diag=1, overwrite_b=1)
+        turned /= self.variances.numpy()[:, None]
+        found: npt.NDArray[np.float32] = strsm(1.0, lower, turned, lower=1, diag=1, overwrite_b=1).T
+        return found
 
     def undamp(self) -> None:
         """Make ``hessian`` the H that was given, bit for bit; the factor is of no use any more."""
