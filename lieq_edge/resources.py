@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ class Stopwatch:
         try:
             yield
         finally:
+            # Models have cycles of references, so that they stay in memory until these are looked for.
+            gc.collect()
+            give_back_memory()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
 
 

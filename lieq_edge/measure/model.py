@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -86,18 +86,19 @@ class BlockModel:
             else:
                 outer[name] = spec.name
         self._keep = 4 * count <= KEEP_BYTES if keep_blocks is None else keep_blocks
-        self._outer = OuterWeights(self.causal_lm, source, outer, prefix, self._read)
+        turned = self._turned
+
+        # Not a method of this object, which would then be part of a cycle and stay in memory for a while.
+        def read(name: str) -> Tensor:
+            return _parameter(source, turned, name, source.read(name))
+
+        self._outer = OuterWeights(self.causal_lm, source, outer, prefix, read)
         self.head_name = self._outer.head_name
         self.embedding_scale = self._embedding_scale()
 
-    def _read(self, gguf_name: str) -> Tensor:
-        return self.parameter(gguf_name, self.source.read(gguf_name))
-
     def parameter(self, gguf_name: str, array: Array) -> Tensor:
         """What the module's parameter is when the GGUF tensor ``gguf_name`` is ``array``."""
-        value = self.source.to_hf(gguf_name, array)
-        tensor = torch.from_numpy(value if value.flags.writeable else value.copy())
-        return (tensor.T if self.source.hf_name(gguf_name) in self._turned else tensor).contiguous()
+        return _parameter(self.source, self._turned, gguf_name, array)
 
     def _load_block(self, index: int) -> None:
         if index in self._loaded:
@@ -107,7 +108,9 @@ class BlockModel:
             if name not in self._block_tensors[index]:
                 raise missing(self.source, f"{name} of block {index}")
             owner_name, _, attribute = name.rpartition(".")
-            value = parameter_of(self._read(self._block_tensors[index][name]), parameter, name, self.source)
+            gguf_name = self._block_tensors[index][name]
+            found = self.parameter(gguf_name, self.source.read(gguf_name))
+            value = parameter_of(found, parameter, name, self.source)
             setattr(module.get_submodule(owner_name), attribute, value)
         self._loaded.add(index)
 
@@ -384,3 +387,9 @@ class BlockModel:
 
 class _Reached(Exception):
     """A run of a block has come as far as was wanted."""
+
+
+def _parameter(source: Source, turned: Collection[str], gguf_name: str, array: Array) -> Tensor:
+    value = source.to_hf(gguf_name, array)
+    tensor = torch.from_numpy(value if value.flags.writeable else value.copy())
+    return (tensor.T if source.hf_name(gguf_name) in turned else tensor).contiguous()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from tiny import make_model
 
 from lieq_edge.errors import InputError
 from lieq_edge.measure.model import BlockModel
+from lieq_edge.resources import Stopwatch
 from lieq_edge.source import open_source
 
 TOKENS = torch.randint(0, 300, (2, 16), generator=torch.Generator().manual_seed(0))
@@ -42,3 +44,10 @@ def test_an_embedding_of_16_bits_that_is_not_finite_is_told(tmp_path: Path) -> N
     file.write_bytes(data[:place] + np.uint16(0x7F80).tobytes() + data[place + 2 :])
     with pytest.raises(InputError, match="infinite"):
         BlockModel(open_source(str(folder)))
+
+
+def test_a_model_that_nobody_holds_is_gone_after_the_stage(tmp_path: Path) -> None:
+    source = open_source(str(make_model(tmp_path / "model", "llama", dtype="bfloat16")))
+    with Stopwatch().measure("stage"):
+        head = weakref.ref(BlockModel(source).causal_lm.get_output_embeddings())
+    assert head() is None
