@@ -79,12 +79,13 @@ class Watcher:
         kind = self.kind
         judge = self._moments(name, self.windows, None)
         judged = judge.merge()
+
+        def error(values: Any) -> float:
+            missed = sample - values
+            return float(np.einsum("ij,ij->i", missed @ judged, missed) @ counts)
+
         for count in self.counts:
             moments = self._moments(name, 0, count).merge()
-
-            def error(values: Any, judge: Any = judged) -> float:
-                missed = sample - values
-                return float(np.einsum("ij,ij->i", missed @ judge, missed) @ counts)
 
             importance = importance_of(moments.diagonal())
             nearest = ggml.dequantize(ggml.encode(sample, kind, importance), kind, (len(sample), sample.shape[1]))
@@ -96,7 +97,7 @@ class Watcher:
     def _moments(self, name: str, first: int, last: int | None) -> Moments:
         """H over the sequences from ``first`` to ``last``."""
         columns = self.linears[name].in_features
-        moments = Moments.zeros(columns, divided=False)
+        moments = Moments.zeros(columns)
         for batch, x, weights in self.inputs[name]:
             start, stop = max(batch.start, first), min(batch.stop, last if last is not None else batch.stop)
             if start < stop:

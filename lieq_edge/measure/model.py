@@ -221,11 +221,21 @@ class BlockModel:
         result: Tensor = out[0] if isinstance(out, tuple) else out
         return result
 
-    def advance(self, module: nn.Module, index: int, hidden: Tensor) -> None:
-        """Replace hidden states ``(n, T, d)`` by the block's output, in place and a few sequences at a time."""
+    def advance(
+        self,
+        module: nn.Module,
+        index: int,
+        hidden: Tensor,
+        within: Callable[[slice], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+    ) -> None:
+        """Replace hidden states ``(n, T, d)`` by the block's output, in place and a few sequences at a time.
+
+        Each time the block runs ``within`` a context that is made of the sequences.
+        """
         with turned_once(module):
             for batch in self.batches(hidden.shape):
-                hidden[batch] = self.run_block(module, index, hidden[batch])
+                with within(batch):
+                    hidden[batch] = self.run_block(module, index, hidden[batch])
 
     def run_until(
         self, module: nn.Module, index: int, hidden: Tensor, name: str, ran: Mapping[str, Callable[[Tensor], None]]

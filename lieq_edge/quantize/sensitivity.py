@@ -194,9 +194,10 @@ def predict_tensor(
     }
     anchors = sorted((name for name in types if name in LAYOUTS), key=lambda name: TYPES[name].bits)
     gains = dict[int, float]()
-    for name in {anchors[0]: 0, anchors[len(anchors) // 2]: 0} if anchors else ():
-        reached = loss(round_by_factor(sample, factor, name, threads=1).values)
-        gains[TYPES[name].bits] = reached / max(nearest[name], 1e-30)
+    for name in (anchors[0], anchors[len(anchors) // 2]) if anchors else ():
+        if TYPES[name].bits not in gains:
+            reached = loss(round_by_factor(sample, factor, name, threads=1).values)
+            gains[TYPES[name].bits] = reached / max(nearest[name], 1e-30)
     found = {}
     for name in types:
         gain = 1.0

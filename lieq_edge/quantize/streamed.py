@@ -232,18 +232,8 @@ def _round_block(
                 values = np.concatenate([part for _, part in parts])
                 linears[name].weight.copy_(model.parameter(name, values))
         with quick_products():
-            _advance(model, module, index, hidden, kept)
+            model.advance(module, index, hidden, kept.used)
     return packed
-
-
-def _advance(model: BlockModel, module: nn.Module, index: int, hidden: Tensor, kept: KeptInputs) -> None:
-    """Make ``hidden`` the output of a rounded block."""
-    from ..measure.sixteen_bits import turned_once
-
-    with turned_once(module):
-        for batch in model.batches(hidden.shape):
-            with kept.used(batch):
-                hidden[batch] = model.run_block(module, index, hidden[batch])
 
 
 def _prepare(

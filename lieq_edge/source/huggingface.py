@@ -169,10 +169,8 @@ class HuggingFaceSource(TokenizingSource):
         for name, hf_name in self._names.items():
             weights = self._stored[hf_name]
             # A sum of matrices has more digits than either.
-            merged = self._adapter is not None and hf_name in self._adapter.changed
-            specs.append(
-                TensorSpec(name, self._family.gguf_shape(name, weights.shape), "F32" if merged else weights.dtype)
-            )
+            stored = "F32" if self._is_merged(hf_name) else weights.dtype
+            specs.append(TensorSpec(name, self._family.gguf_shape(name, weights.shape), stored))
         return specs + [TensorSpec(name, array.shape, "F32") for name, array in self._computed.items()]
 
     def read(self, name: str) -> Array:
@@ -185,13 +183,15 @@ class HuggingFaceSource(TokenizingSource):
             return None
         hf_name = self._names[name]
         weights = self._stored[hf_name]
-        merged = self._adapter is not None and hf_name in self._adapter.changed
-        if merged or type(weights) is not StoredWeights or weights.dtype not in ("BF16", "F16"):
+        if self._is_merged(hf_name) or type(weights) is not StoredWeights or weights.dtype not in ("BF16", "F16"):
             return None
         return weights.rows(rows)
 
     def original(self, name: str) -> Array | None:
         return None if name in self._computed else self._parameter(self._names[name])
+
+    def _is_merged(self, hf_name: str) -> bool:
+        return self._adapter is not None and hf_name in self._adapter.changed
 
     def _parameter(self, hf_name: str) -> Array:
         array = self._stored[hf_name].read()
