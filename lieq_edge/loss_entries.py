@@ -33,11 +33,11 @@ class Measured:
         """All of it as arrays."""
         weights = self.weights
         arrays = {"embedding": weights.embedding.numpy(), "embedding columns": weights.embedding_columns.numpy()}
-        arrays |= {f"tokens {name}": values.numpy() for name, values in weights.tokens.items()}
+        arrays |= {f"tokens {names[0]}": values.numpy() for names, values in weights.tokens.items()}
         arrays |= {f"channels {name}": values.numpy() for name, values in weights.channels.items()}
         for name, (moments, rows) in self.outer.items():
             arrays |= {f"learned {name}": moments.learned, f"held_out {name}": moments.held_out, f"rows {name}": rows}
-        return Entry(arrays)
+        return Entry(arrays, list(weights.tokens))
 
     @classmethod
     def of_entry(cls, entry: Entry) -> Measured:
@@ -54,8 +54,9 @@ class Measured:
         def tensors(kind: str) -> dict[str, Tensor]:
             return {name: torch.from_numpy(values).clone() for name, values in part(kind).items()}
 
+        tokens = tensors("tokens")
         weights = LossWeights(
-            tokens=tensors("tokens"),
+            tokens={names: tokens[names[0]] for names in map(tuple, entry.record)},
             channels=tensors("channels"),
             embedding=torch.from_numpy(entry.arrays["embedding"]).clone(),
             embedding_columns=torch.from_numpy(entry.arrays["embedding columns"]).clone(),

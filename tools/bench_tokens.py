@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lieq_edge.errors import InputError
-from lieq_edge.measure.loss_weights import measure_loss_weights
+from lieq_edge.measure.loss_weights import Readers, measure_loss_weights
 from lieq_edge.measure.model import BlockModel
 from lieq_edge.planning import calibration_tokens
 from lieq_edge.progress import log, stage
@@ -62,10 +62,13 @@ class Watcher:
         self.inputs: dict[str, list[tuple[slice, Tensor, Tensor]]] = {name: [] for name in self.linears}
         self.gains: list[Gain] = []
 
-    def add(self, name: str, batch: slice, x: Tensor, weights: Tensor) -> None:
+    def add(self, batch: slice, received: dict[Readers, tuple[Tensor, Tensor]]) -> None:
         """Keep what the matrices receive."""
-        if name in self.inputs:
-            self.inputs[name].append((batch, x.detach().bfloat16(), weights.clone()))
+        for names, (x, weights) in received.items():
+            if readers := [name for name in names if name in self.inputs]:
+                kept = batch, x.bfloat16(), weights
+                for name in readers:
+                    self.inputs[name].append(kept)
 
     def done(self, channels: dict[str, Tensor]) -> None:
         """Round."""
@@ -110,7 +113,7 @@ class Watcher:
 class Deaf:
     """Stands for the watcher of a block that is not looked at."""
 
-    def add(self, name: str, batch: slice, x: Tensor, weights: Tensor) -> None:
+    def add(self, batch: slice, received: dict[Readers, tuple[Tensor, Tensor]]) -> None:
         """Nothing."""
 
     def done(self, channels: dict[str, Tensor]) -> None:

@@ -71,7 +71,7 @@ RULES: tuple[tuple[str, str, str], ...] = (
 
 OUTER: tuple[tuple[str, str], ...] = (
     # Types are tried out by rounding and encoding a sample of rows.
-    ("predicting types", "predict_tensor"),
+    ("predicting types", "predict_tensors"),
     # Scales are searched for by encoding.
     ("rounding", "_round_rows"),
     ("rounding", "round_by_factor"),

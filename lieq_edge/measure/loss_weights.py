@@ -4,11 +4,14 @@ The loss is the model's own: labels are sampled from its predictions, so that th
 diagonal of the true Fisher matrix. For a linear layer z = W x with g_t = dL/dz_t, an error E of the weights raises the
 loss by about ``1/2 sum_t (g_t . E x_t)^2``. Kept of g are its mean square at each token,
 ``w_t = mean_c g_{t,c}^2``, and its energy at each output channel, ``a_c = sum_t g_{t,c}^2``: two vectors a layer.
+
+Layers that read the same input (query, key and value; gate and up) count as one that has all their outputs. They then
+share one w, and what is made of it and of their input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,14 +31,18 @@ from .sixteen_bits import turned_once
 _BATCH_FLOATS = 1 << 21
 
 
-class Listener(Protocol):
-    """Is told, sequence by sequence, what the linears of a block receive while gradients pass through it."""
+Readers = tuple[str, ...]
+"""GGUF names of the weights of linears that read the same input, in the order in which a block runs them."""
 
-    def add(self, name: str, batch: slice, x: Tensor, weights: Tensor) -> None:
-        """Inputs ``(b, T, columns)`` of the linear ``name`` for the sequences ``batch``, and their w_t ``(b, T)``."""
+
+class Listener(Protocol):
+    """Is told, a few sequences at a time, what the linears of a block receive while gradients pass through it."""
+
+    def add(self, batch: slice, received: dict[Readers, tuple[Tensor, Tensor]]) -> None:
+        """Inputs ``(b, T, columns)`` for the sequences ``batch`` and their w_t ``(b, T)``, by who reads them."""
 
     def done(self, channels: dict[str, Tensor]) -> Any:
-        """All sequences are through; a_c over its mean, float32 ``(outputs,)``, of each linear.
+        """All sequences are through; a_c, as in ``LossWeights``, of each linear.
 
         Returns:
             What was found, as JSON values, which ``measure_loss_weights`` gives to its caller.
@@ -48,19 +55,23 @@ Listen = Callable[[nn.Module, int], Listener]
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Squared gradients of the loss (nats) at the outputs of linear layers, by GGUF tensor name.
+    """Squared gradients of the loss (nats) at the outputs of linear layers.
 
     Attributes:
-        tokens: w_t, float32 ``(n, T)``.
-        channels: a_c divided by its mean, float32 ``(outputs,)``.
+        tokens: w_t, float32 ``(n, T)``, by the linears that share it, those of a block in the order in which it runs.
+        channels: a_c divided by its mean over those linears, float32 ``(outputs,)``, by GGUF tensor name.
         embedding: sum over the uses of a token of the mean squared gradient at its embedding, ``(vocabulary,)``.
         embedding_columns: the same gradients' energy by column, divided by its mean, ``(d,)``.
     """
 
-    tokens: dict[str, Tensor]
+    tokens: dict[Readers, Tensor]
     channels: dict[str, Tensor]
     embedding: Tensor
     embedding_columns: Tensor
+
+    def readers(self, block: int) -> list[Readers]:
+        """The linears of a block, those that read the same together, in the order in which it runs them."""
+        return [names for names in self.tokens if names[0].startswith(f"blk.{block}.")]
 
 
 def measure_loss_weights(
@@ -105,7 +116,7 @@ def measure_loss_weights(
         for index, entry in steps.results():
             collector.restore(entry)
             if index < count:
-                found[index] = entry.record
+                found[index] = entry.record["found"]
         if steps.state is None:
             hidden = inputs.forward(advance)
         else:
@@ -139,27 +150,28 @@ class _Collector:
         self.ids = tokens
         self.listen = listen
         vocabulary, width = model.causal_lm.get_input_embeddings().weight.shape
-        self.tokens: dict[str, Tensor] = {}
+        self.tokens: dict[Readers, Tensor] = {}
         self.channels: dict[str, Tensor] = {}
         self.uses = torch.zeros(vocabulary, dtype=torch.float64)
         self.columns = torch.zeros(width, dtype=torch.float64)
-        self._names: list[str] = []
+        self._readers: list[Readers] = []
 
     def entry(self, found: Any) -> Entry:
         """What the step just taken added, to be kept."""
-        arrays = {f"tokens {name}": self.tokens[name].numpy() for name in self._names}
-        arrays |= {f"channels {name}": self.channels[name].numpy() for name in self._names}
-        return Entry(arrays, found)
+        arrays = {f"tokens {names[0]}": self.tokens[names].numpy() for names in self._readers}
+        arrays |= {f"channels {name}": self.channels[name].numpy() for names in self._readers for name in names}
+        return Entry(arrays, {"readers": self._readers, "found": found})
 
     def restore(self, entry: Entry) -> None:
         """Add what a step of an interrupted run added."""
-        for key, array in entry.arrays.items():
-            kind, name = key.split(" ", 1)
-            (self.tokens if kind == "tokens" else self.channels)[name] = torch.from_numpy(array).clone()
+        for names in map(tuple, entry.record["readers"]):
+            self.tokens[names] = torch.from_numpy(entry.arrays[f"tokens {names[0]}"]).clone()
+            for name in names:
+                self.channels[name] = torch.from_numpy(entry.arrays[f"channels {name}"]).clone()
 
     def head(self, hidden: Tensor, generator: torch.Generator) -> Tensor:
         """Gradient ``(n, T, d)`` of the summed loss at the last block's output ``(n, T, d)``."""
-        self._names = [self.model.head_name]
+        self._readers = [(self.model.head_name,)]
         flat = hidden.flatten(0, 1)
         gradient = torch.empty_like(flat)
         weights = torch.empty(flat.shape[0])
@@ -182,7 +194,8 @@ class _Collector:
             squares = at_products.float().square_()
             weights[rows] = squares.mean(-1)
             energy += squares.sum(0)
-        self._add(self.model.head_name, slice(None), weights.view(hidden.shape[:2]), energy)
+        self.tokens[self._readers[0]] = weights.view(hidden.shape[:2])
+        self.channels[self.model.head_name] = energy
         return gradient.view_as(hidden)
 
     def block(self, module: nn.Module, index: int, hidden: Tensor, gradient: Tensor) -> Any:
@@ -193,22 +206,22 @@ class _Collector:
         """
         listener = self.listen(module, index) if self.listen is not None else None
         linears = self.model.linears(module, index)
-        self._names = list(linears)
-        inputs: dict[str, Tensor] = {}
-        batch = slice(0)
+        inputs: list[tuple[list[str], Tensor]] = []
+        sums: dict[str, Tensor] = {}
+        received: dict[Readers, tuple[Tensor, Tensor]] = {}
+
+        def watch(name: str, x: Tensor, out: Tensor) -> None:
+            if not inputs or inputs[-1][1] is not x:
+                inputs.append(([], x))
+            inputs[-1][0].append(name)
+            out.register_hook(lambda slope: collect(name, slope))
 
         def collect(name: str, slope: Tensor) -> None:
             # A copy, for a gradient of 32 bits is the graph's own.
             squares = slope.to(torch.float32, copy=True).square_()
-            weights = squares.mean(-1)
-            self._add(name, batch, weights, squares.flatten(0, -2).sum(0).double())
-            if listener is not None:
-                listener.add(name, batch, inputs.pop(name), weights)
-
-        def watch(name: str, x: Tensor, out: Tensor) -> None:
-            if listener is not None:
-                inputs[name] = x.detach()
-            out.register_hook(lambda slope: collect(name, slope))
+            sums[name] = squares.sum(-1)
+            energy = squares.flatten(0, -2).sum(0).double()
+            self.channels[name] = self.channels[name] + energy if name in self.channels else energy
 
         hooks = [
             linear.register_forward_hook(lambda _, args, out, name=name: watch(name, args[0], out))
@@ -223,10 +236,19 @@ class _Collector:
                     self.model.run_block(module, index, piece).backward(gradient[batch])
                     assert piece.grad is not None
                     gradient[batch] = piece.grad
+                    for names, x in inputs:
+                        outputs = sum(linears[name].out_features for name in names)
+                        weights = torch.stack([sums[name] for name in names]).sum(0) / outputs
+                        received[tuple(names)] = x.detach(), weights
+                        self.tokens.setdefault(tuple(names), torch.zeros(self.ids.shape))[batch] = weights
+                    inputs.clear()
+                    if listener is not None:
+                        listener.add(batch, received)
         finally:
             for hook in hooks:
                 hook.remove()
-        return listener and listener.done({name: _relative(self.channels[name]) for name in linears})
+        self._readers = list(received)
+        return listener and listener.done(self._relative(self._readers))
 
     def embedding(self, gradient: Tensor) -> None:
         """Gradients at the embeddings, by the token that used them."""
@@ -235,23 +257,24 @@ class _Collector:
             self.uses.index_add_(0, ids, squares.mean(-1))
             self.columns += squares.sum(0)
 
-    def _add(self, name: str, batch: slice, weights: Tensor, energy: Tensor) -> None:
-        if name not in self.tokens:
-            self.tokens[name] = torch.zeros(self.ids.shape)
-            self.channels[name] = torch.zeros_like(energy)
-        self.tokens[name][batch] = weights
-        self.channels[name] += energy
+    def _relative(self, readers: Iterable[Readers]) -> dict[str, Tensor]:
+        """Energies over their mean in linears that read the same."""
+        found: dict[str, Tensor] = {}
+        for names in readers:
+            together = _relative(torch.cat([self.channels[name] for name in names]))
+            found |= zip(names, together.split([len(self.channels[name]) for name in names]), strict=True)
+        return found
 
     def result(self) -> LossWeights:
         """All sums, scaled; checked to be numbers."""
-        for name, weights in self.tokens.items():
+        for names, weights in self.tokens.items():
             if not bool(torch.isfinite(weights).all()):
                 raise InputError(
-                    f"The gradients at {name} are NaN or Inf on the calibration text; the model is damaged."
+                    f"The gradients at {names[0]} are NaN or Inf on the calibration text; the model is damaged."
                 )
         return LossWeights(
             tokens=self.tokens,
-            channels={name: _relative(energy) for name, energy in self.channels.items()},
+            channels=self._relative(self.tokens),
             embedding=self.uses.float(),
             embedding_columns=_relative(self.columns),
         )

@@ -2,85 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .statistics import KEPT, CrossMoments, Moments, tokens_of
+from .statistics import KEPT, CrossMoments, Moments, Tokens, tokens_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..measure.loss_weights import Readers
     from .workers import Workers
 
 # Wider matrices are added to by all threads of BLAS at once.
 _WIDE = 4096
 
 
+@dataclass(frozen=True)
+class Received:
+    """What linears receive of some sequences.
+
+    Attributes:
+        x: inputs ``(b, T, columns)``.
+        weights: w_t ``(b, T)``.
+        wanted: what the output should be, ``(b, T, rows)``, of those that have cross moments.
+    """
+
+    x: Tensor
+    weights: Tensor
+    wanted: Tensor | None = None
+
+
 class Collecting:
-    """Adds what linears receive to their moments, several linears side by side.
+    """Adds what linears receive to their moments, several of them side by side.
 
     BLAS and PyTorch have threads of their own, which wait for work by spinning. When both take turns with small
     products they take the cores from each other, and either is several times slower; so each product gets one thread.
     """
 
-    def __init__(
-        self,
-        moments: dict[str, Moments],
-        held_out: frozenset[int],
-        workers: Workers,
-        crosses: dict[str, CrossMoments] | None = None,
-        kept: float = KEPT,
-    ) -> None:
-        """Add a share ``kept`` of the tokens to ``moments`` and ``crosses``, by name; ``held_out`` sequences judge."""
-        self._moments = moments
+    def __init__(self, held_out: frozenset[int], workers: Workers, *, divided: bool = True, kept: float = KEPT) -> None:
+        """Add a share ``kept`` of the tokens; the sequences ``held_out`` judge, unless nothing is ``divided``."""
         self._held_out = held_out
         self._workers = workers
-        self._crosses = crosses or {}
+        self._divided = divided
         self._kept = kept
-        self._waiting: dict[str, tuple[slice, Tensor, Tensor, Tensor | None]] = {}
+        self._moments: dict[Readers, Moments] = {}
+        self._crosses: dict[Readers, CrossMoments] = {}
 
-    def add(self, name: str, batch: slice, x: Tensor, weights: Tensor, wanted: Tensor | None = None) -> None:
-        """Add inputs of a linear for some sequences.
+    def add(self, batch: slice, received: Mapping[Readers, Received]) -> None:
+        """Add the sequences ``batch``."""
+        for names, some in received.items():
+            if names not in self._moments:
+                self._moments[names] = Moments.zeros(some.x.shape[-1], divided=self._divided)
+            if some.wanted is not None and names not in self._crosses:
+                self._crosses[names] = CrossMoments.zeros(some.wanted.shape[-1], some.x.shape[-1])
 
-        Args:
-            name: of the linear.
-            batch: the sequences.
-            x: inputs ``(b, T, columns)``.
-            weights: w_t ``(b, T)``.
-            wanted: what the output should change by, ``(b, T, rows)``, of the linears that have cross moments.
-        """
-        if name in self._waiting:
-            self._flush()
-        self._waiting[name] = (batch, x, weights, wanted)
-        if len(self._waiting) == len(self._moments):
-            self._flush()
+        def choose(names: Readers) -> list[Tokens]:
+            return tokens_of(batch, received[names].weights, self._held_out, self._kept)
 
-    def done(self) -> dict[str, Moments]:
-        """The moments by name, symmetric, when all batches are through."""
-        self._flush()
-        return {name: moments.whole() for name, moments in self._moments.items()}
-
-    def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, {}
-
-        # H and C of a linear side by side, for it may be the only one.
-        def add(task: tuple[str, bool]) -> None:
-            name, is_cross = task
-            batch, x, weights, wanted = waiting[name]
-            for some in tokens_of(batch, weights, self._held_out, self._kept):
+        # H and C side by side, for the linear may be the only one.
+        def add(task: tuple[Readers, bool]) -> None:
+            names, is_cross = task
+            x, wanted = received[names].x, received[names].wanted
+            for some in tokens[names]:
                 if not is_cross:
-                    self._moments[name].add(some.of(x), some.weights, held_out=some.held_out)
+                    self._moments[names].add(some.of(x), some.weights, held_out=some.held_out)
                 elif wanted is not None:
-                    self._crosses[name].add(some.of(x), some.of(wanted), some.weights, held_out=some.held_out)
+                    self._crosses[names].add(some.of(x), some.of(wanted), some.weights, held_out=some.held_out)
 
-        columns = {name: len(self._moments[name].learned) for name in waiting}
-        widest_first = sorted(waiting, key=lambda name: -columns[name])
-        tasks = [
-            (name, is_cross)
-            for name in widest_first
-            for is_cross in (False, True)
-            if not is_cross or name in self._crosses
-        ]
-        self._workers.map(add, [task for task in tasks if columns[task[0]] <= _WIDE])
+        widest_first = sorted(received, key=lambda names: -received[names].x.shape[-1])
+        tokens = dict(zip(widest_first, self._workers.map(choose, widest_first), strict=True))
+        tasks = [(names, is_cross) for names in widest_first for is_cross in (False, True)]
+        tasks = [task for task in tasks if not task[1] or task[0] in self._crosses]
+        narrow = [task for task in tasks if received[task[0]].x.shape[-1] <= _WIDE]
+        self._workers.map(add, narrow)
         for task in tasks:
-            if columns[task[0]] > _WIDE:
+            if task not in narrow:
                 add(task)
+
+    def done(self) -> tuple[dict[Readers, Moments], dict[Readers, CrossMoments]]:
+        """The moments, symmetric, when all batches are through, and C of those whose outputs were wanted."""
+        return {names: moments.whole() for names, moments in self._moments.items()}, self._crosses

@@ -10,7 +10,7 @@ costs much more than encoding, and hardly differs from type to type.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +20,14 @@ import numpy.typing as npt
 from ..ggml_types import TYPES
 from . import ggml
 from .codec import LAYOUTS
-from .collecting import Collecting
+from .collecting import Collecting, Received
 from .feedback import DAMPING, round_by_factor
 from .statistics import Moments, held_out_sequences, importance_of, weighted_moments
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..measure.loss_weights import LossWeights
+    from ..measure.loss_weights import LossWeights, Readers
     from ..measure.model import BlockModel
     from ..source.base import Source
     from .rounding.factor import Factor
@@ -97,29 +97,31 @@ class Predictor:
         self._held_out_tokens = len(held_out) * shape[1]
         self._candidates = candidates
         self._workers = workers
-        moments = {name: Moments.zeros(linear.in_features) for name, linear in linears.items()}
-        self._collecting = Collecting(moments, held_out, workers, kept=KEPT)
+        self._collecting = Collecting(held_out, workers, kept=KEPT)
 
-    def add(self, name: str, batch: slice, x: Tensor, weights: Tensor) -> None:
+    def add(self, batch: slice, received: dict[Readers, tuple[Tensor, Tensor]]) -> None:
         """Collect H."""
-        self._collecting.add(name, batch, x, weights)
+        self._collecting.add(batch, {names: Received(*some) for names, some in received.items()})
 
     def done(self, channels: dict[str, Tensor]) -> dict[str, Any]:
-        """Predict, tensor after tensor; their H go. The predictions are as ``losses_to_json`` gives them."""
-        moments = self._collecting.done()
+        """Predict, input after input; their H go. The predictions are as ``losses_to_json`` gives them."""
+        moments, _ = self._collecting.done()
 
-        def predict(name: str) -> dict[str, TypeLoss]:
-            return predict_tensor(
-                self._linears[name].weight.numpy(),
-                moments.pop(name),
-                channels[name].numpy(),
+        def predict(names: Readers) -> Losses:
+            return predict_tensors(
+                {name: self._linears[name].weight.numpy() for name in names},
+                moments.pop(names),
+                {name: channels[name].numpy() for name in names},
                 self._held_out_tokens,
-                self._candidates.get(name, ()),
+                self._candidates,
             )
 
         # The longest work first, so that no worker is left with it at the end.
-        names = sorted(self._linears, key=lambda name: -self._linears[name].in_features)
-        return losses_to_json(dict(zip(names, self._workers.map(predict, names), strict=True)))
+        longest_first = sorted(moments, key=lambda names: -self._linears[names[0]].in_features)
+        losses: Losses = {}
+        for found in self._workers.map(predict, longest_first):
+            losses |= found
+        return losses_to_json(losses)
 
 
 def losses_to_json(losses: Losses) -> dict[str, Any]:
@@ -149,60 +151,88 @@ def predict_outer(
     from .rounding.factor import factorise
 
     held_out_tokens = len(held_out_sequences(shape[0])) * shape[1]
-    losses = {}
+    losses: Losses = {}
     for name, (found, channels) in moments.items():
         # A copy, for these moments are needed again to round with.
         factor = factorise(found.learned, DAMPING)
-        types = candidates.get(name, ())
-        losses[name] = predict_tensor(source.read(name), found, channels, held_out_tokens, types, factor)
+        losses |= predict_tensors(
+            {name: source.read(name)}, found, {name: channels}, held_out_tokens, candidates, factor
+        )
     return losses
 
 
-def predict_tensor(
-    matrix: Floats,
+def predict_tensors(
+    matrices: Mapping[str, Floats],
     moments: Moments,
-    channels: Floats,
+    channels: Mapping[str, Floats],
     held_out_tokens: float,
-    types: Sequence[str],
+    candidates: Mapping[str, Sequence[str]],
     factor: Factor | None = None,
-) -> dict[str, TypeLoss]:
-    """Predicted losses of one tensor, by type.
+) -> Losses:
+    """Predicted losses of tensors that read the same input, by name and type.
 
     Args:
-        matrix: float32 ``(rows, columns)``.
-        moments: of its inputs; unless ``factor`` is given, the memory of their H is taken for one.
-        channels: relative energy of the gradient at each row, ``(rows,)``, mean 1.
+        matrices: float32 ``(rows, columns)``, by name.
+        moments: of their input; unless ``factor`` is given, the memory of their H is taken for one.
+        channels: relative energy of the gradient at each row of all of them, ``(rows,)``, by name.
         held_out_tokens: how many tokens ``moments.held_out`` is of.
-        types: candidates.
+        candidates: types to try, by name.
         factor: of the damped H of the tokens to learn from.
     """
     from .rounding.factor import factorise
 
+    types = {name: candidates[name] for name in matrices if candidates.get(name)}
     if not types:
         return {}
-    factor = factor or factorise(moments.learned, DAMPING, in_place=True)
-    rows, counts = sample_rows(channels)
-    sample = np.ascontiguousarray(matrix[rows])
-    held_out, importance = moments.held_out.T, importance_of(factor.diagonal.numpy())
+    given = factor or factorise(moments.learned, DAMPING, in_place=True)
+    held_out, importance = moments.held_out.T, importance_of(given.diagonal.numpy())
+    chosen = {name: sample_rows(channels[name]) for name in types}
+    samples = {name: np.ascontiguousarray(matrices[name][chosen[name][0]]) for name in types}
 
-    def loss(values: Floats) -> float:
-        outputs = (sample - values) @ held_out
-        return 0.5 * float(np.einsum("ij,ij->i", outputs, outputs) @ counts) / held_out_tokens
+    def losses(
+        wanted: Mapping[str, Sequence[str]], rounded: Callable[[str, Floats], Floats]
+    ) -> dict[str, dict[str, float]]:
+        found: dict[str, dict[str, float]] = {name: {} for name in wanted}
+        for kind in dict.fromkeys(kind for kinds in wanted.values() for kind in kinds):
+            names = [name for name, kinds in wanted.items() if kind in kinds]
+            # The rows of all tensors at once: one call is many small steps, however few rows it has.
+            together = np.concatenate([samples[name] for name in names])
+            outputs = (together - rounded(kind, together)) @ held_out
+            energies = np.einsum("ij,ij->i", outputs, outputs)
+            for name in names:
+                own, energies = np.split(energies, [len(samples[name])])
+                found[name][kind] = 0.5 * float(own @ chosen[name][1]) / held_out_tokens
+        return found
 
-    nearest = {
-        name: loss(ggml.dequantize(ggml.encode(sample, name, importance, 1), name, sample.shape)) for name in types
-    }
-    anchors = sorted((name for name in types if name in LAYOUTS), key=lambda name: TYPES[name].bits)
-    gains = dict[int, float]()
-    for name in (anchors[0], anchors[len(anchors) // 2]) if anchors else ():
-        if TYPES[name].bits not in gains:
-            reached = loss(round_by_factor(sample, factor, name, threads=1).values)
-            gains[TYPES[name].bits] = reached / max(nearest[name], 1e-30)
+    def encoded(kind: str, rows: Floats) -> Floats:
+        return ggml.dequantize(ggml.encode(rows, kind, importance, 1), kind, (rows.shape[0], rows.shape[1]))
+
+    def fed_back(kind: str, rows: Floats) -> Floats:
+        return round_by_factor(rows, given, kind, threads=1).values
+
+    nearest = losses(types, encoded)
+    reached = losses({name: _anchors(kinds) for name, kinds in types.items()}, fed_back)
+    return {name: _with_gains(types[name], nearest[name], reached[name]) for name in types}
+
+
+def _anchors(types: Sequence[str]) -> list[str]:
+    """The types whose gain by feedback is measured: the smallest, and one in the middle."""
+    by_bits = sorted((name for name in types if name in LAYOUTS), key=lambda name: TYPES[name].bits)
+    if not by_bits:
+        return []
+    smallest, middle = by_bits[0], by_bits[len(by_bits) // 2]
+    return [smallest] if TYPES[smallest].bits == TYPES[middle].bits else [smallest, middle]
+
+
+def _with_gains(
+    types: Sequence[str], nearest: Mapping[str, float], reached: Mapping[str, float]
+) -> dict[str, TypeLoss]:
+    """Losses of one tensor with importance rounding, and with feedback for the anchors, made one for each type."""
+    bits = [TYPES[name].bits for name in reached]
+    gains = [loss / max(nearest[name], 1e-30) for name, loss in reached.items()]
     found = {}
     for name in types:
-        gain = 1.0
-        if name in LAYOUTS:
-            gain = float(np.interp(TYPES[name].bits, list(gains), list(gains.values())))
+        gain = float(np.interp(TYPES[name].bits, bits, gains)) if name in LAYOUTS else 1.0
         rounding = "feedback" if gain < 1 else "imatrix"
         found[name] = TypeLoss(nearest[name] * min(gain, 1.0), nearest[name], rounding)
     return found
@@ -231,7 +261,7 @@ def outer_moments(model: BlockModel, hidden: Tensor, weights: LossWeights) -> di
     whatever the other rows do, so its H is diagonal and its rows count by their use. A tied matrix has both H; each
     row has its own mixture of them, and the mean over the rows stands for it.
     """
-    head = weighted_moments((model.final_norm(part) for part in hidden), weights.tokens[model.head_name])
+    head = weighted_moments((model.final_norm(part) for part in hidden), weights.tokens[model.head_name,])
     uses = weights.embedding / max(float(weights.embedding.mean()), 1e-30)
     diagonal = weights.embedding_columns * weights.embedding.mean()
     share = len(held_out_sequences(hidden.shape[0])) / hidden.shape[0]

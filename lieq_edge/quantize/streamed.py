@@ -1,12 +1,12 @@
 """Round block after block with error feedback, each measured through all that is already rounded.
 
-Linears that read the same input are rounded together, in the order in which a block runs them; those that write to the
-residual stream make up for its drift (``drift``).
+Linears that read the same input share its H and are rounded together, in the order in which a block runs them; those
+that write to the residual stream make up for its drift (``drift``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +17,17 @@ from ..cache import NO_CACHE, Cache, Entry, Run, Steps
 from ..resources import give_back_memory
 from ..source.base import Array, Source
 from . import ggml
-from .collecting import Collecting
+from .collecting import Collecting, Received
 from .feedback import DAMPING, round_by_factor
 from .ggml import Packed
-from .sensitivity import Sensitivity, TypeLoss, predict_tensor
+from .sensitivity import Losses, Sensitivity, TypeLoss, predict_tensors
 from .statistics import CrossMoments, Moments, held_out_sequences, importance_of
 from .tensors import Importance, encode_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..measure.loss_weights import LossWeights
+    from ..measure.loss_weights import LossWeights, Readers
     from ..measure.model import BlockModel
     from .drift import Original, Targets
     from .kept_inputs import KeptInputs
@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from .workers import Workers
 
 
-# Rows that a worker rounds at a time.
-_PIECE = 384
+# Rows that a worker rounds at a time: not fewer, for each step is a call, and not more, so that all have work. The
+# bytes may depend on this, and so it depends on nothing but the matrices.
+_FEWEST_ROWS = 384
+_MOST_ROWS = 1024
 # Columns of matrices whose H is so large that what else was freed should be given back first.
 _WIDE = 4096
 
@@ -66,7 +68,7 @@ def rounding_parts(plan: Plan, inputs: FeedbackInputs) -> dict[str, Any]:
     return {
         "types": [[tensor.name, tensor.type] for tensor in plan.tensors],
         "tokens": inputs.tokens,
-        "weights": [inputs.weights.tokens, inputs.weights.channels],
+        "weights": [list(inputs.weights.tokens), list(inputs.weights.tokens.values()), inputs.weights.channels],
         "choices": chosen,
         "outer": inputs.sensitivity.outer,
     }
@@ -175,7 +177,8 @@ def _round_outer(
 
     def make() -> Entry:
         matrix = source.read(tensor.name)
-        prepared = _Prepared.of(matrix, moments.copy(), tensor.type, choice)
+        factor, importance = _factor(moments.copy(), [choice])
+        prepared = _Prepared(matrix, tensor.type, factor, importance)
         return Entry({"packed": prepared.round(threads=threads, keep_values=False)[0]})
 
     parts = {"tensor": tensor.name, "type": tensor.type, "choice": asdict(choice), "moments": moments}
@@ -199,34 +202,27 @@ def _round_block(
     kept = KeptInputs(len(inputs.tokens))
     with model.block(index) as module:
         linears = model.linears(module, index)
-        with quick_products():
-            groups = _groups(module, index, hidden, inputs)
-            with kept.finding_ends(module, linears):
-                targets = original.advance(model, module, index)
-
-        def prepare(name: str) -> _Prepared:
-            return _prepare(name, plans[name].type, linears[name], moments.pop(name), crosses.pop(name, None), inputs)
+        with quick_products(), kept.finding_ends(module, linears):
+            targets = original.advance(model, module, index)
 
         def work(piece: tuple[str, slice]) -> tuple[Packed, Array]:
             name, rows = piece
             return prepared[name].round(rows)
 
         packed: dict[str, Packed] = {}
-        for group in groups:
-            judged = {name for name in group if plans[name].type in losses.get(name, {})}
+        for names in inputs.weights.readers(index):
+            judged = all(plans[name].type in losses.get(name, {}) for name in names)
             with quick_products():
-                moments, crosses = _measure(module, index, hidden, inputs, group, judged, targets, kept, workers)
-            if any(len(found.learned) >= _WIDE for found in moments.values()):
+                moments, cross = _measure(module, index, hidden, inputs, names, targets, kept, workers, judged=judged)
+            if len(moments.learned) >= _WIDE:
                 give_back_memory()
-            names = sorted(group, key=lambda name: -linears[name].in_features)
-            # A matrix by itself gets all threads of the libraries instead.
-            ready = workers.map(prepare, names) if len(names) > 1 else [prepare(names[0])]
-            prepared = dict(zip(names, ready, strict=True))
-            pieces = [(name, rows) for name in names for rows in prepared[name].pieces()]
+            prepared = _prepare({name: plans[name].type for name in names}, linears, moments, cross, inputs)
+            del moments, cross
+            pieces = _pieces(prepared)
             rounded: dict[str, list[tuple[Packed, Array]]] = {name: [] for name in names}
             for (name, _), done in zip(pieces, workers.map(work, pieces), strict=True):
                 rounded[name].append(done)
-            prepared.clear()  # factors are as large as H
+            prepared.clear()  # the factor is as large as H
             for name, parts in rounded.items():
                 packed[name] = np.concatenate([part for part, _ in parts])
                 values = np.concatenate([part for _, part in parts])
@@ -236,74 +232,21 @@ def _round_block(
     return packed
 
 
-def _prepare(
-    name: str, kind: str, linear: nn.Linear, found: Moments, cross: CrossMoments | None, inputs: FeedbackInputs
-) -> _Prepared:
-    """A matrix that is to be rounded to the type ``kind``, what it should make up for included."""
-    from .drift import correction
-    from .rounding.factor import factorise
-
-    # Rows in llama.cpp's order, which may differ from the module's; they are rounded one by one.
-    matrix = inputs.model.source.read(name)
-    # The module's rows, whose order is that of the channels.
-    channels = inputs.weights.channels[name].numpy()
-    choice = inputs.sensitivity.losses.get(name, {}).get(kind)
-    if cross is not None:
-        cross.subtract(linear.weight.numpy(), found)
-    if cross is not None or choice is None:
-        factor = factorise(found.learned, DAMPING, in_place=True)
-        if choice is None:
-            length = inputs.tokens.shape[1]
-            judged_tokens = len(held_out_sequences(len(inputs.tokens))) * length
-            choice = predict_tensor(linear.weight.numpy(), found, channels, judged_tokens, (kind,), factor)[kind]
-        if cross is not None:
-            # No family turns rows or columns of what writes to the residual stream.
-            matrix = matrix + correction(factor, found, cross, channels)
-        factor.undamp()
-        del factor  # as large as H
-    return _Prepared.of(matrix, found.merge(), kind, choice)
-
-
-def _groups(module: nn.Module, index: int, hidden: Tensor, inputs: FeedbackInputs) -> list[list[str]]:
-    """The linears of a block in the order in which it runs them, neighbours that read the same input together."""
-    groups: list[list[str]] = []
-    before: Tensor | None = None
-
-    def tell(name: str, x: Tensor) -> None:
-        nonlocal before
-        if x is before:
-            groups[-1].append(name)
-        else:
-            groups.append([name])
-        before = x
-
-    hooks = [
-        linear.register_forward_pre_hook(lambda _, args, name=name: tell(name, args[0]))
-        for name, linear in inputs.model.linears(module, index).items()
-    ]
-    try:
-        inputs.model.run_block(module, index, hidden[:1])
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return groups
-
-
 def _measure(
     module: nn.Module,
     index: int,
     hidden: Tensor,
     inputs: FeedbackInputs,
-    group: list[str],
-    judged: set[str],
+    names: Readers,
     targets: Targets | None,
     kept: KeptInputs,
     workers: Workers,
-) -> tuple[dict[str, Moments], dict[str, CrossMoments]]:
-    """H of linears that read the same, behind all that is rounded; C of those that write to ``targets``.
+    *,
+    judged: bool,
+) -> tuple[Moments, CrossMoments | None]:
+    """H of what linears read, behind all that is rounded; C with what the output should be of one in ``targets``.
 
-    C is with what their outputs should be. H of ``judged`` ones, whose rounding is settled, is not divided, unless C
-    is judged.
+    H is not divided when all these linears' rounding is settled, ``judged``, unless C is judged.
     """
     from ..measure.sixteen_bits import turned_once
     from .drift import Stream
@@ -311,30 +254,84 @@ def _measure(
     model = inputs.model
     linears = model.linears(module, index)
     writers = list(targets.streams) if targets else []
-    crosses = {
-        name: CrossMoments.zeros(linears[name].out_features, linears[name].in_features)
-        for name in group
-        if name in writers
-    }
-    moments = {
-        name: Moments.zeros(linears[name].in_features, divided=name in crosses or name not in judged) for name in group
-    }
-    collecting = Collecting(moments, held_out_sequences(len(inputs.tokens)), workers, crosses)
+    # What writes to the stream reads an input of its own.
+    writer = names[0] if targets and names[0] in writers else None
+    collecting = Collecting(held_out_sequences(len(inputs.tokens)), workers, divided=writer is not None or not judged)
     # What other matrices have written to the stream before.
-    before = writers[: min((writers.index(name) for name in crosses), default=0)]
+    before = writers[: writers.index(writer)] if writer else []
     with turned_once(module):
         for batch in model.batches(inputs.tokens.shape):
-            stream = Stream(targets, batch, hidden[batch]) if targets and crosses else None
+            stream = Stream(targets, batch, hidden[batch]) if targets and writer else None
             ran = dict.fromkeys(before, stream.write) if stream else {}
             with kept.used(batch):
-                x = model.run_until(module, index, hidden[batch], group[0], ran)
-            for name in group:
+                x = model.run_until(module, index, hidden[batch], names[0], ran)
+            wanted = stream.missing(writer) if stream and writer else None
+            if wanted is not None and linears[names[0]].bias is not None:
+                wanted -= linears[names[0]].bias
+            for name in names:
                 kept.keep(name, batch, x)
-                wanted = stream.missing(name) if stream and name in crosses else None
-                if wanted is not None and linears[name].bias is not None:
-                    wanted -= linears[name].bias
-                collecting.add(name, batch, x, inputs.weights.tokens[name][batch], wanted)
-    return collecting.done(), crosses
+            collecting.add(batch, {names: Received(x, inputs.weights.tokens[names][batch], wanted)})
+    moments, crosses = collecting.done()
+    return moments[names], crosses.get(names)
+
+
+def _prepare(
+    types: Mapping[str, str],
+    linears: Mapping[str, nn.Linear],
+    moments: Moments,
+    cross: CrossMoments | None,
+    inputs: FeedbackInputs,
+) -> dict[str, _Prepared]:
+    """Matrices that read the same, to be rounded to their ``types``, with what they should make up for."""
+    from .drift import correction
+    from .rounding.factor import factorise
+
+    names = list(types)
+    # Rows in llama.cpp's order, which may differ from the module's; they are rounded one by one.
+    matrices = {name: inputs.model.source.read(name) for name in names}
+    # The module's rows, whose order is that of the channels.
+    weights = {name: linears[name].weight.numpy() for name in names}
+    channels = {name: inputs.weights.channels[name].numpy() for name in names}
+    losses = inputs.sensitivity.losses
+    unjudged = {name: [kind] for name, kind in types.items() if kind not in losses.get(name, {})}
+    found: Losses = {}
+    if cross is not None:
+        cross.subtract(weights[names[0]], moments)
+    if cross is not None or unjudged:
+        factor = factorise(moments.learned, DAMPING, in_place=True)
+        judged_tokens = len(held_out_sequences(len(inputs.tokens))) * inputs.tokens.shape[1]
+        found = predict_tensors(weights, moments, channels, judged_tokens, unjudged, factor)
+        if cross is not None:
+            # No family turns rows or columns of what writes to the residual stream.
+            matrices[names[0]] = matrices[names[0]] + correction(factor, moments, cross, channels[names[0]])
+        factor.undamp()
+        del factor  # as large as H
+    choices = {name: (found if name in unjudged else losses)[name][kind] for name, kind in types.items()}
+    shared, importance = _factor(moments.merge(), list(choices.values()))
+    return {
+        name: _Prepared(matrices[name], kind, shared if choices[name].rounding == "feedback" else None, importance)
+        for name, kind in types.items()
+    }
+
+
+def _factor(moments: Array, choices: Sequence[TypeLoss]) -> tuple[Factor | None, Array]:
+    """The factor of H, whose memory is taken, where it is needed, and the importance of the columns."""
+    from .rounding.factor import factorise
+
+    importance = importance_of(moments.diagonal().copy())
+    needed = any(choice.rounding == "feedback" for choice in choices)
+    return factorise(moments, DAMPING, in_place=True) if needed else None, importance
+
+
+def _pieces(prepared: Mapping[str, _Prepared]) -> list[tuple[str, slice]]:
+    """Rows to be rounded at a time, so that all workers have work where there is a single matrix."""
+    rows = sum(len(matrix.matrix) for matrix in prepared.values())
+    step = max(_FEWEST_ROWS, min(rows // 4, _MOST_ROWS))
+    return [
+        (name, slice(start, start + step))
+        for name, matrix in prepared.items()
+        for start in range(0, len(matrix.matrix), step)
+    ]
 
 
 @dataclass(frozen=True)
@@ -344,20 +341,7 @@ class _Prepared:
     matrix: Array
     type_name: str
     factor: Factor | None
-    importance: Array | None
-
-    @classmethod
-    def of(cls, matrix: Array, moments: Array, type_name: str, choice: TypeLoss) -> _Prepared:
-        """From H, whose memory is taken."""
-        from .rounding.factor import factorise
-
-        if choice.rounding == "feedback":
-            return cls(matrix, type_name, factorise(moments, DAMPING, in_place=True), None)
-        return cls(matrix, type_name, None, importance_of(moments.diagonal()))
-
-    def pieces(self) -> list[slice]:
-        """Rows that one worker rounds at a time, so that all have work where a group is a single matrix."""
-        return [slice(start, start + _PIECE) for start in range(0, len(self.matrix), _PIECE)]
+    importance: Array
 
     def round(
         self, rows: slice = slice(None), threads: int | None = 1, *, keep_values: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from memory_source import MemorySource, tiny_lm
 from tiny import make_model
 
 from lieq_edge.cache import Run
-from lieq_edge.measure.loss_weights import LossWeights, measure_loss_weights, sample_labels
+from lieq_edge.measure.loss_weights import LossWeights, Readers, measure_loss_weights, sample_labels
 from lieq_edge.measure.model import BlockModel
 from lieq_edge.source import open_source
 
@@ -71,13 +72,21 @@ def _plain(model: BlockModel, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
 def test_they_are_mean_squares_of_the_gradients(model: BlockModel, tokens: torch.Tensor, weights: LossWeights) -> None:
     plain = _plain(model, tokens)
     names = set(plain) - {"embedding"}
-    assert names == set(weights.tokens) == set(weights.channels)
+    assert names == {name for readers in weights.tokens for name in readers} == set(weights.channels)
     assert len(names) == 3 * 7 + 1
-    for name in names:
-        squares = plain[name].square()
-        torch.testing.assert_close(weights.tokens[name], squares.mean(-1), rtol=1e-3, atol=1e-12)
+    for readers, found in weights.tokens.items():
+        # As if they were one linear with all outputs.
+        squares = torch.cat([plain[name] for name in readers], -1).square()
+        torch.testing.assert_close(found, squares.mean(-1), rtol=1e-3, atol=1e-12)
         energy = squares.flatten(0, 1).sum(0)
-        torch.testing.assert_close(weights.channels[name], energy / energy.mean(), rtol=1e-3, atol=1e-6)
+        channels = torch.cat([weights.channels[name] for name in readers])
+        torch.testing.assert_close(channels, energy / energy.mean(), rtol=1e-3, atol=1e-6)
+
+
+def test_linears_that_read_the_same_share_their_weights(weights: LossWeights) -> None:
+    names = [[name.split(".")[2] for name in readers] for readers in weights.readers(1)]
+    assert names == [["attn_q", "attn_k", "attn_v"], ["attn_output"], ["ffn_gate", "ffn_up"], ["ffn_down"]]
+    assert {name.split(".")[1] for readers in weights.readers(1) for name in readers} == {"1"}
 
 
 def test_labels_are_drawn_as_often_as_they_are_likely() -> None:
@@ -104,8 +113,8 @@ def test_batches_do_not_change_them(
 ) -> None:
     monkeypatch.setattr("lieq_edge.measure.loss_weights._BATCH_FLOATS", 1)
     other = measure_loss_weights(model, tokens, seed=5, bfloat16=False)[0]
-    for name, expected in weights.tokens.items():
-        torch.testing.assert_close(other.tokens[name], expected, rtol=1e-3, atol=1e-12)
+    for readers, expected in weights.tokens.items():
+        torch.testing.assert_close(other.tokens[readers], expected, rtol=1e-3, atol=1e-12)
 
 
 def test_bfloat16_products_change_them_little(
@@ -118,8 +127,8 @@ def test_bfloat16_products_change_them_little(
     monkeypatch.setattr("lieq_edge.measure.loss_weights.sample_labels", draw)
     exact, _ = measure_loss_weights(model, tokens, seed=5, bfloat16=False)
     quick, _ = measure_loss_weights(model, tokens, seed=5, bfloat16=True)
-    for name, expected in exact.tokens.items():
-        assert float(((quick.tokens[name] - expected).abs() / expected.clamp(min=1e-12)).nanmedian()) < 0.15, name
+    for readers, expected in exact.tokens.items():
+        assert float(((quick.tokens[readers] - expected).abs() / expected.clamp(min=1e-12)).nanmedian()) < 0.15, readers
 
 
 class _Stopped(BaseException):
@@ -133,8 +142,8 @@ def _found(model: BlockModel, tokens: torch.Tensor, run: Run | None = None) -> t
         def __init__(self) -> None:
             self.names: list[str] = []
 
-        def add(self, name: str, batch: slice, x: torch.Tensor, weights: torch.Tensor) -> None:
-            self.names.append(name)
+        def add(self, batch: slice, received: Mapping[Readers, tuple[torch.Tensor, torch.Tensor]]) -> None:
+            self.names += [name for readers in received for name in readers]
 
         def done(self, channels: dict[str, torch.Tensor]) -> Any:
             return sorted(set(self.names))
@@ -180,9 +189,10 @@ def test_a_stopped_measurement_goes_on_to_the_same_numbers(
     assert hidden.equal(last)
     assert found == names
     assert weights.tokens.keys() == expected.tokens.keys()
-    for name in expected.tokens:
-        assert weights.tokens[name].equal(expected.tokens[name])
-        assert weights.channels[name].equal(expected.channels[name])
+    for readers, wanted in expected.tokens.items():
+        assert weights.tokens[readers].equal(wanted)
+        for name in readers:
+            assert weights.channels[name].equal(expected.channels[name])
     assert weights.embedding.equal(expected.embedding)
     assert weights.embedding_columns.equal(expected.embedding_columns)
     assert not (tmp_path / "run").exists()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lieq_edge.quantize import collecting
-from lieq_edge.quantize.collecting import Collecting
+from lieq_edge.quantize.collecting import Collecting, Received
 from lieq_edge.quantize.statistics import Moments, tokens_of
 from lieq_edge.quantize.workers import Workers
 
@@ -31,24 +31,34 @@ def batches() -> list[tuple[slice, dict[str, tuple[torch.Tensor, torch.Tensor]]]
 
 
 @pytest.mark.parametrize("wide", [4096, 10])
-@pytest.mark.parametrize("missing", [None, "k"])
-def test_every_linear_gets_its_own_tokens(wide: int, missing: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("divided", [True, False])
+def test_every_linear_gets_its_own_tokens(wide: int, divided: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collecting, "_WIDE", wide)
-    expected = {name: Moments.zeros(n) for name, n in COLUMNS.items()}
+    expected = {(name,): Moments.zeros(n, divided=divided) for name, n in COLUMNS.items()}
     with Workers(2) as workers:
-        found = Collecting({name: Moments.zeros(n) for name, n in COLUMNS.items()}, HELD_OUT, workers)
+        found = Collecting(HELD_OUT, workers, divided=divided)
         for batch, made in batches():
+            found.add(batch, {(name,): Received(x, weights) for name, (x, weights) in made.items()})
             for name, (x, weights) in made.items():
-                # A linear that one batch does not reach keeps no other waiting for long.
-                if name == missing and batch.start == 2:
-                    continue
-                found.add(name, batch, x, weights)
                 for some in tokens_of(batch, weights, HELD_OUT):
-                    expected[name].add(some.of(x), some.weights, held_out=some.held_out)
-        moments = found.done()
-    for name, wanted in expected.items():
+                    expected[name,].add(some.of(x), some.weights, held_out=some.held_out)
+        moments, crosses = found.done()
+    assert not crosses
+    for names, wanted in expected.items():
         wanted.whole()
-        np.testing.assert_allclose(moments[name].learned, wanted.learned, rtol=1e-6)
-        np.testing.assert_allclose(moments[name].held_out, wanted.held_out, rtol=1e-6)
-        assert moments[name].trace > 0
-        np.testing.assert_array_equal(moments[name].learned, moments[name].learned.T)
+        np.testing.assert_allclose(moments[names].learned, wanted.learned, rtol=1e-6)
+        np.testing.assert_allclose(moments[names].held_out, wanted.held_out, rtol=1e-6)
+        assert (len(moments[names].held_out) > 0) == divided
+        np.testing.assert_array_equal(moments[names].learned, moments[names].learned.T)
+
+
+def test_cross_moments_are_of_the_same_tokens() -> None:
+    with Workers(2) as workers:
+        found = Collecting(HELD_OUT, workers, kept=1.0)
+        for batch, made in batches():
+            x, weights = made["q"]
+            found.add(batch, {("q",): Received(x, weights, 2 * x[..., :3])})
+        moments, crosses = found.done()
+    # What is wanted is a linear function of the inputs, so C is that of H.
+    np.testing.assert_allclose(crosses["q",].learned, 2 * moments["q",].learned[:3], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(crosses["q",].held_out, 2 * moments["q",].held_out[:, :3], rtol=1e-5)

@@ -15,7 +15,7 @@ from lieq_edge.errors import InputError
 from lieq_edge.lossaware import candidate_types, measure_loss, planned_types
 from lieq_edge.measure.analyze import describe
 from lieq_edge.quantize.ggml import dequantize, encode
-from lieq_edge.quantize.sensitivity import ROWS, predict_tensor, sample_rows
+from lieq_edge.quantize.sensitivity import ROWS, Losses, predict_tensors, sample_rows
 from lieq_edge.quantize.statistics import Moments, held_out_sequences
 from lieq_edge.quantize.streamed import FeedbackInputs, encode_streamed
 from lieq_edge.source import open_source
@@ -30,7 +30,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 @pytest.fixture(scope="module")
 def tokens() -> torch.Tensor:
-    return torch.randint(0, 300, (8, 64), generator=torch.Generator().manual_seed(0))
+    return torch.randint(0, 300, (32, 64), generator=torch.Generator().manual_seed(0))
 
 
 def test_held_out_sequences_are_one_in_four_and_never_all() -> None:
@@ -59,10 +59,28 @@ def test_the_prediction_is_the_quadratic_form_of_the_error() -> None:
     moments = Moments(x[:300].T @ x[:300], x[300:])
     importance = moments.learned.diagonal().copy()
     channels = np.ones(ROWS, np.float32)
-    found = predict_tensor(matrix, moments, channels, 100, ["Q3_K", "Q4_K"])
+    found = predict_tensors({"a": matrix}, moments, {"a": channels}, 100, {"a": ["Q3_K", "Q4_K"]})["a"]
     error = matrix - dequantize(encode(matrix, "Q3_K", importance), "Q3_K", matrix.shape)
     assert found["Q3_K"].nearest_loss == pytest.approx(0.5 * np.square(x[300:] @ error.T).sum() / 100, rel=1e-3)
     assert found["Q4_K"].loss < found["Q3_K"].loss <= found["Q3_K"].nearest_loss
+
+
+def test_tensors_that_read_the_same_are_predicted_as_each_by_itself() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((400, 256)).astype(np.float32)
+    matrices = {name: rng.standard_normal((rows, 256), dtype=np.float32) for name, rows in (("a", 40), ("b", 90))}
+    channels = {name: rng.exponential(size=len(matrix)).astype(np.float32) for name, matrix in matrices.items()}
+    types = {"a": ["Q2_K", "Q4_K", "Q6_K"], "b": ["Q3_K", "IQ2_XS", "Q6_K"], "c": ["Q4_K"]}
+
+    def predict(*names: str) -> Losses:
+        moments = Moments(x[:300].T @ x[:300], x[300:])
+        return predict_tensors({name: matrices[name] for name in names}, moments, channels, 100, types)
+
+    together = predict("a", "b")
+    for name in matrices:
+        for kind, alone in predict(name)[name].items():
+            assert together[name][kind].loss == pytest.approx(alone.loss, rel=1e-3)
+            assert together[name][kind].nearest_loss == pytest.approx(alone.nearest_loss, rel=1e-5)
 
 
 def test_candidates_fit_the_rows_and_unknown_names_are_refused(source: Source) -> None:

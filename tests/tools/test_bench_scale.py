@@ -156,7 +156,7 @@ def test_stacks_are_told_apart() -> None:
     block = ("x/lieq_edge/measure/model.py", "run_block")
     collect = ("x/lieq_edge/quantize/statistics.py", "add")
     encode = ("x/lieq_edge/quantize/ggml.py", "encode")
-    predict = ("x/lieq_edge/quantize/sensitivity.py", "predict_tensor")
+    predict = ("x/lieq_edge/quantize/sensitivity.py", "predict_tensors")
     imported = [("x/lieq_edge/quantize/ggml.py", "<module>"), ("<frozen importlib._bootstrap>", "_load"), block]
     assert kind_of([("numpy.py", "f"), backward, block]) == "backward"
     assert kind_of([collect, backward]) == "H"
