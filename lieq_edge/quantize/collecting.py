@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .statistics import KEPT, CrossMoments, Moments, Tokens, tokens_of
+from .statistics import KEPT, WIDE, CrossMoments, Moments, Tokens, tokens_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..measure.loss_weights import Readers
     from .workers import Workers
-
-# Wider matrices are added to by all threads of BLAS at once.
-_WIDE = 4096
 
 
 @dataclass(frozen=True)
@@ -34,11 +31,7 @@ class Received:
 
 
 class Collecting:
-    """Adds what linears receive to their moments, several of them side by side.
-
-    BLAS and PyTorch have threads of their own, which wait for work by spinning. When both take turns with small
-    products they take the cores from each other, and either is several times slower; so each product gets one thread.
-    """
+    """Adds what linears receive to their moments, several of them side by side, with one thread for each product."""
 
     def __init__(self, held_out: frozenset[int], workers: Workers, *, divided: bool = True, kept: float = KEPT) -> None:
         """Add a share ``kept`` of the tokens; the sequences ``held_out`` judge, unless nothing is ``divided``."""
@@ -74,11 +67,12 @@ class Collecting:
         tokens = dict(zip(widest_first, self._workers.map(choose, widest_first), strict=True))
         tasks = [(names, is_cross) for names in widest_first for is_cross in (False, True)]
         tasks = [task for task in tasks if not task[1] or task[0] in self._crosses]
-        narrow = [task for task in tasks if received[task[0]].x.shape[-1] <= _WIDE]
+        narrow = [task for task in tasks if received[task[0]].x.shape[-1] < WIDE]
         self._workers.map(add, narrow)
         for task in tasks:
             if task not in narrow:
-                add(task)
+                with self._workers.for_columns(received[task[0]].x.shape[-1]):
+                    add(task)
 
     def done(self) -> tuple[dict[Readers, Moments], dict[Readers, CrossMoments]]:
         """The moments, symmetric, when all batches are through, and C of those whose outputs were wanted."""

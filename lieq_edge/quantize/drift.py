@@ -127,11 +127,11 @@ def correction(factor: Factor, moments: Moments, cross: CrossMoments, channels: 
         cross: C with what its outputs should change by.
         channels: relative energy of the gradient at each row, ``(rows,)``.
     """
-    found = factor.solve(cross.learned)
+    found = torch.from_numpy(factor.solve(cross.learned))
     # The held-out sum of w |r - a D x|^2 is least at this a.
-    change, wanted = found @ moments.held_out.T, cross.held_out.T
-    fitting = float(np.einsum("ij,ij->i", change, wanted) @ channels)
-    energy = float(np.einsum("ij,ij->i", change, change) @ channels)
-    share = float(np.clip(fitting / energy, 0.0, 1.0)) if energy > 0 else 0.0
-    result: Floats = np.ascontiguousarray(found * np.float32(share))
+    change, wanted = torch.from_numpy(moments.held_out) @ found.T, torch.from_numpy(cross.held_out)
+    rows = torch.from_numpy(channels)
+    fitting, energy = (float((change * other).sum(0) @ rows) for other in (wanted, change))
+    share = min(max(fitting / energy, 0.0), 1.0) if energy > 0 else 0.0
+    result: Floats = found.mul(share).contiguous().numpy()
     return result

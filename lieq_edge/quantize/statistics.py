@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 
+WIDE = 4096
+"""Columns from which the H of an input is worked on by all threads of BLAS at once, and takes much of the memory."""
+
 HELD_OUT = 4
 """One sequence in so many is held out: it judges rounding and predicts losses, and teaches nothing."""
 
@@ -145,8 +148,12 @@ class CrossMoments:
             matrix: W ``(rows, columns)``.
             moments: of the same tokens, whole.
         """
-        self.learned -= matrix @ moments.learned
-        self._parts = [self.held_out - moments.held_out @ matrix.T]
+        import torch
+
+        own = torch.from_numpy(matrix)
+        learned, inputs = torch.from_numpy(moments.learned), torch.from_numpy(moments.held_out)
+        torch.from_numpy(self.learned).addmm_(own, learned, alpha=-1)
+        self._parts = [torch.addmm(torch.from_numpy(self.held_out), inputs, own.T, alpha=-1).numpy()]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from .collecting import Collecting, Received
 from .feedback import DAMPING, round_by_factor
 from .ggml import Packed
 from .sensitivity import Losses, Sensitivity, TypeLoss, predict_tensors
-from .statistics import CrossMoments, Moments, held_out_sequences, importance_of
+from .statistics import WIDE, CrossMoments, Moments, held_out_sequences, importance_of
 from .tensors import Importance, encode_tensor
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 # bytes may depend on this, and so it depends on nothing but the matrices.
 _FEWEST_ROWS = 384
 _MOST_ROWS = 1024
-# Columns of matrices whose H is so large that what else was freed should be given back first.
-_WIDE = 4096
 
 
 @dataclass(frozen=True)
@@ -214,9 +212,11 @@ def _round_block(
             judged = all(plans[name].type in losses.get(name, {}) for name in names)
             with quick_products():
                 moments, cross = _measure(module, index, hidden, inputs, names, targets, kept, workers, judged=judged)
-            if len(moments.learned) >= _WIDE:
+            columns = len(moments.learned)
+            if columns >= WIDE:
                 give_back_memory()
-            prepared = _prepare({name: plans[name].type for name in names}, linears, moments, cross, inputs)
+            with workers.for_columns(columns):
+                prepared = _prepare({name: plans[name].type for name in names}, linears, moments, cross, inputs)
             del moments, cross
             pieces = _pieces(prepared)
             rounded: dict[str, list[tuple[Packed, Array]]] = {name: [] for name in names}

@@ -33,7 +33,7 @@ def batches() -> list[tuple[slice, dict[str, tuple[torch.Tensor, torch.Tensor]]]
 @pytest.mark.parametrize("wide", [4096, 10])
 @pytest.mark.parametrize("divided", [True, False])
 def test_every_linear_gets_its_own_tokens(wide: int, divided: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collecting, "_WIDE", wide)
+    monkeypatch.setattr(collecting, "WIDE", wide)
     expected = {(name,): Moments.zeros(n, divided=divided) for name, n in COLUMNS.items()}
     with Workers(2) as workers:
         found = Collecting(HELD_OUT, workers, divided=divided)
