@@ -11,6 +11,10 @@ import time
 from collections.abc import Iterator
 
 
+WIDE = 4096
+"""Columns from which square matrices are large: each takes 64 MB at least, and a product with one takes long."""
+
+
 class Stopwatch:
     """Collects seconds by stage name."""
 
@@ -44,7 +48,7 @@ def peak_rss_bytes() -> int:
 
 
 # Names of settings in glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 # Bytes of freed memory that are kept; and the largest size that glibc lets come from the memory that is kept.
 _KEPT_BYTES, _LARGEST_KEPT = 1 << 28, 1 << 25
 
@@ -54,7 +58,8 @@ def keep_freed_memory() -> None:
     """Let this process keep some freed memory instead of giving it back to the system at once.
 
     Running a block allocates and frees the same tensors of about 10 MB over and over. By default glibc gives each back
-    and asks for it again, and the pages' first touch then takes as long as the arithmetic. Does nothing elsewhere.
+    and asks for it again, and the pages' first touch then takes as long as the arithmetic. Threads share what was
+    freed: with memory of their own, each would keep the most that it ever used. Does nothing elsewhere.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -62,13 +67,11 @@ def keep_freed_memory() -> None:
     if mallopt is not None:  # musl has none
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def give_back_memory() -> None:
-    """Give freed memory back to the system, that of other threads too, before something large is allocated.
-
-    Each thread frees into memory of its own, from which no other takes. Does nothing without glibc.
-    """
+    """Give freed memory back to the system, before something large is allocated. Does nothing without glibc."""
     if sys.platform.startswith("linux"):
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:

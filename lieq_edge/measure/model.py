@@ -20,8 +20,10 @@ from .sixteen_bits import turned_once
 # Blocks stay in memory when all of them take at most this much in float32: a model of about 250M weights then
 # is read and dequantised once, and the whole program still stays below 2 GB.
 KEEP_BYTES = 1_000_000_000
-# Logits are computed for so many tokens at once that they take at most this many floats (64 MB).
-_LOGIT_FLOATS = 1 << 24
+# Logits are computed for so many tokens at once that they take at most this many floats: 28 MB, which glibc lets come
+# from memory that was used before; but not for so few that reading the matrix takes longer than its products.
+_LOGIT_FLOATS = 7 << 20
+_FEWEST_LOGIT_ROWS = 64
 # Tokens that ``advance`` sends through a block at once.
 _BATCH_TOKENS = 2048
 # What the families call the norm behind the last block.
@@ -42,6 +44,7 @@ class BlockModel:
         causal_lm: the transformers model, with the replacements of ``modules.replace_modules``; its blocks are on the
             meta device outside ``block`` and ``whole``.
         n_blocks: number of Transformer blocks.
+        columns: of the widest matrix of them.
         head_name: GGUF name of the matrix that makes the logits; a tied model's is its token embedding.
         embedding_scale: what the model multiplies token embeddings by (Gemma, Granite); 1 for most.
     """
@@ -74,7 +77,7 @@ class BlockModel:
         prefix = next(name for name, module in self.causal_lm.named_modules() if module is self._blocks) + "."
         self._block_tensors: list[dict[str, str]] = [{} for _ in range(self.n_blocks)]
         outer: dict[str, str] = {}
-        count = 0
+        count = self.columns = 0
         for spec in source.tensors():
             name = source.hf_name(spec.name)
             if name is None:
@@ -83,6 +86,7 @@ class BlockModel:
                 index, _, rest = name[len(prefix) :].partition(".")
                 self._block_tensors[int(index)][rest] = spec.name
                 count += math.prod(spec.shape)
+                self.columns = max(self.columns, spec.shape[-1])
             else:
                 outer[name] = spec.name
         self._keep = 4 * count <= KEEP_BYTES if keep_blocks is None else keep_blocks
@@ -338,7 +342,7 @@ class BlockModel:
 
     def logit_rows(self, count: int) -> list[slice]:
         """``count`` tokens in pieces so small that their logits take little memory."""
-        step = max(1, _LOGIT_FLOATS // self.causal_lm.get_output_embeddings().weight.shape[0])
+        step = max(_FEWEST_LOGIT_ROWS, _LOGIT_FLOATS // self.causal_lm.get_output_embeddings().weight.shape[0])
         return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
     def token_losses(self, hidden: Tensor, tokens: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .statistics import KEPT, WIDE, CrossMoments, Moments, Tokens, tokens_of
+from ..resources import WIDE
+from .statistics import KEPT, CrossMoments, Moments, Tokens, tokens_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 
-WIDE = 4096
-"""Columns from which the H of an input is worked on by all threads of BLAS at once, and takes much of the memory."""
-
 HELD_OUT = 4
 """One sequence in so many is held out: it judges rounding and predicts losses, and teaches nothing."""
 

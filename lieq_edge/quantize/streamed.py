@@ -14,14 +14,14 @@ import numpy as np
 
 from ..allocate.plan import Plan, TensorPlan
 from ..cache import NO_CACHE, Cache, Entry, Run, Steps
-from ..resources import give_back_memory
+from ..resources import WIDE, give_back_memory
 from ..source.base import Array, Source
 from . import ggml
 from .collecting import Collecting, Received
 from .feedback import DAMPING, round_by_factor
 from .ggml import Packed
 from .sensitivity import Losses, Sensitivity, TypeLoss, predict_tensors
-from .statistics import WIDE, CrossMoments, Moments, held_out_sequences, importance_of
+from .statistics import CrossMoments, Moments, held_out_sequences, importance_of
 from .tensors import Importance, encode_tensor
 
 if TYPE_CHECKING:
@@ -196,7 +196,8 @@ def _round_block(
     from .kept_inputs import KeptInputs
 
     model, losses = inputs.model, inputs.sensitivity.losses
-    give_back_memory()
+    if model.columns >= WIDE:
+        give_back_memory()
     kept = KeptInputs(len(inputs.tokens))
     with model.block(index) as module:
         linears = model.linears(module, index)

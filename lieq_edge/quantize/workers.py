@@ -13,7 +13,7 @@ import scipy.linalg.lapack  # noqa: F401  loads scipy's own BLAS, which the cont
 import torch
 from threadpoolctl import ThreadpoolController
 
-from .statistics import WIDE
+from ..resources import WIDE
 
 T = TypeVar("T")
 R = TypeVar("R")
