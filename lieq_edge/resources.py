@@ -10,9 +10,11 @@ import sys
 import time
 from collections.abc import Iterator
 
-
 WIDE = 4096
 """Columns from which square matrices are large: each takes 64 MB at least, and a product with one takes long."""
+
+# A stage of so few seconds has made nothing large. Looking for cycles takes 0.3 s where transformers is imported.
+_SHORT = 1.0
 
 
 class Stopwatch:
@@ -28,9 +30,10 @@ class Stopwatch:
         try:
             yield
         finally:
-            # Models have cycles of references, so that they stay in memory until these are looked for.
-            gc.collect()
-            give_back_memory()
+            if time.monotonic() - start > _SHORT:
+                # Models have cycles of references, so that they stay in memory until these are looked for.
+                gc.collect()
+                give_back_memory()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
 
 
