@@ -26,18 +26,20 @@ class Steps:
         state: behind the last step that is done; None before the first.
     """
 
-    def __init__(self, run: Run, order: Sequence[int]) -> None:
+    def __init__(self, run: Run, order: Sequence[int], prefix: str = "") -> None:
         """Find out what is done.
 
         Args:
             run: where results and states are kept.
             order: numbers of the steps in the order in which they are taken.
+            prefix: of the names of results and states, for runs with more than one row of steps.
         """
         self._run = run
+        self._prefix = prefix
         self._order = list(order)
         self._gap = False
         self._kept_at = time.monotonic()
-        self.state = run.load("state")
+        self.state = run.load(f"{prefix}state")
         self._done = 0 if self.state is None else int(self.state.record["done"])
 
     @property
@@ -51,7 +53,7 @@ class Steps:
 
     def result(self, index: int) -> Entry | None:
         """The result of a step; None when it is not kept, or damaged."""
-        return self._run.load(f"step.{index}")
+        return self._run.load(f"{self._prefix}step.{index}")
 
     def results(self) -> Iterator[tuple[int, Entry]]:
         """The steps that are done with their results. When one is not there, nothing counts as done."""
@@ -66,16 +68,17 @@ class Steps:
 
     def forget(self) -> None:
         """Begin anew."""
-        self._run.drop("state")
+        self._run.drop(f"{self._prefix}state")
         self.state, self._done = None, 0
 
-    def finish(self, index: int, result: Entry, state: Arrays, record: Any = None) -> None:
-        """Keep the result of the next step and the state behind it."""
+    def finish(self, index: int, result: Entry | None, state: Arrays, record: Any = None) -> None:
+        """Keep the result of the next step, if it has one, and the state behind it."""
         self._done += 1
         # What comes behind a result that could not be kept would be of no use.
-        self._gap = self._gap or not self._run.save(f"step.{index}", result.arrays, result.record)
+        name = f"{self._prefix}step.{index}"
+        self._gap = self._gap or (result is not None and not self._run.save(name, result.arrays, result.record))
         if not self._gap and self._is_due(sum(array.nbytes for array in state.values())):
-            self._run.save("state", state, {"done": self._done, "record": record})
+            self._run.save(f"{self._prefix}state", state, {"done": self._done, "record": record})
             self._kept_at = time.monotonic()
 
     def _is_due(self, size: int) -> bool:

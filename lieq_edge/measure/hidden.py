@@ -7,14 +7,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..cache import Run
+from ..cache import Run, Steps
 from .model import BlockModel
 
 
 class BlockInputs:
-    """Hidden states between blocks, one file each, float32: the memory for them is one block's, whatever the depth.
+    """Hidden states between blocks, one file each: the memory for them is one block's, whatever the depth.
 
-    Those that are there from an interrupted run are not computed again; one that is lost is made from the one before.
+    Files are in bfloat16 where products are (``precision.quick_products``), for then the block that is run again rounds
+    most of what it reads to that anyway; on the way forward they stay float32. An interrupted way forward goes on from
+    where its states were kept last. Files that are lost are made again.
     """
 
     def __init__(self, model: BlockModel, tokens: Tensor, run: Run) -> None:
@@ -33,44 +35,55 @@ class BlockInputs:
             InputError: there is not space enough.
         """
         count = self._model.n_blocks
-        there = next((index for index in range(count + 1) if not self._run.has(self._name(index))), count + 1)
-        start = max(there - 1, 0)
-        hidden = self.take(start)
-        self._run.reserve(4 * hidden.numel() * (count + 1 - there))
-        if there == 0:
-            self._put(0, hidden)
-        for _ in range(start):
+        last = self._run.fetch(self._name(count))
+        if last is not None:
+            for _ in range(count):
+                advance()
+            return torch.from_numpy(last.arrays["hidden"]).clone()
+        steps = Steps(self._run, range(count), "forward.")
+        # A copy, for sums may depend on where in memory numbers lie.
+        hidden = self._embedded() if steps.state is None else torch.from_numpy(steps.state.arrays["hidden"]).clone()
+        size = 2 if _are_quick() else 4
+        self._run.reserve(hidden.numel() * (size * len(steps.remaining) + 4))
+        for _ in range(count - len(steps.remaining)):
             advance()
-        for index in range(start, count):
+        for index in steps.remaining:
+            kept = hidden.bfloat16().view(torch.int16) if _are_quick() else hidden
+            self._run.spill(self._name(index), {"hidden": kept.numpy()})
             self._step(index, hidden)
-            self._put(index + 1, hidden)
+            steps.finish(index, None, {"hidden": hidden.numpy()})
             advance()
+        self._run.spill(self._name(count), {"hidden": hidden.numpy()})
+        steps.forget()
         return hidden
 
     def take(self, index: int) -> Tensor:
         """The input ``(n, T, d)`` of block ``index``; the last block's output when there is no such block."""
         kept = self._run.fetch(self._name(index))
         if kept is not None:
-            # A copy, for sums may depend on where in memory numbers lie.
-            return torch.from_numpy(kept.arrays["hidden"]).clone()
-        if index == 0:
-            with torch.no_grad():
-                return self._model.embed(self._tokens).clone()
-        hidden = self.take(index - 1)
-        self._step(index - 1, hidden)
-        return hidden
+            hidden = torch.from_numpy(kept.arrays["hidden"])
+            return hidden.view(torch.bfloat16).float() if hidden.dtype == torch.int16 else hidden.clone()
+        hidden = self._embedded()
+        for before in range(index):
+            self._step(before, hidden)
+        return hidden.bfloat16().float() if _are_quick() and index < self._model.n_blocks else hidden
 
     def drop(self, index: int) -> None:
         """Forget an input that is needed no more."""
         self._run.drop(self._name(index))
 
+    def _embedded(self) -> Tensor:
+        with torch.no_grad():
+            return self._model.embed(self._tokens).clone()
+
     def _step(self, index: int, hidden: Tensor) -> None:
         with torch.no_grad(), self._model.block(index) as module:
             self._model.advance(module, index, hidden)
 
-    def _put(self, index: int, hidden: Tensor) -> None:
-        self._run.spill(self._name(index), {"hidden": hidden.numpy()})
-
     @staticmethod
     def _name(index: int) -> str:
         return f"input.{index}"
+
+
+def _are_quick() -> bool:
+    return torch.is_autocast_enabled("cpu")
