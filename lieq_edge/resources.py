@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ WIDE = 4096
 
 # A stage of so few seconds has made nothing large. Looking for cycles takes 0.3 s where transformers is imported.
 _SHORT = 1.0
+
+# Resident memory of so many bytes is more than models with narrow matrices need.
+_MUCH = 2_200_000_000
 
 
 class Stopwatch:
@@ -50,6 +54,16 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def _resident_bytes() -> int:
+    """The present resident size of this process; a guess that is too large where the system does not tell."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            pages = int(file.read().split()[1])
+    except (OSError, ValueError, IndexError):
+        return peak_rss_bytes()
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 # Names of settings in glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 # Bytes of freed memory that are kept; and the largest size that glibc lets come from the memory that is kept.
@@ -73,8 +87,13 @@ def keep_freed_memory() -> None:
         mallopt(_M_ARENA_MAX, 1)
 
 
-def give_back_memory() -> None:
-    """Give freed memory back to the system, before something large is allocated. Does nothing without glibc."""
+def give_back_memory(columns: int = WIDE) -> None:
+    """Give freed memory back to the system, before something large is allocated. Does nothing without glibc.
+
+    For matrices of few ``columns`` memory is kept, to be used again, as long as there is not much of it.
+    """
+    if columns < WIDE and _resident_bytes() < _MUCH:
+        return
     if sys.platform.startswith("linux"):
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..cache import Entry, Run, Steps
 from ..errors import InputError
 from ..progress import stage
-from ..resources import WIDE, give_back_memory
+from ..resources import give_back_memory
 from .hidden import BlockInputs
 from .model import BlockModel
 from .precision import quick_products
@@ -130,8 +130,7 @@ def measure_loss_weights(
                     gradient = collector.head(hidden, torch.Generator().manual_seed(seed))
                 model.release_outer()
             else:
-                if model.columns >= WIDE:
-                    give_back_memory()
+                give_back_memory(model.columns)
                 with model.block(index) as module:
                     found[index] = collector.block(module, index, inputs.take(index), gradient)
                 advance()

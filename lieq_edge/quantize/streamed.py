@@ -196,8 +196,7 @@ def _round_block(
     from .kept_inputs import KeptInputs
 
     model, losses = inputs.model, inputs.sensitivity.losses
-    if model.columns >= WIDE:
-        give_back_memory()
+    give_back_memory(model.columns)
     kept = KeptInputs(len(inputs.tokens))
     with model.block(index) as module:
         linears = model.linears(module, index)
