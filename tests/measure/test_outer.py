@@ -46,7 +46,8 @@ def test_an_embedding_of_16_bits_that_is_not_finite_is_told(tmp_path: Path) -> N
         BlockModel(open_source(str(folder)))
 
 
-def test_a_model_that_nobody_holds_is_gone_after_the_stage(tmp_path: Path) -> None:
+def test_a_model_that_nobody_holds_is_gone_after_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lieq_edge.resources._SHORT", 0.0)
     source = open_source(str(make_model(tmp_path / "model", "llama", dtype="bfloat16")))
     with Stopwatch().measure("stage"):
         head = weakref.ref(BlockModel(source).causal_lm.get_output_embeddings())
