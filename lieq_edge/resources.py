@@ -17,8 +17,8 @@ WIDE = 4096
 # A stage of so few seconds has made nothing large. Looking for cycles takes 0.3 s where transformers is imported.
 _SHORT = 1.0
 
-# Resident memory of so many bytes is more than models with narrow matrices need.
-_MUCH = 2_200_000_000
+# Part of the machine's memory that is not worth sparing: taking pages anew is what giving them back costs.
+_SMALL_PART = 1 / 8
 
 
 class Stopwatch:
@@ -64,6 +64,14 @@ def _resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def _memory_bytes() -> int:
+    """Of the machine; 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 0
+
+
 # Names of settings in glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 # Bytes of freed memory that are kept; and the largest size that glibc lets come from the memory that is kept.
@@ -90,9 +98,9 @@ def keep_freed_memory() -> None:
 def give_back_memory(columns: int = WIDE) -> None:
     """Give freed memory back to the system, before something large is allocated. Does nothing without glibc.
 
-    For matrices of few ``columns`` memory is kept, to be used again, as long as there is not much of it.
+    For matrices of few ``columns`` it is kept, to be used again, while this process has a small part of the machine's.
     """
-    if columns < WIDE and _resident_bytes() < _MUCH:
+    if columns < WIDE and _resident_bytes() < _SMALL_PART * _memory_bytes():
         return
     if sys.platform.startswith("linux"):
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

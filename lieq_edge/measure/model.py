@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -241,38 +241,6 @@ class BlockModel:
                 with within(batch):
                     hidden[batch] = self.run_block(module, index, hidden[batch])
 
-    def run_until(
-        self, module: nn.Module, index: int, hidden: Tensor, name: str, ran: Mapping[str, Callable[[Tensor], None]]
-    ) -> Tensor:
-        """Run sequences through a block as far as one of its linears, which it does not run any more.
-
-        Args:
-            module, index: the block.
-            hidden: its input ``(b, T, d)``.
-            name: GGUF name of the linear.
-            ran: are called with the outputs ``(b, T, rows)`` of linears that run before, by GGUF name.
-
-        Returns:
-            The linear's input ``(b, T, columns)``.
-        """
-        reached: list[Tensor] = []
-
-        def stop(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            reached.append(args[0])
-            raise _Reached
-
-        linears = self.linears(module, index)
-        hooks = [linears[name].register_forward_pre_hook(stop)]
-        for other, tell in ran.items():
-            hooks.append(linears[other].register_forward_hook(lambda _, __, out, tell=tell: tell(out)))
-        try:
-            with contextlib.suppress(_Reached):
-                self.run_block(module, index, hidden)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return reached[0]
-
     def batches(self, shape: tuple[int, ...]) -> list[slice]:
         """A few of ``(n, T)`` sequences at a time."""
         step = max(1, _BATCH_TOKENS // shape[1])
@@ -397,10 +365,6 @@ class BlockModel:
         finally:
             for module in functions:
                 del module.forward
-
-
-class _Reached(Exception):
-    """A run of a block has come as far as was wanted."""
 
 
 def _parameter(source: Source, turned: Collection[str], gguf_name: str, array: Array) -> Tensor:

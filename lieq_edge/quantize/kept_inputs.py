@@ -1,13 +1,18 @@
-"""What a block's attention and MLP compute before their last linear, kept while that changes no more."""
+"""Run blocks no further than a linear, and from where attention and MLP have come before their last linear.
+
+What a linear receives is wanted several times, behind other linears that were rounded meanwhile.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+
+from ..measure.model import BlockModel
 
 # Inputs that take more bytes are made again each time.
 _LARGEST = 1 << 28
@@ -84,3 +89,45 @@ class KeptInputs:
         finally:
             for end, _ in entered:
                 del end.owner.forward
+
+
+def input_of(
+    model: BlockModel,
+    module: nn.Module,
+    index: int,
+    hidden: Tensor,
+    name: str,
+    ran: Mapping[str, Callable[[Tensor], None]],
+) -> Tensor:
+    """Run sequences through a block as far as one of its linears, which it does not run any more.
+
+    Args:
+        model, module, index: the block.
+        hidden: its input ``(b, T, d)``.
+        name: GGUF name of the linear.
+        ran: are called with the outputs ``(b, T, rows)`` of linears that run before, by GGUF name.
+
+    Returns:
+        The linear's input ``(b, T, columns)``.
+    """
+    reached: list[Tensor] = []
+
+    def stop(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        reached.append(args[0])
+        raise _Reached
+
+    linears = model.linears(module, index)
+    hooks = [linears[name].register_forward_pre_hook(stop)]
+    for other, tell in ran.items():
+        hooks.append(linears[other].register_forward_hook(lambda _, __, out, tell=tell: tell(out)))
+    try:
+        with contextlib.suppress(_Reached):
+            model.run_block(module, index, hidden)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return reached[0]
+
+
+class _Reached(Exception):
+    """A run of a block has come as far as was wanted."""

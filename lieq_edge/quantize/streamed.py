@@ -250,6 +250,7 @@ def _measure(
     """
     from ..measure.sixteen_bits import turned_once
     from .drift import Stream
+    from .kept_inputs import input_of
 
     model = inputs.model
     linears = model.linears(module, index)
@@ -264,7 +265,7 @@ def _measure(
             stream = Stream(targets, batch, hidden[batch]) if targets and writer else None
             ran = dict.fromkeys(before, stream.write) if stream else {}
             with kept.used(batch):
-                x = model.run_until(module, index, hidden[batch], names[0], ran)
+                x = input_of(model, module, index, hidden[batch], names[0], ran)
             wanted = stream.missing(writer) if stream and writer else None
             if wanted is not None and linears[names[0]].bias is not None:
                 wanted -= linears[names[0]].bias

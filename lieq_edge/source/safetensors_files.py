@@ -71,7 +71,8 @@ class StoredWeights:
     def rows(self, rows: slice) -> npt.NDArray[np.uint16]:
         """The bits of some rows of a matrix of 16 bits, ``(rows, columns)``."""
         columns = self.shape[1]
-        raw = read_bytes(self.path, self.offset + 2 * rows.start * columns, 2 * (rows.stop - rows.start) * columns)
+        start, stop, _ = rows.indices(self.shape[0])
+        raw = read_bytes(self.path, self.offset + 2 * start * columns, 2 * (stop - start) * columns)
         return raw.view("<u2").reshape(-1, columns)
 
     def equals(self, other: StoredWeights) -> bool:

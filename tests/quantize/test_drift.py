@@ -15,6 +15,7 @@ from lieq_edge.lossaware import measure_loss, planned_types
 from lieq_edge.measure.analyze import describe
 from lieq_edge.measure.model import BlockModel
 from lieq_edge.quantize.drift import Original, Stream, correction
+from lieq_edge.quantize.kept_inputs import input_of
 from lieq_edge.quantize.rounding.factor import factorise
 from lieq_edge.quantize.statistics import CrossMoments, Moments
 from lieq_edge.quantize.streamed import _Blocks
@@ -74,7 +75,7 @@ def test_targets_are_the_stream_of_the_original(tmp_path: Path, family: str, sca
         linears = model.linears(module, 0)
         for count, name in enumerate(names):
             stream = Stream(targets, slice(0, 4), hidden)
-            x = model.run_until(module, 0, hidden, name, dict.fromkeys(names[:count], stream.write))
+            x = input_of(model, module, 0, hidden, name, dict.fromkeys(names[:count], stream.write))
             torch.testing.assert_close(stream.missing(name), linears[name](x), rtol=0, atol=1e-4)
     assert names == ["blk.0.attn_output.weight", "blk.0.ffn_down.weight"]
 

@@ -10,7 +10,7 @@ from tiny import make_model
 
 from lieq_edge.measure.model import BlockModel
 from lieq_edge.quantize import kept_inputs
-from lieq_edge.quantize.kept_inputs import KeptInputs
+from lieq_edge.quantize.kept_inputs import KeptInputs, input_of
 from lieq_edge.source import open_source
 
 TOKENS = torch.randint(0, 300, (4, 32), generator=torch.Generator().manual_seed(0))
@@ -25,7 +25,7 @@ def ends_of(model: BlockModel, kept: KeptInputs) -> torch.Tensor:
         with kept.finding_ends(module, linears):
             out = model.run_block(module, 0, hidden)
         for name in linears:
-            kept.keep(name, BATCH, model.run_until(module, 0, hidden, name, {}))
+            kept.keep(name, BATCH, input_of(model, module, 0, hidden, name, {}))
     return out
 
 
