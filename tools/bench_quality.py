@@ -105,10 +105,12 @@ class Bench:
         candidates = candidate_types(self.shapes.tensors, "k")
         return self._timed("errors", lambda: weighted_errors(self.source, self.importance, candidates))
 
+    def is_done(self, method: str, size: str) -> bool:
+        """There is such a row: no measurements need to be made for it."""
+        return any(row.method == method and row.size == size for row in self.rows)
+
     def row(self, method: str, size: str, make: Callable[[Path], Plan | None], shared: tuple[str, ...]) -> None:
-        """Make and score a file unless that is done; ``shared`` are the measurements that count as its work."""
-        if any(row.method == method and row.size == size for row in self.rows):
-            return
+        """Make and score a file; ``shared`` are the measurements that count as its work."""
         path = self.work / "bench.gguf"
         path.unlink(missing_ok=True)
         forget_peak()
@@ -137,6 +139,8 @@ class Bench:
 
     def preset(self, name: str) -> None:
         """llama.cpp's own preset with the imatrix."""
+        if self.is_done("preset", name):
+            return
         importance = self.importance
 
         def make(path: Path) -> None:
@@ -146,6 +150,8 @@ class Bench:
 
     def lagrange(self, size: str) -> None:
         """The peer at a preset's size."""
+        if self.is_done("lagrange", size):
+            return
         budget = self.bytes_of(size)
         errors = self.errors
 
@@ -157,6 +163,8 @@ class Bench:
     def ours(self, metric: str, rounding: str, size: str, seed: int = 0) -> None:
         """One metric with one rounding at a preset's size."""
         name = f"{metric}{f' {seed}' if metric == 'random' else ''} + {rounding}"
+        if self.is_done(name, size):
+            return
         budget = self.bytes_of(size)
         options = PlanOptions(metric=metric, seed=seed, granularity="tensor" if metric == "loss" else "block")
         self.prepare(rounding, by_loss=metric == "loss")
@@ -175,6 +183,8 @@ class Bench:
 
     def uniform(self, type_name: str, rounding: str) -> None:
         """All block matrices in one type, the embedding in 16 bits."""
+        if self.is_done(f"uniform + {rounding}", type_name):
+            return
         bits = UNIFORM[type_name]
         options = PlanOptions(metric="first", levels=(bits,), token_embedding_type="BF16", output_type="BF16")
         self.prepare(rounding, by_loss=False)
