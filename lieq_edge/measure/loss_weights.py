@@ -5,8 +5,9 @@ diagonal of the true Fisher matrix. For a linear layer z = W x with g_t = dL/dz_
 loss by about ``1/2 sum_t (g_t . E x_t)^2``. Kept of g are its mean square at each token,
 ``w_t = mean_c g_{t,c}^2``, and its energy at each output channel, ``a_c = sum_t g_{t,c}^2``: two vectors a layer.
 
-Layers that read the same input (query, key and value; gate and up) count as one that has all their outputs. They then
-share one w, and what is made of it and of their input.
+Layers that read the same input for the same purpose (query and key; gate and up) count as one that has all their
+outputs. They then share one w, and what is made of it and of their input. The value is by itself: its gradient is ten
+times as large as those of query and key, and at other tokens.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from .model import BlockModel
 from .precision import quick_products
 from .sixteen_bits import turned_once
 
+# Part of the name of matrices that share their w with none that reads the same.
+_APART = ".attn_v."
 # A few sequences go through a block at once: the graph of a block keeps about twenty floats for each of these.
 _BATCH_FLOATS = 1 << 21
 
 
 Readers = tuple[str, ...]
-"""GGUF names of the weights of linears that read the same input, in the order in which a block runs them."""
+"""GGUF names of the weights of linears that share w and read the same input, in the order in which a block runs them."""
 
 
 class Listener(Protocol):
@@ -70,7 +73,7 @@ class LossWeights:
     embedding_columns: Tensor
 
     def readers(self, block: int) -> list[Readers]:
-        """The linears of a block, those that read the same together, in the order in which it runs them."""
+        """The linears of a block, those that share w together, in the order in which it runs them."""
         return [names for names in self.tokens if names[0].startswith(f"blk.{block}.")]
 
 
@@ -211,7 +214,7 @@ class _Collector:
         received: dict[Readers, tuple[Tensor, Tensor]] = {}
 
         def watch(name: str, x: Tensor, out: Tensor) -> None:
-            if not inputs or inputs[-1][1] is not x:
+            if not inputs or inputs[-1][1] is not x or _APART in name or _APART in inputs[-1][0][0]:
                 inputs.append(([], x))
             inputs[-1][0].append(name)
             out.register_hook(lambda slope: collect(name, slope))
@@ -258,7 +261,7 @@ class _Collector:
             self.columns += squares.sum(0)
 
     def _relative(self, readers: Iterable[Readers]) -> dict[str, Tensor]:
-        """Energies over their mean in linears that read the same."""
+        """Energies over their mean in linears that share w."""
         found: dict[str, Tensor] = {}
         for names in readers:
             together = _relative(torch.cat([self.channels[name] for name in names]))
