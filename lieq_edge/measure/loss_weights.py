@@ -35,7 +35,7 @@ _BATCH_FLOATS = 1 << 21
 
 
 Readers = tuple[str, ...]
-"""GGUF names of the weights of linears that share w and read the same input, in the order in which a block runs them."""
+"""GGUF names of the weights of linears that share w and read the same input, in the order in which they run."""
 
 
 class Listener(Protocol):
