@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import functools
 import gc
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -55,21 +54,17 @@ def peak_rss_bytes() -> int:
 
 
 def _resident_bytes() -> int:
-    """The present resident size of this process; a guess that is too large where the system does not tell."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            pages = int(file.read().split()[1])
-    except (OSError, ValueError, IndexError):
-        return peak_rss_bytes()
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    """The present resident size of this process."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def _memory_bytes() -> int:
-    """Of the machine; 0 where the system does not tell."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return 0
+    """Of the machine."""
+    import psutil
+
+    return int(psutil.virtual_memory().total)
 
 
 # Names of settings in glibc's malloc.h.
