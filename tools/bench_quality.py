@@ -82,7 +82,7 @@ class Bench:
 
     @cached_property
     def importance(self) -> Importance:
-        return self._timed("imatrix", lambda: measure_importance(self.source, self.tokens, bfloat16=False))
+        return self._timed("importance", lambda: measure_importance(self.source, self.tokens, bfloat16=False))
 
     @cached_property
     def diagnostics(self) -> Diagnostics:
@@ -98,19 +98,19 @@ class Bench:
     @cached_property
     def inputs(self) -> FeedbackInputs:
         candidates = candidate_types(self.shapes.tensors, "k")
-        return self._timed("loss", lambda: measure_loss(self.source, self.tokens, candidates))
+        return self._timed("inputs", lambda: measure_loss(self.source, self.tokens, candidates))
 
     @cached_property
     def errors(self) -> dict[str, dict[str, float]]:
         candidates = candidate_types(self.shapes.tensors, "k")
         return self._timed("errors", lambda: weighted_errors(self.source, self.importance, candidates))
 
-    def is_done(self, method: str, size: str) -> bool:
-        """There is such a row: no measurements need to be made for it."""
-        return any(row.method == method and row.size == size for row in self.rows)
-
     def row(self, method: str, size: str, make: Callable[[Path], Plan | None], shared: tuple[str, ...]) -> None:
-        """Make and score a file; ``shared`` are the measurements that count as its work."""
+        """Make and score a file unless that is done; ``shared`` are the measurements that count as its work."""
+        if any(row.method == method and row.size == size for row in self.rows):
+            return
+        for name in shared:
+            getattr(self, name)  # made now, so that the row's own time is without it
         path = self.work / "bench.gguf"
         path.unlink(missing_ok=True)
         forget_peak()
@@ -121,7 +121,7 @@ class Bench:
             log(f"{method} at {size}: {error}")
             return
         seconds = time.monotonic() - start
-        seconds += sum(self.seconds.get(name, 0.0) for name in shared)
+        seconds += sum(self.seconds[name] for name in shared)
         peak = peak_bytes()
         score = self.reference.score(path)
         bpw = inspect_file(path).block_bpw
@@ -139,37 +139,26 @@ class Bench:
 
     def preset(self, name: str) -> None:
         """llama.cpp's own preset with the imatrix."""
-        if self.is_done("preset", name):
-            return
-        importance = self.importance
 
         def make(path: Path) -> None:
-            quantize_with_llama_cpp(self.reference_file, path, name, imatrix=importance)
+            quantize_with_llama_cpp(self.reference_file, path, name, imatrix=self.importance)
 
-        self.row("preset", name, make, ("imatrix",))
+        self.row("preset", name, make, ("importance",))
 
     def lagrange(self, size: str) -> None:
         """The peer at a preset's size."""
-        if self.is_done("lagrange", size):
-            return
         budget = self.bytes_of(size)
-        errors = self.errors
 
         def make(path: Path) -> Plan:
-            return write_lagrange(self.reference_file, path, self.shapes, errors, self.importance, budget)
+            return write_lagrange(self.reference_file, path, self.shapes, self.errors, self.importance, budget)
 
-        self.row("lagrange", size, make, ("imatrix", "errors"))
+        self.row("lagrange", size, make, ("importance", "errors"))
 
     def ours(self, metric: str, rounding: str, size: str, seed: int = 0) -> None:
         """One metric with one rounding at a preset's size."""
         name = f"{metric}{f' {seed}' if metric == 'random' else ''} + {rounding}"
-        if self.is_done(name, size):
-            return
         budget = self.bytes_of(size)
         options = PlanOptions(metric=metric, seed=seed, granularity="tensor" if metric == "loss" else "block")
-        self.prepare(rounding, by_loss=metric == "loss")
-        if metric != "loss":
-            _ = self.diagnostics
 
         def make(path: Path) -> Plan:
             if metric == "loss":
@@ -178,28 +167,18 @@ class Bench:
                 plan = make_plan(self.diagnostics, budget, options)
             return self.write(path, plan, rounding)
 
-        shared = ("loss",) if "feedback" in rounding or metric == "loss" else ("imatrix",)
+        shared = ("inputs",) if "feedback" in rounding or metric == "loss" else ("importance",)
         self.row(name, size, make, shared if metric == "loss" else (*shared, "diagnostics"))
 
     def uniform(self, type_name: str, rounding: str) -> None:
         """All block matrices in one type, the embedding in 16 bits."""
-        if self.is_done(f"uniform + {rounding}", type_name):
-            return
         bits = UNIFORM[type_name]
         options = PlanOptions(metric="first", levels=(bits,), token_embedding_type="BF16", output_type="BF16")
-        self.prepare(rounding, by_loss=False)
 
         def make(path: Path) -> Plan:
             return self.write(path, make_plan(self.shapes, str(bits), options), rounding)
 
-        self.row(f"uniform + {rounding}", type_name, make, ("loss",) if rounding == "feedback" else ("imatrix",))
-
-    def prepare(self, rounding: str, *, by_loss: bool) -> None:
-        """Make the measurements that a row needs, so that its own time is without them."""
-        if by_loss or rounding == "feedback":
-            _ = self.inputs
-        else:
-            _ = self.importance
+        self.row(f"uniform + {rounding}", type_name, make, ("inputs",) if rounding == "feedback" else ("importance",))
 
     def write(self, path: Path, plan: Plan, rounding: str) -> Plan:
         """Encode and write."""
