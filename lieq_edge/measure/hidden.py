@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -39,17 +41,15 @@ class BlockInputs:
         if last is not None:
             for _ in range(count):
                 advance()
-            return torch.from_numpy(last.arrays["hidden"]).clone()
+            return _unpacked(last.arrays["hidden"])
         steps = Steps(self._run, range(count), "forward.")
-        # A copy, for sums may depend on where in memory numbers lie.
-        hidden = self._embedded() if steps.state is None else torch.from_numpy(steps.state.arrays["hidden"]).clone()
+        hidden = self._embedded() if steps.state is None else _unpacked(steps.state.arrays["hidden"])
         size = 2 if _are_quick() else 4
         self._run.reserve(hidden.numel() * (size * len(steps.remaining) + 4))
         for _ in range(count - len(steps.remaining)):
             advance()
         for index in steps.remaining:
-            kept = hidden.bfloat16().view(torch.int16) if _are_quick() else hidden
-            self._run.spill(self._name(index), {"hidden": kept.numpy()})
+            self._run.spill(self._name(index), {"hidden": _packed(hidden)})
             self._step(index, hidden)
             steps.finish(index, None, {"hidden": hidden.numpy()})
             advance()
@@ -61,12 +61,11 @@ class BlockInputs:
         """The input ``(n, T, d)`` of block ``index``; the last block's output when there is no such block."""
         kept = self._run.fetch(self._name(index))
         if kept is not None:
-            hidden = torch.from_numpy(kept.arrays["hidden"])
-            return hidden.view(torch.bfloat16).float() if hidden.dtype == torch.int16 else hidden.clone()
+            return _unpacked(kept.arrays["hidden"])
         hidden = self._embedded()
         for before in range(index):
             self._step(before, hidden)
-        return hidden.bfloat16().float() if _are_quick() and index < self._model.n_blocks else hidden
+        return hidden if index == self._model.n_blocks else _unpacked(_packed(hidden))
 
     def drop(self, index: int) -> None:
         """Forget an input that is needed no more."""
@@ -87,3 +86,14 @@ class BlockInputs:
 
 def _are_quick() -> bool:
     return torch.is_autocast_enabled("cpu")
+
+
+def _packed(hidden: Tensor) -> npt.NDArray[Any]:
+    """As it is put away: the bits of bfloat16, which numpy does not have, where products are in it."""
+    return (hidden.bfloat16().view(torch.int16) if _are_quick() else hidden).numpy()
+
+
+def _unpacked(array: npt.NDArray[Any]) -> Tensor:
+    """In float32, and in memory of its own, for sums may depend on where in memory numbers lie."""
+    hidden = torch.from_numpy(array)
+    return hidden.view(torch.bfloat16).float() if hidden.dtype == torch.int16 else hidden.clone()

@@ -251,7 +251,7 @@ class _Collector:
             for hook in hooks:
                 hook.remove()
         self._readers = list(received)
-        return listener and listener.done(self._relative(self._readers))
+        return listener and listener.done(self._relative_channels(self._readers))
 
     def embedding(self, gradient: Tensor) -> None:
         """Gradients at the embeddings, by the token that used them."""
@@ -260,7 +260,7 @@ class _Collector:
             self.uses.index_add_(0, ids, squares.mean(-1))
             self.columns += squares.sum(0)
 
-    def _relative(self, readers: Iterable[Readers]) -> dict[str, Tensor]:
+    def _relative_channels(self, readers: Iterable[Readers]) -> dict[str, Tensor]:
         """Energies over their mean in linears that share w."""
         found: dict[str, Tensor] = {}
         for names in readers:
@@ -277,7 +277,7 @@ class _Collector:
                 )
         return LossWeights(
             tokens=self.tokens,
-            channels=self._relative(self.tokens),
+            channels=self._relative_channels(self.tokens),
             embedding=self.uses.float(),
             embedding_columns=_relative(self.columns),
         )

@@ -96,6 +96,7 @@ class BlockModel:
         def read(name: str) -> Tensor:
             return _parameter(source, turned, name, source.read(name))
 
+        self._read = read
         self._outer = OuterWeights(self.causal_lm, source, outer, prefix, read)
         self.head_name = self._outer.head_name
         self.embedding_scale = self._embedding_scale()
@@ -112,9 +113,7 @@ class BlockModel:
             if name not in self._block_tensors[index]:
                 raise missing(self.source, f"{name} of block {index}")
             owner_name, _, attribute = name.rpartition(".")
-            gguf_name = self._block_tensors[index][name]
-            found = self.parameter(gguf_name, self.source.read(gguf_name))
-            value = parameter_of(found, parameter, name, self.source)
+            value = parameter_of(self._read(self._block_tensors[index][name]), parameter, name, self.source)
             setattr(module.get_submodule(owner_name), attribute, value)
         self._loaded.add(index)
 

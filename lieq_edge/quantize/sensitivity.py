@@ -22,7 +22,7 @@ from . import ggml
 from .codec import LAYOUTS
 from .collecting import Collecting, Received
 from .feedback import DAMPING, round_by_factor
-from .statistics import Moments, held_out_sequences, importance_of, weighted_moments
+from .statistics import Moments, count_held_out, held_out_sequences, importance_of, weighted_moments
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -92,12 +92,11 @@ class Predictor:
             candidates: types to try by tensor name; all must fit the tensor's rows.
             workers: where tensors are worked on, with one thread of torch each.
         """
-        held_out = held_out_sequences(shape[0])
         self._linears = linears
-        self._held_out_tokens = len(held_out) * shape[1]
+        self._held_out_tokens = count_held_out(shape)
         self._candidates = candidates
         self._workers = workers
-        self._collecting = Collecting(held_out, workers, kept=KEPT)
+        self._collecting = Collecting(held_out_sequences(shape[0]), workers, kept=KEPT)
 
     def add(self, batch: slice, received: dict[Readers, tuple[Tensor, Tensor]]) -> None:
         """Collect H."""
@@ -150,7 +149,7 @@ def predict_outer(
     """
     from .rounding.factor import factorise
 
-    held_out_tokens = len(held_out_sequences(shape[0])) * shape[1]
+    held_out_tokens = count_held_out(shape)
     losses: Losses = {}
     for name, (found, channels) in moments.items():
         # A copy, for these moments are needed again to round with.

@@ -240,6 +240,11 @@ def held_out_sequences(count: int) -> frozenset[int]:
     return frozenset(range(HELD_OUT - 1, count, HELD_OUT)) or frozenset({count - 1})
 
 
+def count_held_out(shape: tuple[int, ...]) -> int:
+    """Tokens of the sequences that are held out, of tokens ``(n, T)``."""
+    return len(held_out_sequences(shape[0])) * shape[1]
+
+
 def weighted_moments(sequences: Iterable[Tensor], weights: Tensor) -> Moments:
     """Moments of given inputs.
 

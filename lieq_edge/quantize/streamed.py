@@ -21,7 +21,7 @@ from .collecting import Collecting, Received
 from .feedback import DAMPING, round_by_factor
 from .ggml import Packed
 from .sensitivity import Losses, Sensitivity, TypeLoss, predict_tensors
-from .statistics import CrossMoments, Moments, held_out_sequences, importance_of
+from .statistics import CrossMoments, Moments, count_held_out, held_out_sequences, importance_of
 from .tensors import Importance, encode_tensor
 
 if TYPE_CHECKING:
@@ -209,14 +209,17 @@ def _round_block(
 
         packed: dict[str, Packed] = {}
         for names in inputs.weights.readers(index):
-            judged = all(plans[name].type in losses.get(name, {}) for name in names)
+            types = {name: plans[name].type for name in names}
+            unjudged = {name: [kind] for name, kind in types.items() if kind not in losses.get(name, {})}
             with quick_products():
-                moments, cross = _measure(module, index, hidden, inputs, names, targets, kept, workers, judged=judged)
+                moments, cross = _measure(
+                    module, index, hidden, inputs, names, targets, kept, workers, judged=not unjudged
+                )
             columns = len(moments.learned)
             if columns >= WIDE:
                 give_back_memory()
             with workers.for_columns(columns):
-                prepared = _prepare({name: plans[name].type for name in names}, linears, moments, cross, inputs)
+                prepared = _prepare(types, unjudged, linears, moments, cross, inputs)
             del moments, cross
             pieces = _pieces(prepared)
             rounded: dict[str, list[tuple[Packed, Array]]] = {name: [] for name in names}
@@ -278,12 +281,16 @@ def _measure(
 
 def _prepare(
     types: Mapping[str, str],
+    unjudged: Mapping[str, Sequence[str]],
     linears: Mapping[str, nn.Linear],
     moments: Moments,
     cross: CrossMoments | None,
     inputs: FeedbackInputs,
 ) -> dict[str, _Prepared]:
-    """Matrices that read the same, to be rounded to their ``types``, with what they should make up for."""
+    """Matrices that read the same, to be rounded to their ``types``, with what they should make up for.
+
+    The types of ``unjudged`` ones are judged first.
+    """
     from .drift import correction
     from .rounding.factor import factorise
 
@@ -294,14 +301,12 @@ def _prepare(
     weights = {name: linears[name].weight.numpy() for name in names}
     channels = {name: inputs.weights.channels[name].numpy() for name in names}
     losses = inputs.sensitivity.losses
-    unjudged = {name: [kind] for name, kind in types.items() if kind not in losses.get(name, {})}
     found: Losses = {}
     if cross is not None:
         cross.subtract(weights[names[0]], moments)
     if cross is not None or unjudged:
         factor = factorise(moments.learned, DAMPING, in_place=True)
-        judged_tokens = len(held_out_sequences(len(inputs.tokens))) * inputs.tokens.shape[1]
-        found = predict_tensors(weights, moments, channels, judged_tokens, unjudged, factor)
+        found = predict_tensors(weights, moments, channels, count_held_out(inputs.tokens.shape), unjudged, factor)
         if cross is not None:
             # No family turns rows or columns of what writes to the residual stream.
             matrices[names[0]] = matrices[names[0]] + correction(factor, moments, cross, channels[names[0]])
