@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..resources import WIDE
-from .statistics import KEPT, CrossMoments, Moments, Tokens, tokens_of
+from .statistics import KEPT, CrossMoments, Moments, tokens_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..measure.loss_weights import Readers
-    from .workers import Workers
 
 
 @dataclass(frozen=True)
@@ -32,12 +30,11 @@ class Received:
 
 
 class Collecting:
-    """Adds what linears receive to their moments, several of them side by side, with one thread for each product."""
+    """Adds what linears receive to their moments."""
 
-    def __init__(self, held_out: frozenset[int], workers: Workers, *, divided: bool = True, kept: float = KEPT) -> None:
+    def __init__(self, held_out: frozenset[int], *, divided: bool = True, kept: float = KEPT) -> None:
         """Add a share ``kept`` of the tokens; the sequences ``held_out`` judge, unless nothing is ``divided``."""
         self._held_out = held_out
-        self._workers = workers
         self._divided = divided
         self._kept = kept
         self._moments: dict[Readers, Moments] = {}
@@ -46,34 +43,17 @@ class Collecting:
     def add(self, batch: slice, received: Mapping[Readers, Received]) -> None:
         """Add the sequences ``batch``."""
         for names, some in received.items():
+            columns = some.x.shape[-1]
             if names not in self._moments:
-                self._moments[names] = Moments.zeros(some.x.shape[-1], divided=self._divided)
+                self._moments[names] = Moments.zeros(columns, divided=self._divided)
             if some.wanted is not None and names not in self._crosses:
-                self._crosses[names] = CrossMoments.zeros(some.wanted.shape[-1], some.x.shape[-1])
-
-        def choose(names: Readers) -> list[Tokens]:
-            return tokens_of(batch, received[names].weights, self._held_out, self._kept)
-
-        # H and C side by side, for the linear may be the only one.
-        def add(task: tuple[Readers, bool]) -> None:
-            names, is_cross = task
-            x, wanted = received[names].x, received[names].wanted
-            for some in tokens[names]:
-                if not is_cross:
-                    self._moments[names].add(some.of(x), some.weights, held_out=some.held_out)
-                elif wanted is not None:
-                    self._crosses[names].add(some.of(x), some.of(wanted), some.weights, held_out=some.held_out)
-
-        widest_first = sorted(received, key=lambda names: -received[names].x.shape[-1])
-        tokens = dict(zip(widest_first, self._workers.map(choose, widest_first), strict=True))
-        tasks = [(names, is_cross) for names in widest_first for is_cross in (False, True)]
-        tasks = [task for task in tasks if not task[1] or task[0] in self._crosses]
-        narrow = [task for task in tasks if received[task[0]].x.shape[-1] < WIDE]
-        self._workers.map(add, narrow)
-        for task in tasks:
-            if task not in narrow:
-                with self._workers.for_columns(received[task[0]].x.shape[-1]):
-                    add(task)
+                self._crosses[names] = CrossMoments.zeros(some.wanted.shape[-1], columns)
+            for tokens in tokens_of(batch, some.weights, self._held_out, self._kept):
+                x = tokens.of(some.x)
+                self._moments[names].add(x, tokens.weights, held_out=tokens.held_out)
+                if some.wanted is not None:
+                    wanted = tokens.of(some.wanted)
+                    self._crosses[names].add(x, wanted, tokens.weights, held_out=tokens.held_out)
 
     def done(self) -> tuple[dict[Readers, Moments], dict[Readers, CrossMoments]]:
         """The moments, symmetric, when all batches are through, and C of those whose outputs were wanted."""

@@ -96,7 +96,7 @@ class Predictor:
         self._held_out_tokens = count_held_out(shape)
         self._candidates = candidates
         self._workers = workers
-        self._collecting = Collecting(held_out_sequences(shape[0]), workers, kept=KEPT)
+        self._collecting = Collecting(held_out_sequences(shape[0]), kept=KEPT)
 
     def add(self, batch: slice, received: dict[Readers, tuple[Tensor, Tensor]]) -> None:
         """Collect H."""

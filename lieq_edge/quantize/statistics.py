@@ -22,6 +22,8 @@ HELD_OUT = 4
 
 # Columns that are mirrored at a time.
 _MIRRORED = 256
+# Rows of H that are one product: it begins at the diagonal, so that little more than a half of H is multiplied.
+_MULTIPLIED = 256
 
 KEPT = 0.4
 """Share of the tokens that enter H; see ``tokens_of``."""
@@ -66,18 +68,23 @@ class Moments:
     def merge(self) -> Floats:
         """H over all tokens; ``learned`` becomes that."""
         if self._parts:
-            _add_products(self.learned, self.held_out)
+            import torch
+
+            _add_products(self.learned, torch.from_numpy(self.held_out))
             self._parts = []
             self.whole()
         return self.learned
 
     def add(self, x: Tensor, weights: Tensor, *, held_out: bool) -> None:
-        """Add tokens: inputs ``(T, columns)`` with their w_t ``(T,)``. Of H only the upper triangle is kept up."""
-        scaled = _scaled(x, weights)
+        """Add tokens: inputs ``(T, columns)`` with their w_t ``(T,)``. Of H only the upper triangle is kept up.
+
+        Products are in bfloat16 under autocast to it; their sum is float32.
+        """
+        scaled = x * weights.sqrt()[:, None]
         if held_out and self._divided:
-            self._parts.append(scaled)
+            self._parts.append(scaled.numpy())
         else:
-            _add_products(self.learned, scaled)
+            _add_products(self.learned, _as_multiplied(scaled))
 
     def whole(self) -> Moments:
         """These moments with H symmetric, in the same memory."""
@@ -90,19 +97,29 @@ class Moments:
         return self
 
 
-def _scaled(x: Tensor, weights: Tensor) -> Floats:
-    scaled: Floats = (x.float() * weights.sqrt()[:, None]).numpy()
-    return scaled
+def _as_multiplied(rows: Tensor) -> Tensor:
+    """Rows in the precision of the products that they are for."""
+    import torch
+
+    return rows.bfloat16() if torch.is_autocast_enabled("cpu") else rows.float()
 
 
-def _add_products(total: Floats, rows: Floats) -> None:
-    """Add ``rows^T rows`` to the upper triangle of ``total``."""
-    if len(rows):
-        from scipy.linalg.blas import ssyrk
+def _add_products(total: Floats, rows: Tensor) -> None:
+    """Add ``rows^T rows`` to the upper triangle of ``total``, and to a little more than that."""
+    import torch
 
-        # BLAS reads columns first: for it both are turned, and the triangle is the lower one.
-        added = ssyrk(1.0, rows.T, beta=1.0, c=total.T, lower=1, overwrite_c=1)
-        assert np.shares_memory(added, total)
+    matrix = torch.from_numpy(total)
+    for start in range(0, len(total), _MULTIPLIED):
+        part = slice(start, start + _MULTIPLIED)
+        _add_product(matrix[part, start:], rows[:, part], rows[:, start:])
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add ``left^T right`` to float32 ``total``."""
+    if left.dtype == total.dtype:
+        total.addmm_(left.T, right)
+    else:
+        total += left.T @ right
 
 
 class CrossMoments:
@@ -130,13 +147,12 @@ class CrossMoments:
     def add(self, x: Tensor, wanted: Tensor, weights: Tensor, *, held_out: bool) -> None:
         """Add tokens: inputs ``(T, columns)``, wanted outputs ``(T, rows)``, w_t ``(T,)``."""
         if held_out:
-            self._parts.append(_scaled(wanted, weights))
-        elif len(x):
-            from scipy.linalg.blas import sgemm
+            self._parts.append((wanted * weights.sqrt()[:, None]).numpy())
+        else:
+            import torch
 
-            left, right = (wanted.float() * weights[:, None]).numpy(), x.float().numpy()
-            added = sgemm(1.0, right.T, left.T, beta=1.0, c=self.learned.T, trans_b=1, overwrite_c=1)
-            assert np.shares_memory(added, self.learned)
+            left = _as_multiplied(wanted * weights[:, None])
+            _add_product(torch.from_numpy(self.learned), left, _as_multiplied(x))
 
     def subtract(self, matrix: Floats, moments: Moments) -> None:
         """Let r be what the outputs should change by, where it was what they should be: take W x off it.

@@ -213,7 +213,7 @@ def _round_block(
             unjudged = {name: [kind] for name, kind in types.items() if kind not in losses.get(name, {})}
             with quick_products():
                 moments, cross = _measure(
-                    module, index, hidden, inputs, names, targets, kept, workers, judged=not unjudged
+                    module, index, hidden, inputs, names, targets, kept, judged=not unjudged
                 )
             columns = len(moments.learned)
             if columns >= WIDE:
@@ -243,7 +243,6 @@ def _measure(
     names: Readers,
     targets: Targets | None,
     kept: KeptInputs,
-    workers: Workers,
     *,
     judged: bool,
 ) -> tuple[Moments, CrossMoments | None]:
@@ -260,7 +259,7 @@ def _measure(
     writers = list(targets.streams) if targets else []
     # What writes to the stream reads an input of its own.
     writer = names[0] if targets and names[0] in writers else None
-    collecting = Collecting(held_out_sequences(len(inputs.tokens)), workers, divided=writer is not None or not judged)
+    collecting = Collecting(held_out_sequences(len(inputs.tokens)), divided=writer is not None or not judged)
     # What other matrices have written to the stream before.
     before = writers[: writers.index(writer)] if writer else []
     with turned_once(module):

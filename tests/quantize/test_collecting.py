@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lieq_edge.quantize import collecting
 from lieq_edge.quantize.collecting import Collecting, Received
 from lieq_edge.quantize.statistics import Moments, tokens_of
-from lieq_edge.quantize.workers import Workers
 
 COLUMNS = {"q": 8, "k": 8, "down": 24}
 HELD_OUT = frozenset({3})
@@ -30,19 +28,16 @@ def batches() -> list[tuple[slice, dict[str, tuple[torch.Tensor, torch.Tensor]]]
     return found
 
 
-@pytest.mark.parametrize("wide", [4096, 10])
 @pytest.mark.parametrize("divided", [True, False])
-def test_every_linear_gets_its_own_tokens(wide: int, divided: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collecting, "WIDE", wide)
+def test_every_linear_gets_its_own_tokens(divided: bool) -> None:
     expected = {(name,): Moments.zeros(n, divided=divided) for name, n in COLUMNS.items()}
-    with Workers(2) as workers:
-        found = Collecting(HELD_OUT, workers, divided=divided)
-        for batch, made in batches():
-            found.add(batch, {(name,): Received(x, weights) for name, (x, weights) in made.items()})
-            for name, (x, weights) in made.items():
-                for some in tokens_of(batch, weights, HELD_OUT):
-                    expected[name,].add(some.of(x), some.weights, held_out=some.held_out)
-        moments, crosses = found.done()
+    found = Collecting(HELD_OUT, divided=divided)
+    for batch, made in batches():
+        found.add(batch, {(name,): Received(x, weights) for name, (x, weights) in made.items()})
+        for name, (x, weights) in made.items():
+            for some in tokens_of(batch, weights, HELD_OUT):
+                expected[name,].add(some.of(x), some.weights, held_out=some.held_out)
+    moments, crosses = found.done()
     assert not crosses
     for names, wanted in expected.items():
         wanted.whole()
@@ -53,12 +48,11 @@ def test_every_linear_gets_its_own_tokens(wide: int, divided: bool, monkeypatch:
 
 
 def test_cross_moments_are_of_the_same_tokens() -> None:
-    with Workers(2) as workers:
-        found = Collecting(HELD_OUT, workers, kept=1.0)
-        for batch, made in batches():
-            x, weights = made["q"]
-            found.add(batch, {("q",): Received(x, weights, 2 * x[..., :3])})
-        moments, crosses = found.done()
+    found = Collecting(HELD_OUT, kept=1.0)
+    for batch, made in batches():
+        x, weights = made["q"]
+        found.add(batch, {("q",): Received(x, weights, 2 * x[..., :3])})
+    moments, crosses = found.done()
     # What is wanted is a linear function of the inputs, so C is that of H.
     np.testing.assert_allclose(crosses["q",].learned, 2 * moments["q",].learned[:3], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(crosses["q",].held_out, 2 * moments["q",].held_out[:, :3], rtol=1e-5)
