@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lieq_edge.quantize.statistics import KEPT, Moments, importance_of, tokens_of
+from lieq_edge.quantize.statistics import KEPT, CrossMoments, Moments, importance_of, tokens_of
 
 
 @given(seed=st.integers(0, 10_000), spread=st.floats(0.1, 4), sequences=st.integers(2, 5))
@@ -71,6 +71,25 @@ def test_merged_moments_are_over_all_tokens(divided: bool) -> None:
     torch.testing.assert_close(torch.from_numpy(moments.merge()), 2 * x.T @ x)
     # Merging again adds nothing.
     torch.testing.assert_close(torch.from_numpy(moments.merge()), 2 * x.T @ x)
+
+
+@pytest.mark.parametrize("columns", [16, 600])
+def test_products_in_bfloat16_are_summed_in_float32(columns: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3000, columns, generator=generator) + 1
+    wanted, weights = x[:, :5] * 3, torch.rand(3000, generator=generator)
+    moments, crosses = Moments.zeros(columns), CrossMoments.zeros(5, columns)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for start in range(0, 3000, 5):
+            some = slice(start, start + 5)
+            moments.add(x[some], weights[some], held_out=False)
+            crosses.add(x[some], wanted[some], weights[some], held_out=False)
+    expected = (x * weights[:, None]).T @ x
+    # A sum of 600 parts in bfloat16 stops growing when a part is less than a 256th of it.
+    found = torch.from_numpy(moments.whole().learned)
+    assert float((found - expected).norm() / expected.norm()) < 1e-3
+    assert float((torch.from_numpy(crosses.learned) - 3 * expected[:5]).norm() / expected[:5].norm()) < 3e-3
+    assert not torch.equal(found, expected)
 
 
 def test_importance_stays_above_zero() -> None:
