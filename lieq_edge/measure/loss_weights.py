@@ -8,6 +8,10 @@ loss by about ``1/2 sum_t (g_t . E x_t)^2``. Kept of g are its mean square at ea
 Layers that read the same input for the same purpose (query and key; gate and up) count as one that has all their
 outputs. They then share one w, and what is made of it and of their input. The value is by itself: its gradient is ten
 times as large as those of query and key, and at other tokens.
+
+Two tokens of a sequence that act on the loss of a third do not do so independently: what the sum above leaves out is
+``(sum_t g_t . E x_t)^2`` of a sequence beyond the sum of squares. For random errors the two are compared, linear by
+linear; their ratio is the linear's *coherence*. It is two for values, which many later tokens read and which err alike.
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ from .sixteen_bits import turned_once
 _APART = ".attn_v."
 # A few sequences go through a block at once: the graph of a block keeps about twenty floats for each of these.
 _BATCH_FLOATS = 1 << 21
+# Outputs of a linear whose coherence is measured; that of all of them is taken to be the same.
+_OUTPUTS = 64
 
 
 Readers = tuple[str, ...]
@@ -45,7 +51,7 @@ class Listener(Protocol):
         """Inputs ``(b, T, columns)`` for the sequences ``batch`` and their w_t ``(b, T)``, by who reads them."""
 
     def done(self, channels: dict[str, Tensor]) -> Any:
-        """All sequences are through; a_c, as in ``LossWeights``, of each linear.
+        """All sequences are through; a_c, as in ``LossWeights``, of each linear, times its coherence.
 
         Returns:
             What was found, as JSON values, which ``measure_loss_weights`` gives to its caller.
@@ -63,7 +69,8 @@ class LossWeights:
     Attributes:
         tokens: w_t, float32 ``(n, T)``, by the linears that share it, those of a block in the order in which it runs.
         channels: a_c divided by its mean over those linears, float32 ``(outputs,)``, by GGUF tensor name.
-        embedding: sum over the uses of a token of the mean squared gradient at its embedding, ``(vocabulary,)``.
+        embedding: mean squared gradient at a token's embedding, for all its uses in a sequence together, summed over
+            the sequences, ``(vocabulary,)``.
         embedding_columns: the same gradients' energy by column, divided by its mean, ``(d,)``.
     """
 
@@ -209,6 +216,7 @@ class _Collector:
         """
         listener = self.listen(module, index) if self.listen is not None else None
         linears = self.model.linears(module, index)
+        coherence = {name: _Coherence(linear) for name, linear in linears.items()} if listener is not None else {}
         inputs: list[tuple[list[str], Tensor]] = []
         sums: dict[str, Tensor] = {}
         received: dict[Readers, tuple[Tensor, Tensor]] = {}
@@ -217,9 +225,11 @@ class _Collector:
             if not inputs or inputs[-1][1] is not x or _APART in name or _APART in inputs[-1][0][0]:
                 inputs.append(([], x))
             inputs[-1][0].append(name)
-            out.register_hook(lambda slope: collect(name, slope))
+            out.register_hook(lambda slope: collect(name, x.detach(), slope))
 
-        def collect(name: str, slope: Tensor) -> None:
+        def collect(name: str, x: Tensor, slope: Tensor) -> None:
+            if name in coherence:
+                coherence[name].add(x, slope)
             # A copy, for a gradient of 32 bits is the graph's own.
             squares = slope.to(torch.float32, copy=True).square_()
             sums[name] = squares.sum(-1)
@@ -251,13 +261,18 @@ class _Collector:
             for hook in hooks:
                 hook.remove()
         self._readers = list(received)
-        return listener and listener.done(self._relative_channels(self._readers))
+        if listener is None:
+            return None
+        channels = self._relative_channels(self._readers)
+        return listener.done({name: energy * coherence[name].ratio for name, energy in channels.items()})
 
     def embedding(self, gradient: Tensor) -> None:
         """Gradients at the embeddings, by the token that used them."""
         for ids, slope in zip(self.ids, gradient, strict=True):
-            squares = (slope * self.model.embedding_scale).square().double()
-            self.uses.index_add_(0, ids, squares.mean(-1))
+            used, which = ids.unique(return_inverse=True)
+            together = slope.new_zeros(len(used), slope.shape[-1]).index_add_(0, which, slope)
+            squares = (together * self.model.embedding_scale).square().double()
+            self.uses[used] += squares.mean(-1)
             self.columns += squares.sum(0)
 
     def _relative_channels(self, readers: Iterable[Readers]) -> dict[str, Tensor]:
@@ -281,6 +296,31 @@ class _Collector:
             embedding=self.uses.float(),
             embedding_columns=_relative(self.columns),
         )
+
+
+class _Coherence:
+    """How much more errors of a linear raise the loss of sequences than the sum over their tokens says.
+
+    Attributes:
+        ratio: of the two.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        # Rounding errors are nearly as random as these.
+        self._errors = torch.randn(_OUTPUTS, linear.in_features, generator=torch.Generator().manual_seed(0))
+        self._step = max(1, linear.out_features // _OUTPUTS)
+        self._sequences = self._tokens = 0.0
+
+    def add(self, x: Tensor, slope: Tensor) -> None:
+        """Add sequences: inputs ``(b, T, columns)``, gradients at the outputs ``(b, T, rows)``."""
+        slopes = slope[..., :: self._step][..., :_OUTPUTS]
+        parts = slopes.float() * nn.functional.linear(x, self._errors[: slopes.shape[-1]])
+        self._sequences += float(parts.sum(-2).square().sum())
+        self._tokens += float(parts.square_().sum())
+
+    @property
+    def ratio(self) -> float:
+        return self._sequences / self._tokens if self._tokens > 0 else 1.0
 
 
 def sample_labels(probabilities: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,8 +1,8 @@
 """Predict what each type would do to the loss, tensor by tensor, before anything is decided.
 
 The prediction is ``1/2 tr(E H E^T)`` a token, in nats: E the rounding error, H the loss-weighted second moment of the
-inputs (``measure.loss_weights``), each row counted with its output channel's share of the gradient. E is that of a
-sample of rows. It is learned on some sequences and judged on others, as the file will be.
+inputs (``measure.loss_weights``), each row counted with its output channel's share of the gradient and the coherence of
+its linear. E is that of a sample of rows. It is learned on some sequences and judged on others, as the file will be.
 
 What error feedback gains is measured with one of the types, for it costs much more than encoding and hardly differs
 from type to type: on average by 2 to 9 % between Q2_K and Q5_K.

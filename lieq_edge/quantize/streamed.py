@@ -212,9 +212,7 @@ def _round_block(
             types = {name: plans[name].type for name in names}
             unjudged = {name: [kind] for name, kind in types.items() if kind not in losses.get(name, {})}
             with quick_products():
-                moments, cross = _measure(
-                    module, index, hidden, inputs, names, targets, kept, judged=not unjudged
-                )
+                moments, cross = _measure(module, index, hidden, inputs, names, targets, kept, judged=not unjudged)
             columns = len(moments.learned)
             if columns >= WIDE:
                 give_back_memory()

@@ -89,6 +89,59 @@ def test_linears_that_read_the_same_for_the_same_purpose_share_their_weights(wei
     assert {name.split(".")[1] for readers in weights.readers(1) for name in readers} == {"1"}
 
 
+def test_linears_err_more_where_their_errors_at_many_tokens_meet(model: BlockModel, tokens: torch.Tensor) -> None:
+    """Against the gradients of the weights, sequence by sequence."""
+    told: dict[str, torch.Tensor] = {}
+
+    class Listens:
+        def add(self, batch: slice, received: Mapping[Readers, Any]) -> None:
+            pass
+
+        def done(self, channels: dict[str, torch.Tensor]) -> None:
+            told.update(channels)
+
+    many = tokens.repeat(8, 1)
+    weights, _ = measure_loss_weights(model, many, seed=5, bfloat16=False, listen=lambda *_: Listens())
+    generator = torch.Generator().manual_seed(5)
+    expected = dict.fromkeys(told, (0.0, 0.0))
+    with model.whole() as whole:
+        linears = {
+            name: linear
+            for index in range(model.n_blocks)
+            for name, linear in model.linears(whole.model.layers[index], index).items()
+        }
+        inputs, outputs = {}, {}
+
+        def keep(name: str, x: torch.Tensor, out: torch.Tensor) -> None:
+            out.requires_grad_().retain_grad()
+            inputs[name], outputs[name] = x.detach(), out
+
+        hooks = [
+            linear.register_forward_hook(lambda _, args, out, name=name: keep(name, args[0], out) and None)
+            for name, linear in linears.items()
+        ]
+        for ids in many:
+            logits = whole(input_ids=ids[None], use_cache=False).logits
+            labels = sample_labels(logits.detach().softmax(-1).flatten(0, 1), generator).flatten()
+            torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels, reduction="sum").backward()
+            for name, out in outputs.items():
+                # Errors that are independent and of mean square 1: what they add to the loss on average.
+                assert out.grad is not None
+                at_weights = out.grad[0].T @ inputs[name][0]
+                by_token = out.grad[0].square().sum(-1) @ inputs[name][0].square().sum(-1)
+                together, apart = expected[name]
+                expected[name] = together + float(at_weights.square().sum()), apart + float(by_token)
+        for hook in hooks:
+            hook.remove()
+    found = {name: float((told[name] / weights.channels[name]).median()) for name in told}
+    assert len(found) == 3 * 7
+    for name, (together, apart) in expected.items():
+        # Few outputs and sequences stand for all; the labels are the same.
+        assert found[name] == pytest.approx(together / apart, rel=0.35), name
+    ratios = sorted(together / apart for together, apart in expected.values())
+    assert ratios[-1] > 1.3 * ratios[0]
+
+
 def test_labels_are_drawn_as_often_as_they_are_likely() -> None:
     probabilities = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.2, 0.0])
     labels = sample_labels(probabilities.expand(20000, 6), torch.Generator().manual_seed(0))
@@ -100,10 +153,13 @@ def test_labels_are_drawn_as_often_as_they_are_likely() -> None:
 def test_the_embedding_counts_each_token_where_it_is_used(
     model: BlockModel, tokens: torch.Tensor, weights: LossWeights
 ) -> None:
-    squares = _plain(model, tokens)["embedding"].square()
+    gradients = _plain(model, tokens)["embedding"]
     expected = torch.zeros(len(weights.embedding))
-    for token, square in zip(tokens.flatten(), squares.flatten(0, 1), strict=True):
-        expected[token] += square.mean()
+    for ids, slopes in zip(tokens, gradients, strict=True):
+        # An error of a row is the same wherever a sequence uses it.
+        for token in ids.unique():
+            expected[token] += slopes[ids == token].sum(0).square().mean()
+    assert any(len(ids.unique()) < len(ids) for ids in tokens)
     torch.testing.assert_close(weights.embedding, expected, rtol=1e-3, atol=1e-12)
     assert (weights.embedding[torch.tensor(sorted(set(range(300)) - set(tokens.flatten().tolist())))] == 0).all()
 
