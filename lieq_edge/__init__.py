@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .openmp import share_openmp
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from .source import open_source
     from .validate.inspect import FileReport, inspect_file
     from .validate.perplexity import Validation
+
+# Here, for nothing of this package may load llama.cpp before.
+share_openmp()
 
 _HOME = {
     "Diagnostics": "measure.diagnostics",
