@@ -27,6 +27,9 @@ from lieq_edge.resources import peak_rss_bytes
 INTERVAL = 0.05
 """Seconds between two looks at the tree."""
 
+# Seconds between two looks for processes that were started: those of the whole system are gone through.
+_LISTING = 1.0
+
 # What the program's progress prints behind each stage where there is no terminal.
 _STAGE = re.compile(r"^(?P<title>[^\r\n]+?): done in [\d.]+ s")
 _KEPT_LINES = 200
@@ -149,19 +152,22 @@ def _watch(pid: int, looks: list[_Look]) -> tuple[int, struct_rusage]:
     except psutil.NoSuchProcess:
         _, status, usage = os.wait4(pid, 0)
         return status, usage
+    processes, listed = [root], -_LISTING
     while True:
         began = time.monotonic()
-        looks.append(_look(root, began))
+        if began - listed >= _LISTING:
+            with contextlib.suppress(psutil.Error):
+                processes = [root, *root.children(recursive=True)]
+            listed = began
+        looks.append(_look(processes, began))
         ended, status, usage = os.wait4(pid, os.WNOHANG)
         if ended == pid:
             return status, usage
         time.sleep(max(0.001, INTERVAL - (time.monotonic() - began)))
 
 
-def _look(root: psutil.Process, now: float) -> _Look:
-    processes = [root]
-    with contextlib.suppress(psutil.Error):
-        processes += root.children(recursive=True)
+def _look(processes: Sequence[psutil.Process], now: float) -> _Look:
+    """Of the first process and those that it has started."""
     rss, anonymous, told = 0, 0, False
     for process in processes:
         with contextlib.suppress(psutil.Error):
@@ -171,7 +177,7 @@ def _look(root: psutil.Process, now: float) -> _Look:
                 # Linux: pages of files and of shared memory.
                 anonymous += memory.rss - memory.shared
                 told = True
-    return _Look(now, rss, anonymous if told else None, _high_water(root.pid))
+    return _Look(now, rss, anonymous if told else None, _high_water(processes[0].pid))
 
 
 def _high_water(pid: int) -> int:
