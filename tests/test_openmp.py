@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 _SCRIPT = """
-import lieq_edge.ggml, sys
+import lieq_edge.ggml, os, sys
+assert not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ)
 assert "torch" not in sys.modules
 lieq_edge.ggml.library()
 import torch
@@ -28,5 +30,13 @@ def test_llama_cpp_takes_the_openmp_of_pytorch() -> None:
         pytest.skip("this PyTorch brings no OpenMP of its own")
 
     script = [sys.executable, "-c", _SCRIPT]
-    loaded = subprocess.run(script, capture_output=True, text=True, check=True).stdout.split()
-    assert loaded == [str(own[0].resolve())]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP_", "OMP_"))}
+    # The library tells what it was set to.
+    environment["OMP_DISPLAY_ENV"] = "VERBOSE"
+    found = subprocess.run(script, capture_output=True, text=True, check=True, env=environment)
+    assert found.stdout.split() == [str(own[0].resolve())]
+    assert "GOMP_SPINCOUNT = '10000'" in found.stderr
+    environment["GOMP_SPINCOUNT"] = "77"
+    script[-1] = "import lieq_edge"
+    found = subprocess.run(script, capture_output=True, text=True, check=True, env=environment)
+    assert "GOMP_SPINCOUNT = '77'" in found.stderr

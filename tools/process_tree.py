@@ -28,7 +28,7 @@ INTERVAL = 0.05
 """Seconds between two looks at the tree."""
 
 # Seconds between two looks for processes that were started: those of the whole system are gone through.
-_LISTING = 1.0
+_LISTING = 0.2
 
 # What the program's progress prints behind each stage where there is no terminal.
 _STAGE = re.compile(r"^(?P<title>[^\r\n]+?): done in [\d.]+ s")

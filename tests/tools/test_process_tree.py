@@ -82,8 +82,8 @@ def test_an_interrupted_command_leaves_nothing(monkeypatch: pytest.MonkeyPatch) 
 
     started: list[int] = []
 
-    def interrupt(root: psutil.Process, now: float) -> None:
-        started.append(root.pid)
+    def interrupt(processes: list[psutil.Process], now: float) -> None:
+        started.append(processes[0].pid)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(process_tree, "_look", interrupt)
