@@ -1,7 +1,7 @@
 """lieq-edge: mixed-precision GGUF files of small language models.
 
 Everything the command line does is here as functions; they are imported on first use, so that importing the package
-costs nothing.
+costs next to nothing.
 """
 
 from __future__ import annotations

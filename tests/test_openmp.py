@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lieq_edge.openmp import share_openmp
+
 _SCRIPT = """
 import lieq_edge.ggml, os, sys
 assert not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ)
@@ -40,3 +42,15 @@ def test_llama_cpp_takes_the_openmp_of_pytorch() -> None:
     script[-1] = "import lieq_edge"
     found = subprocess.run(script, capture_output=True, text=True, check=True, env=environment)
     assert "GOMP_SPINCOUNT = '77'" in found.stderr
+
+
+def test_where_pytorch_brings_none_the_setting_is_left_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    for given, expected in (
+        ({}, {"GOMP_SPINCOUNT": "10000"}),
+        ({"GOMP_SPINCOUNT": "77"}, {"GOMP_SPINCOUNT": "77"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+    ):
+        monkeypatch.setattr(os, "environ", dict(given))
+        share_openmp()
+        assert os.environ == expected
