@@ -16,6 +16,7 @@ linear; their ratio is the linear's *coherence*. It is two for values, which man
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -306,8 +307,7 @@ class _Coherence:
     """
 
     def __init__(self, linear: nn.Linear) -> None:
-        # Rounding errors are nearly as random as these.
-        self._errors = torch.randn(_OUTPUTS, linear.in_features, generator=torch.Generator().manual_seed(0))
+        self._errors = _random_errors(linear.in_features)
         self._step = max(1, linear.out_features // _OUTPUTS)
         self._sequences = self._tokens = 0.0
 
@@ -321,6 +321,12 @@ class _Coherence:
     @property
     def ratio(self) -> float:
         return self._sequences / self._tokens if self._tokens > 0 else 1.0
+
+
+@functools.cache
+def _random_errors(columns: int) -> Tensor:
+    """``(_OUTPUTS, columns)``, the same for all linears of a width; rounding errors are nearly as random."""
+    return torch.randn(_OUTPUTS, columns, generator=torch.Generator().manual_seed(0))
 
 
 def sample_labels(probabilities: Tensor, generator: torch.Generator) -> Tensor:

@@ -173,7 +173,8 @@ def predict_tensors(
     Args:
         matrices: float32 ``(rows, columns)``, by name.
         moments: of their input; unless ``factor`` is given, the memory of their H is taken for one.
-        channels: relative energy of the gradient at each row of all of them, ``(rows,)``, by name.
+        channels: what an error of each row counts: the relative energy of the gradient there, times the coherence
+            where it is known, ``(rows,)``, by name.
         held_out_tokens: how many tokens ``moments.held_out`` is of.
         candidates: types to try, by name.
         factor: of the damped H of the tokens to learn from.

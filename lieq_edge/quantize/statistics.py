@@ -80,7 +80,7 @@ class Moments:
 
         Products are in bfloat16 under autocast to it; their sum is float32.
         """
-        scaled = x * weights.sqrt()[:, None]
+        scaled = _scaled(x, weights)
         if held_out and self._divided:
             self._parts.append(scaled.numpy())
         else:
@@ -95,6 +95,11 @@ class Moments:
             square[:] = np.triu(square) + np.triu(square, 1).T
             matrix[start + _MIRRORED :, rows] = matrix[rows, start + _MIRRORED :].T
         return self
+
+
+def _scaled(rows: Tensor, weights: Tensor) -> Tensor:
+    """sqrt(w_t) times each row."""
+    return rows * weights.sqrt()[:, None]
 
 
 def _as_multiplied(rows: Tensor) -> Tensor:
@@ -147,7 +152,7 @@ class CrossMoments:
     def add(self, x: Tensor, wanted: Tensor, weights: Tensor, *, held_out: bool) -> None:
         """Add tokens: inputs ``(T, columns)``, wanted outputs ``(T, rows)``, w_t ``(T,)``."""
         if held_out:
-            self._parts.append((wanted * weights.sqrt()[:, None]).numpy())
+            self._parts.append(_scaled(wanted, weights).numpy())
         else:
             import torch
 
