@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from .measure.model import BlockModel
+    from .measure.texts import Windows
     from .quantize.sensitivity import Sensitivity
     from .quantize.streamed import FeedbackInputs
     from .source.base import Source
@@ -64,7 +65,7 @@ def planned_types(plan: Plan) -> dict[str, tuple[str, ...]]:
 
 def measure_loss(
     source: Source,
-    tokens: Tensor,
+    windows: Windows,
     candidates: Mapping[str, Sequence[str]],
     *,
     predict_blocks: bool = True,
@@ -72,11 +73,11 @@ def measure_loss(
     threads: int | None = None,
     cache: Cache = NO_CACHE,
 ) -> FeedbackInputs:
-    """Loss weights on the calibration tokens ``(n, T)``, and the predicted losses of the candidate types.
+    """Loss weights on the calibration ``windows``, and the predicted losses of the candidate types.
 
     Args:
         source: the model.
-        tokens: of the calibration text.
+        windows: of the calibration text.
         candidates: types by tensor name.
         predict_blocks: predict the block matrices too. Only allocation by loss needs that: rounding judges each
             of them when its turn comes.
@@ -84,14 +85,17 @@ def measure_loss(
         threads: CPU threads.
         cache: for results of this model.
     """
+    import torch
+
     from .loss_entries import Measured
     from .measure.model import BlockModel
     from .quantize.sensitivity import Sensitivity, losses_from_json, losses_to_json, predict_outer
     from .quantize.statistics import held_out_sequences
     from .quantize.streamed import FeedbackInputs
 
-    held_out_sequences(tokens.shape[0])  # too few windows are told before any work
-    parts = {"tokens": tokens, "seed": seed}
+    held_out_sequences(len(windows))  # too few windows are told before any work
+    tokens = torch.from_numpy(windows)
+    parts = {"tokens": windows, "seed": seed}
     wanted = {name: list(types) for name, types in candidates.items() if predict_blocks and name.startswith("blk.")}
     model = BlockModel(source, threads=threads)
     weights = cache.get("loss-weights", parts)

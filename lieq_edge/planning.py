@@ -18,8 +18,7 @@ from .resources import Stopwatch
 from .settings import ExportSettings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from .measure.texts import Windows
     from .quantize.streamed import FeedbackInputs
     from .source.base import Source
 
@@ -187,7 +186,7 @@ def default_tokens(source: Source, settings: ExportSettings) -> int:
 
 def calibration_tokens(
     source: Source, settings: ExportSettings, cache: Cache = NO_CACHE
-) -> tuple[Tensor | None, TextInfo | None]:
+) -> tuple[Windows | None, TextInfo | None]:
     """Windows of the calibration text, or none of either for ``--calibration none`` and ``--imatrix``."""
     if settings.imatrix is not None:
         if settings.metric == "loss" or settings.rounding != "imatrix":
@@ -211,7 +210,7 @@ def plan_and_measure(
     source: Source,
     diagnostics: Diagnostics,
     settings: ExportSettings,
-    tokens: Tensor | None,
+    tokens: Windows | None,
     watch: Stopwatch,
     cache: Cache = NO_CACHE,
 ) -> tuple[Plan, FeedbackInputs | None]:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,21 @@ def test_another_budget_measures_nothing_again(
     monkeypatch.setattr("lieq_edge.validate.streamed.StreamedReference._through_blocks", refuse)
     assert json.loads(_export(model, out, smaller, "--force", "--json").stdout)["validation"] == scores
     assert out.read_bytes() == expected != undisturbed[BY_LOSS]
+
+
+def test_another_budget_of_geometry_needs_no_torch(tmp_path: Path, model: Path) -> None:
+    flags = ["--out", str(tmp_path / "o.gguf"), "--force", "--no-validate", "--cache-dir", str(tmp_path / "cache")]
+    program = (
+        "import sys; from lieq_edge.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print('torch' in sys.modules)"
+    )
+    imported = []
+    for budget in ("2.5", "3"):
+        command = [sys.executable, "-c", program, "export", str(model), *flags, *BY_GEOMETRY, "--budget", budget]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        imported.append(done.stdout.split()[-1])
+    assert imported == ["True", "False"]
 
 
 def test_a_changed_model_is_measured_anew(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from wrapped import Wrapped
 from lieq_edge.ggml_types import TYPES
 from lieq_edge.measure.importance import measure_importance
 from lieq_edge.measure.model import BlockModel
-from lieq_edge.measure.texts import calibration_windows, load_text, text_windows
+from lieq_edge.measure.texts import Windows, calibration_windows, load_text, text_windows
 from lieq_edge.progress import log
 from lieq_edge.quantize.ggml import dequantize, encode
 from lieq_edge.source import open_source
@@ -78,10 +78,10 @@ def through(array: Array, type_name: str, importance: npt.NDArray[np.float32] | 
 
 
 @torch.no_grad()
-def last_hidden(source: Source, tokens: Tensor, *, keep: bool = False) -> tuple[BlockModel, Tensor]:
+def last_hidden(source: Source, tokens: Windows, *, keep: bool = False) -> tuple[BlockModel, Tensor]:
     """The model and its last block's output ``(n, T, d)`` on token windows."""
     model = BlockModel(source, keep_blocks=keep)
-    hidden = model.embed(tokens)
+    hidden = model.embed(torch.from_numpy(tokens))
     for index in range(model.n_blocks):
         with model.block(index) as module:
             model.advance(module, index, hidden)
@@ -89,9 +89,9 @@ def last_hidden(source: Source, tokens: Tensor, *, keep: bool = False) -> tuple[
 
 
 @torch.no_grad()
-def compare(model: BlockModel, reference: Tensor, hidden: Tensor, tokens: Tensor) -> Score:
+def compare(model: BlockModel, reference: Tensor, hidden: Tensor, tokens: Windows) -> Score:
     """Score the output ``hidden`` against ``reference`` ``(n, T, d)`` through the same head."""
-    losses = model.token_losses(hidden, tokens).flatten()
+    losses = model.token_losses(hidden, torch.from_numpy(tokens)).flatten()
     klds, hits = [], []
     ours = model.logit_chunks(hidden.flatten(0, 1))
     for (_, expected), (_, got) in zip(model.logit_chunks(reference.flatten(0, 1)), ours, strict=True):
@@ -125,7 +125,7 @@ def main() -> None:
     tokens, _ = text_windows(source, load_text(options.text), name, tokens=options.eval_tokens, context=512)
     model, reference = last_hidden(source, tokens)
     full = compare(model, reference, reference, tokens)
-    print(f"{name}, {tokens.numel()} tokens, unquantised PPL {full.ppl:.2f}\n")
+    print(f"{name}, {tokens.size} tokens, unquantised PPL {full.ppl:.2f}\n")
     print("| type | calibration | PPL | KLD | top-1 |\n|---|---|---|---|---|", flush=True)
     scores = []
     for origin in options.origins:

@@ -143,7 +143,7 @@ def measure(model_name: str, text: str, args: argparse.Namespace) -> list[Gain]:
         watchers.append(Watcher(model.linears(module, index), len(calibration), counts, context, args.type))
         return watchers[-1]
 
-    measure_loss_weights(model, torch.cat([calibration, judging]), listen=listen)
+    measure_loss_weights(model, torch.cat([torch.from_numpy(calibration), judging]), listen=listen)
     label = Path(model_name).stem
     return [Gain(**asdict(gain) | {"model": label}) for watcher in watchers for gain in watcher.gains]
 

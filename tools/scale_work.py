@@ -96,13 +96,11 @@ def peer_export(args: argparse.Namespace) -> Found:
 
 def torch_imatrix(args: argparse.Namespace) -> Found:
     """The project's own importance on the same tokens."""
-    import torch
-
     from lieq_edge.measure.importance import measure_importance
 
     found: Found = {}
     source = open_with_torch(args.model)
-    tokens = torch.from_numpy(np.load(args.tokens))
+    tokens = np.load(args.tokens)
     with timed(found, "imatrix"):
         measure_importance(source, tokens, threads=args.threads)
     return found
@@ -124,8 +122,8 @@ def write_tokens(args: argparse.Namespace) -> Found:
     from lieq_edge.source import open_source
 
     windows, info = calibration_windows(open_source(args.model), args.calibration, tokens=args.count, seed=0)
-    np.save(args.out, windows.numpy())
-    return {"tokens": int(windows.numel()), "text": info.name}
+    np.save(args.out, windows)
+    return {"tokens": int(windows.size), "text": info.name}
 
 
 def write_plain_file(args: argparse.Namespace) -> Found:
@@ -223,7 +221,8 @@ def saliency_naive(args: argparse.Namespace) -> Found:
     found: Found = {}
     with timed(found, "saliency"), torch.no_grad():
         text, name = builtin_text("saliency")
-        tokens, _ = text_windows(source, text, name, tokens=args.count, context=min(SALIENCY_CONTEXT, args.count))
+        windows, _ = text_windows(source, text, name, tokens=args.count, context=min(SALIENCY_CONTEXT, args.count))
+        tokens = torch.from_numpy(windows)
         model = BlockModel(source, threads=args.threads)
 
         def perplexity(skipped: int | None) -> float:

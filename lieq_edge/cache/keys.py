@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import math
 import os
+import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import interrupt
-
 FORMAT = 1
 """Number of the layout of entries; another number makes everything in a cache unknown."""
 
 Parts = Mapping[str, Any]
 """What a result depends on: JSON values, arrays and tensors, which are counted by their bytes."""
+
+# By these PyTorch is told which instructions and how many threads to use.
+_SETTINGS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 _PACKAGES = ("torch", "transformers", "numpy", "llama-cpp-python")
 
@@ -107,17 +110,27 @@ def _code_digest() -> str:
 def machine(threads: int | None) -> dict[str, Any]:
     """What sums of floating-point numbers depend on: the processor's instructions and the threads that share a sum.
 
+    PyTorch is not asked, for its import takes longer than everything else where all results are there. What it goes by
+    stands here instead.
+
     Args:
         threads: that torch was asked to use, None for its own choice.
     """
-    import platform
-
-    import torch
-
-    interrupt.check()  # the import of PyTorch takes long, and holds interrupts back
     return {
         "machine": platform.machine(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "threads": threads or torch.get_num_threads(),
-        "cores": os.cpu_count(),
+        "instructions": _instructions(),
+        "threads": threads,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "environment": {name: os.environ[name] for name in _SETTINGS if name in os.environ},
     }
+
+
+@functools.cache
+def _instructions() -> str:
+    """What the processor can do where the system lists it, or else what it is called."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as listed:
+        for line in listed:
+            name, _, value = line.partition(":")
+            if name.strip() in ("flags", "Features"):
+                return " ".join(sorted(value.split()))
+    return platform.processor()

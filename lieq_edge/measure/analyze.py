@@ -15,7 +15,7 @@ from ..progress import log, stage
 from ..source.base import Source
 from .correlate import spearman
 from .diagnostics import BlockDiagnostics, Diagnostics, TensorInfo
-from .texts import SALIENCY_CONTEXT, SALIENCY_TOKENS, builtin_text, load_text, longest_window, text_windows
+from .texts import SALIENCY_CONTEXT, SALIENCY_TOKENS, Windows, builtin_text, load_text, longest_window, text_windows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,9 +115,8 @@ def analyze(
         "seeds": seeds,
     }
     if saliency is not None:
-        from .precision import takes_bfloat16
-
-        parts["bfloat16"] = takes_bfloat16(source, bfloat16)
+        # Whether this processor has bfloat16 products is part of every key.
+        parts["bfloat16"] = bfloat16 is not False
     measured = cache.entry("diagnostics", parts, measure).record
     blocks = [BlockDiagnostics(**block) for block in measured["blocks"]]
     by_geometry, by_saliency = probe is not None, saliency is not None
@@ -160,8 +159,8 @@ def check_measurable(source: Source, metrics: set[str] | frozenset[str], baselin
 
 def _measure(
     source: Source,
-    probe: Tensor | None,
-    saliency: Tensor | None,
+    probe: Windows | None,
+    saliency: Windows | None,
     projections: str,
     baseline: str,
     seeds: tuple[int, ...],
@@ -179,10 +178,12 @@ def _measure(
         model = BlockModel(source, threads=threads)
         geometry = None
         if probe is not None:
-            geometry = GeometryPass(model, probe, projections=projections, baseline=baseline, seeds=seeds)
+            geometry = GeometryPass(
+                model, torch.from_numpy(probe), projections=projections, baseline=baseline, seeds=seeds
+            )
         pieces: list[Tensor | None] = [None]
         if saliency is not None:
-            pieces = list(saliency.split(windows_at_once(model, saliency.shape[1])))
+            pieces = list(torch.from_numpy(saliency).split(windows_at_once(model, saliency.shape[1])))
         losses = torch.zeros(model.n_blocks + 1, dtype=torch.float64)
         title = " and ".join(name for name, on in (("geometry", probe), ("saliency", saliency)) if on is not None)
         with stage(f"Measuring {title}", len(pieces) * model.n_blocks) as advance:
@@ -204,7 +205,7 @@ def _measure(
 
 
 def _measure_through_llama(
-    source: Source, probe: Tensor, projections: str, seeds: tuple[int, ...], threads: int | None
+    source: Source, probe: Windows, projections: str, seeds: tuple[int, ...], threads: int | None
 ) -> tuple[list[dict[str, Geometry]], str]:
     """Geometry by block and role, and whose inputs it is of: ``white`` when it is that of the weights alone."""
     from .llama_measure import measure_geometry

@@ -1,80 +1,19 @@
-"""Text that the model itself writes, as calibration that needs no data (the idea of LLM-QAT, arXiv 2305.17888)."""
+"""Sample text from a model, many sequences side by side."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from gguf import Keys
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from ..cache import NO_CACHE, Cache, Entry
 from ..progress import stage
-from ..source.base import Source
-from . import llama_measure
-from .diagnostics import TextInfo
 from .model import BlockModel
-from .texts import text_info
 from .writer import Writer, sample
-
-PROMPTS = (
-    "The history of",
-    "In a small town by the sea,",
-    "Scientists have found that",
-    "Question: What is the difference between",
-    "Dear Sir or Madam,",
-    "Step 1:",
-    "def main():\n",
-    "The following table shows",
-    "According to the report,",
-    "Once upon a time",
-    "How to make",
-    "import numpy as np\n",
-    "Breaking news:",
-    "He looked at her and said,",
-    "Theorem. Let",
-    "It is often said that",
-)
-"""Short neutral openings in several styles."""
 
 # Keys and values of all sequences that are written side by side take at most this much.
 _CACHE_BYTES = 400_000_000
-
-
-def self_windows(
-    source: Source,
-    *,
-    tokens: int,
-    context: int,
-    seed: int = 0,
-    threads: int | None = None,
-    cache: Cache = NO_CACHE,
-) -> tuple[Tensor, TextInfo]:
-    """Windows that the model of ``source`` writes: int64 ``(n, context)``, and the record of their text.
-
-    Half of them start from BOS alone where the model has one, the others from ``PROMPTS``.
-    """
-    n = max(1, tokens // context)
-    start = [source.bos_id] if source.bos_id is not None else []
-    lead = start if source.adds_bos else []
-    openings = []
-    for i in range(n):
-        prompted = lead + source.tokenize(PROMPTS[i // 2 % len(PROMPTS) if start else i % len(PROMPTS)])
-        openings.append(start if start and i % 2 == 0 else prompted[: context - 1])
-    stop = _end_ids(source)
-
-    def write() -> Entry:
-        if source.in_transformers:
-            written = generate(BlockModel(source, threads=threads), openings, context, seed=seed, stop=stop)
-        else:
-            written = llama_measure.generate(source, openings, context, seed=seed, stop=stop, threads=threads)
-        return Entry({"ids": written.numpy()})
-
-    parts = {"openings": openings, "context": context, "seed": seed, "stop": stop}
-    ids = torch.from_numpy(cache.entry("calibration-text", parts, write).arrays["ids"])
-    text = "\n".join(source.detokenize(row) for row in ids.tolist())
-    return ids, text_info(f"self-generated (seed {seed})", text, ids.numel())
 
 
 def generate(
@@ -146,11 +85,3 @@ class _Reserved(DynamicLayer):
         values[:, :, start:end] = value_states
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
         return self.keys, self.values
-
-
-def _end_ids(source: Source) -> frozenset[int]:
-    if source.in_transformers:
-        end = source.config().get("eos_token_id")
-    else:
-        end = next((kv.value for kv in source.metadata() if kv.key == Keys.Tokenizer.EOS_ID), None)
-    return frozenset([end] if isinstance(end, int) else end or [])

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .compactness import Geometry
+    from .texts import Windows
 
 _MOST_SEQUENCES = 64
 
 
 def measure_importance(
-    source: Source, tokens: Tensor, *, threads: int | None = None
+    source: Source, tokens: Windows, *, threads: int | None = None
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Importance as ``importance.measure_importance`` gives it, also of experts: ``(experts, columns)``.
 
@@ -56,7 +57,7 @@ def measure_importance(
 
 
 def measure_geometry(
-    source: Source, probe: Tensor, *, projections: str, seeds: tuple[int, ...], threads: int | None = None
+    source: Source, probe: Windows, *, projections: str, seeds: tuple[int, ...], threads: int | None = None
 ) -> list[dict[str, Geometry]]:
     """dr and dE of every block as ``compactness.GeometryPass`` measures them with the baseline ``projection``.
 
@@ -141,12 +142,12 @@ def generate(
     return torch.cat(parts)
 
 
-def _run(source: Source, tokens: Tensor, names: frozenset[str], consume: Any, title: str, threads: int | None) -> None:
+def _run(source: Source, tokens: Windows, names: frozenset[str], consume: Any, title: str, threads: int | None) -> None:
     with (
         observed(_path(source), names, consume, context=tokens.shape[1], threads=threads or os.cpu_count()) as session,
         stage(title, len(tokens)) as advance,
     ):
-        for window in tokens.numpy():
+        for window in tokens:
             session.run(window)
             advance()
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from ..cache import NO_CACHE, Cache
 from ..errors import InputError
@@ -14,8 +16,8 @@ from ..source.base import Source
 from .diagnostics import TextInfo
 from .stdlib_text import stdlib_text
 
-if TYPE_CHECKING:
-    from torch import Tensor
+Windows = npt.NDArray[np.int64]
+"""Token ids ``(n, T)``. NumPy's, so that texts are there without the import of PyTorch."""
 
 CALIBRATION_CONTEXT = 512
 # Text that the model writes comes in shorter windows: half the memory and time, and importance as good.
@@ -47,7 +49,7 @@ def load_text(path: Path) -> str:
 
 def windows(
     ids: list[int], context: int, count: int | None = None, bos: int | None = None, *, name: str = "the text"
-) -> Tensor:
+) -> Windows:
     """Cut token ids into windows, spread evenly over the text.
 
     Args:
@@ -63,8 +65,6 @@ def windows(
     Raises:
         InputError: the text is shorter than one window.
     """
-    import torch
-
     start = [] if bos is None else [bos]
     body = context - len(start)
     fitting = len(ids) // body
@@ -75,7 +75,7 @@ def windows(
         )
     n = fitting if count is None else min(count, fitting)
     firsts = [i * fitting // n * body for i in range(n)]
-    return torch.tensor([start + ids[first : first + body] for first in firsts], dtype=torch.long)
+    return np.array([start + ids[first : first + body] for first in firsts], np.int64)
 
 
 def longest_window(source: Source, wanted: int) -> int:
@@ -83,7 +83,7 @@ def longest_window(source: Source, wanted: int) -> int:
     return min(wanted, learned_positions({spec.name: spec.shape for spec in source.tensors()}) or wanted)
 
 
-def text_windows(source: Source, text: str, name: str, *, tokens: int, context: int) -> tuple[Tensor, TextInfo]:
+def text_windows(source: Source, text: str, name: str, *, tokens: int, context: int) -> tuple[Windows, TextInfo]:
     """Windows ``(n, context)`` of a text, at most about ``tokens`` in all, each with BOS where the model wants it.
 
     Raises:
@@ -97,7 +97,7 @@ def text_windows(source: Source, text: str, name: str, *, tokens: int, context: 
         )
     bos = source.bos_id if source.adds_bos else None
     cut = windows(source.tokenize(text), context, max(1, tokens // context), bos, name=name)
-    return cut, text_info(name, text, cut.numel())
+    return cut, text_info(name, text, cut.size)
 
 
 def text_info(name: str, text: str, tokens: int) -> TextInfo:
@@ -113,7 +113,7 @@ def calibration_windows(
     seed: int = 0,
     threads: int | None = None,
     cache: Cache = NO_CACHE,
-) -> tuple[Tensor, TextInfo]:
+) -> tuple[Windows, TextInfo]:
     """Token windows to calibrate on.
 
     Args:
@@ -135,24 +135,22 @@ def calibration_windows(
     if calibration == "docs":
         return _documentation(source, tokens, longest_window(source, min(CALIBRATION_CONTEXT, tokens)), seed)
     if calibration in ("self", "mixed"):
-        from .generate import self_windows
+        from .self_text import self_windows
 
         half = tokens if calibration == "self" else tokens // 2
         context = longest_window(source, min(SELF_CONTEXT, half))
         own, info = self_windows(source, tokens=half, context=context, seed=seed, threads=threads, cache=cache)
         if calibration == "self":
             return own, info
-        import torch
-
         docs, docs_info = _documentation(source, half, context, seed)
-        together = torch.cat([docs, own])
+        together = np.concatenate([docs, own])
         name = f"{docs_info.name} + {info.name}"
-        return together, text_info(name, f"{docs_info.sha256} {info.sha256}", together.numel())
+        return together, text_info(name, f"{docs_info.sha256} {info.sha256}", together.size)
     path = Path(calibration)
     context = longest_window(source, min(CALIBRATION_CONTEXT, tokens))
     return text_windows(source, load_text(path), path.name, tokens=tokens, context=context)
 
 
-def _documentation(source: Source, tokens: int, context: int, seed: int) -> tuple[Tensor, TextInfo]:
+def _documentation(source: Source, tokens: int, context: int, seed: int) -> tuple[Windows, TextInfo]:
     text, name = stdlib_text("calibration", tokens * _CHARACTERS_PER_TOKEN, seed)
     return text_windows(source, text, name, tokens=tokens, context=context)

@@ -113,7 +113,7 @@ def test_rounded_blocks_drift_less_when_it_is_made_up_for(tmp_path: Path, monkey
     plan = make_plan(describe(source), "2", PlanOptions(metric="first", levels=(2,)))
 
     def drift() -> float:
-        inputs = measure_loss(source, tokens, planned_types(plan))
+        inputs = measure_loss(source, tokens.numpy(), planned_types(plan))
         with torch.no_grad(), Workers(1) as workers:
             blocks = _Blocks({tensor.name: tensor for tensor in plan.tensors}, inputs, workers, Run(None))
             for index in range(3):

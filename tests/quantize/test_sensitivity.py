@@ -95,7 +95,7 @@ def test_candidates_fit_the_rows_and_unknown_names_are_refused(source: Source) -
 
 def test_streamed_rounding_has_less_weighted_error_and_is_repeatable(source: Source, tokens: torch.Tensor) -> None:
     plan = make_plan(describe(source), "2", PlanOptions(metric="first", levels=(2, 4)))
-    inputs = measure_loss(source, tokens, planned_types(plan))
+    inputs = measure_loss(source, tokens.numpy(), planned_types(plan))
 
     def all_bytes() -> dict[str, bytes]:
         return {tensor.name: packed.tobytes() for tensor, packed in encode_streamed(source, plan, {}, inputs)}
@@ -112,7 +112,7 @@ def test_streamed_rounding_has_less_weighted_error_and_is_repeatable(source: Sou
 
 def test_where_feedback_was_judged_worse_importance_rounding_is_kept(source: Source, tokens: torch.Tensor) -> None:
     plan = make_plan(describe(source), "2", PlanOptions(metric="first", levels=(2, 4)))
-    inputs = measure_loss(source, tokens, planned_types(plan))
+    inputs = measure_loss(source, tokens.numpy(), planned_types(plan))
     losses = {
         name: {kind: replace(found, rounding="imatrix") for kind, found in by_type.items()}
         for name, by_type in inputs.sensitivity.losses.items()
