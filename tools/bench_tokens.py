@@ -128,6 +128,8 @@ def measure(model_name: str, text: str, args: argparse.Namespace) -> list[Gain]:
     calibration, _ = calibration_tokens(source, settings)
     if calibration is None:
         raise InputError("The benchmark needs a calibration text.")
+    # Mixed text comes one kind after the other, and few tokens must be of both.
+    calibration = np.random.default_rng(0).permutation(calibration)
     context = calibration.shape[1]
     counts = [count // context for count in wanted]
     ids = source.tokenize(text)
