@@ -101,6 +101,12 @@ class Bench:
         return self._timed("inputs", lambda: measure_loss(self.source, self.tokens, candidates))
 
     @cached_property
+    def inputs_all(self) -> FeedbackInputs:
+        """With i-quants among the candidates."""
+        candidates = candidate_types(self.shapes.tensors, "all")
+        return self._timed("inputs_all", lambda: measure_loss(self.source, self.tokens, candidates))
+
+    @cached_property
     def errors(self) -> dict[str, dict[str, float]]:
         candidates = candidate_types(self.shapes.tensors, "k")
         return self._timed("errors", lambda: weighted_errors(self.source, self.importance, candidates))
@@ -170,6 +176,17 @@ class Bench:
         shared = ("inputs",) if "feedback" in rounding or metric == "loss" else ("importance",)
         self.row(name, size, make, shared if metric == "loss" else (*shared, "diagnostics"))
 
+    def all_types(self, size: str) -> None:
+        """The metric loss with i-quants too, and feedback where the type allows it."""
+        budget = self.bytes_of(size)
+        options = PlanOptions(metric="loss", granularity="tensor")
+
+        def make(path: Path) -> Plan:
+            losses = losses_of(self.inputs_all.sensitivity, "feedback")
+            return self.write(path, make_loss_plan(self.shapes, budget, losses, options), "feedback", self.inputs_all)
+
+        self.row("loss, all types + feedback", size, make, ("inputs_all",))
+
     def uniform(self, type_name: str, rounding: str) -> None:
         """All block matrices in one type, the embedding in 16 bits."""
         bits = UNIFORM[type_name]
@@ -180,10 +197,10 @@ class Bench:
 
         self.row(f"uniform + {rounding}", type_name, make, ("inputs",) if rounding == "feedback" else ("importance",))
 
-    def write(self, path: Path, plan: Plan, rounding: str) -> Plan:
-        """Encode and write."""
+    def write(self, path: Path, plan: Plan, rounding: str, inputs: FeedbackInputs | None = None) -> Plan:
+        """Encode and write; ``inputs`` for feedback are those without i-quants unless given."""
         if rounding == "feedback":
-            encoded = encode_streamed(self.source, plan, {}, self.inputs)
+            encoded = encode_streamed(self.source, plan, {}, inputs or self.inputs)
         else:
             encoded = encode_tensors(self.source, plan, self.importance)
         write_model(path, self.source, plan, encoded, calibration=None, rounding=rounding)
@@ -193,13 +210,16 @@ class Bench:
 def run(bench: Bench, args: argparse.Namespace) -> None:
     """Make all rows that were asked for, those that targets speak of first."""
     sizes, controls = args.sizes.split(","), args.control_sizes.split(",")
-    for name in dict.fromkeys([*sizes, *args.presets.split(",")]):
+    for name in dict.fromkeys([*sizes, *args.presets.split(","), *args.all_types_sizes.split(",")]):
         if name:
             bench.preset(name)
     for name in sizes if args.lagrange else ():
         bench.lagrange(name)
     for name in sizes:
         bench.ours("loss", "feedback", name)
+    for name in args.all_types_sizes.split(","):
+        if name:
+            bench.all_types(name)
     for name in UNIFORM if args.uniform else ():
         bench.uniform(name, "imatrix")
         bench.uniform(name, "feedback")
@@ -225,6 +245,7 @@ def main() -> int:
     parser.add_argument(
         "--control-sizes", default=CONTROL_SIZES, help=f"for the other metrics; default {CONTROL_SIZES}"
     )
+    parser.add_argument("--all-types-sizes", default="", help="where we take i-quants too, e.g. IQ2_XS,Q3_K_M")
     parser.add_argument("--metrics", default="geometry,composite,saliency,first,last,random")
     parser.add_argument("--random-seeds", type=int, default=5)
     parser.add_argument("--no-uniform", dest="uniform", action="store_false")

@@ -71,7 +71,7 @@ def ratios(rows: list[Row], ours: str, peer: str) -> dict[str, float]:
 def summary(rows: list[Row]) -> str:
     """Geometric mean and worst ratio of our methods against the peers."""
     lines = ["| ours | against | geometric mean of KLD ratios | worst | by size |", "|---|---|---|---|---|"]
-    for ours in ("loss + feedback", "loss + imatrix"):
+    for ours in ("loss + feedback", "loss, all types + feedback", "loss + imatrix"):
         for peer in ("preset", "lagrange"):
             found = ratios(rows, ours, peer)
             if found:
