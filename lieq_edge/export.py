@@ -117,7 +117,10 @@ def _export(
     with watch.measure("calibration text"):
         tokens, calibration = calibration_tokens(source, settings, cache)
         calibration = given if settings.imatrix is not None else calibration
-    plan, inputs = plan_and_measure(source, diagnostics, settings, tokens, watch, cache)
+    original = None
+    if tokens is not None and settings.rounding == "feedback":
+        original = work.enter_context(cache.run("residual-stream", {"tokens": tokens}))
+    plan, inputs = plan_and_measure(source, diagnostics, settings, tokens, watch, cache, original)
     check_space(out.parent, plan.file_bytes)
     if show_plan:
         show_plan(plan)

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from .allocate.loss import Losses
 from .allocate.plan import Plan
-from .cache import NO_CACHE, Cache, Entry
+from .cache import NO_CACHE, Cache, Entry, Run
 from .errors import InputError
 from .ggml_types import I_QUANTS, TYPES, is_matrix
 from .measure.diagnostics import TensorInfo
+from .progress import stage
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from .measure.model import BlockModel
+    from .measure.residual import ResidualStream
     from .measure.texts import Windows
     from .quantize.sensitivity import Sensitivity
     from .quantize.streamed import FeedbackInputs
@@ -72,6 +74,7 @@ def measure_loss(
     seed: int = 0,
     threads: int | None = None,
     cache: Cache = NO_CACHE,
+    original: Run | None = None,
 ) -> FeedbackInputs:
     """Loss weights on the calibration ``windows``, and the predicted losses of the candidate types.
 
@@ -84,11 +87,14 @@ def measure_loss(
         seed: of the sampled labels.
         threads: CPU threads.
         cache: for results of this model.
+        original: where the residual stream is put away for rounding, which goes on without else.
     """
     import torch
 
     from .loss_entries import Measured
     from .measure.model import BlockModel
+    from .measure.precision import quick_products
+    from .measure.residual import ResidualStream
     from .quantize.sensitivity import Sensitivity, losses_from_json, losses_to_json, predict_outer
     from .quantize.statistics import held_out_sequences
     from .quantize.streamed import FeedbackInputs
@@ -98,10 +104,14 @@ def measure_loss(
     parts = {"tokens": windows, "seed": seed}
     wanted = {name: list(types) for name, types in candidates.items() if predict_blocks and name.startswith("blk.")}
     model = BlockModel(source, threads=threads)
+    stream = ResidualStream(model, tokens, original, inside=True) if original is not None else None
     weights = cache.get("loss-weights", parts)
     found = cache.get("loss-predictions", {**parts, "candidates": wanted}) if wanted else Entry(record={})
     if weights is None or found is None:
-        weights, found = _measure(model, tokens, wanted, parts, threads, cache)
+        weights, found = _measure(model, tokens, wanted, parts, threads, cache, stream)
+    elif stream is not None:
+        with stage("Running the original", model.n_blocks) as advance, quick_products():
+            stream.forward(advance)
     measured = Measured.of_entry(weights)
     outer = {name: list(candidates.get(name, ())) for name in measured.outer}
 
@@ -113,7 +123,7 @@ def measure_loss(
     # Rounding overwrites blocks as it goes, so it reads each anew.
     model.stop_keeping()
     moments = {name: moments.merge() for name, (moments, _) in measured.outer.items()}
-    return FeedbackInputs(model, tokens, measured.weights, Sensitivity(losses, moments))
+    return FeedbackInputs(model, tokens, measured.weights, Sensitivity(losses, moments), stream)
 
 
 def _measure(
@@ -123,6 +133,7 @@ def _measure(
     parts: Mapping[str, Any],
     threads: int | None,
     cache: Cache,
+    original: ResidualStream | None,
 ) -> tuple[Entry, Entry]:
     """Loss weights with H outside the blocks, and predictions for the block matrices in ``candidates``."""
     from .loss_entries import Measured
@@ -140,7 +151,13 @@ def _measure(
             return Predictor(model.linears(module, index), tokens.shape, candidates, workers)
 
         weights, hidden = measure_loss_weights(
-            model, tokens, seed=parts["seed"], listen=listen if candidates else None, found=by_block, run=run
+            model,
+            tokens,
+            seed=parts["seed"],
+            listen=listen if candidates else None,
+            found=by_block,
+            run=run,
+            original=original,
         )
         entry = Measured(weights, outer_moments(model, hidden, weights)).entry()
         cache.put("loss-weights", parts, entry)

@@ -9,7 +9,7 @@ from .allocate.budget import parse_budget
 from .allocate.loss import make_loss_plan
 from .allocate.plan import Plan, PlanOptions, make_plan
 from .allocate.scores import NEEDS
-from .cache import NO_CACHE, Cache, open_cache, parse_size
+from .cache import NO_CACHE, Cache, Run, open_cache, parse_size
 from .errors import InputError
 from .ggml_types import is_matrix
 from .measure.diagnostics import Diagnostics, TextInfo
@@ -213,8 +213,12 @@ def plan_and_measure(
     tokens: Windows | None,
     watch: Stopwatch,
     cache: Cache = NO_CACHE,
+    original: Run | None = None,
 ) -> tuple[Plan, FeedbackInputs | None]:
-    """The plan, and what feedback needs: predicted losses come before the one or after it."""
+    """The plan, and what feedback needs: predicted losses come before the one or after it.
+
+    Where feedback follows, ``original`` keeps the residual stream for it.
+    """
     options = plan_options(settings)
     by_loss = settings.metric == "loss"
     if not by_loss:
@@ -239,6 +243,7 @@ def plan_and_measure(
             seed=settings.seed,
             threads=settings.threads,
             cache=cache,
+            original=original,
         )
     if by_loss:
         with watch.measure("allocate"):

@@ -25,9 +25,9 @@ from lieq_edge.cache import Run
 from lieq_edge.errors import InputError
 from lieq_edge.lossaware import measure_loss
 from lieq_edge.measure.correlate import spearman
-from lieq_edge.measure.hidden import BlockInputs
 from lieq_edge.measure.importance import measure_importance
 from lieq_edge.measure.model import BlockModel
+from lieq_edge.measure.residual import ResidualStream
 from lieq_edge.planning import calibration_tokens
 from lieq_edge.progress import log, stage
 from lieq_edge.quantize import ggml
@@ -52,7 +52,7 @@ class Original:
     def __init__(self, model: BlockModel, tokens: Tensor, run: Run) -> None:
         """Run ``tokens`` ``(n, T)``; ``run`` keeps what enters each block."""
         self.model = model
-        self.inputs = BlockInputs(model, tokens, run)
+        self.inputs = ResidualStream(model, tokens, run)
         with stage("Running the original", model.n_blocks) as advance:
             hidden = self.inputs.forward(advance)
         # Half of the positions: a large vocabulary's predictions take memory.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -30,6 +31,7 @@ from reference import Reference, reference_of
 
 from lieq_edge.allocate.loss import make_loss_plan
 from lieq_edge.allocate.plan import Plan, PlanOptions, make_plan
+from lieq_edge.cache import Run
 from lieq_edge.errors import InputError
 from lieq_edge.lossaware import candidate_types, losses_of, measure_loss
 from lieq_edge.measure.analyze import describe
@@ -65,6 +67,7 @@ class Bench:
     out: Path
     work: Path
     rows: list[Row]
+    original: Run
 
     def __post_init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -97,14 +100,15 @@ class Bench:
 
     @cached_property
     def inputs(self) -> FeedbackInputs:
-        candidates = candidate_types(self.shapes.tensors, "k")
-        return self._timed("inputs", lambda: measure_loss(self.source, self.tokens, candidates))
+        return self._timed("inputs", lambda: self._measured("k"))
 
     @cached_property
     def inputs_all(self) -> FeedbackInputs:
         """With i-quants among the candidates."""
         candidates = candidate_types(self.shapes.tensors, "all")
-        return self._timed("inputs_all", lambda: measure_loss(self.source, self.tokens, candidates))
+        return self._timed(
+            "inputs_all", lambda: measure_loss(self.source, self.tokens, candidates, original=self.original)
+        )
 
     @cached_property
     def errors(self) -> dict[str, dict[str, float]]:
@@ -268,7 +272,9 @@ def main() -> int:
         )
         stored = args.out.with_suffix(".json")
         rows = [Row(**row) for row in json.loads(stored.read_text())] if stored.exists() else []
-        run(Bench(source, reference_file, reference, settings, args.out, args.work, rows), args)
+        # What all files with feedback follow.
+        with tempfile.TemporaryDirectory(dir=args.work) as folder, Run(Path(folder)) as original:
+            run(Bench(source, reference_file, reference, settings, args.out, args.work, rows, original), args)
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

@@ -35,7 +35,7 @@ RULES: tuple[tuple[str, str, str], ...] = (
     ("write", "lieq_edge/container.py", "*"),
     ("write", "write/model.py", "*"),
     ("write", "write/plain.py", "*"),
-    ("hidden states on disk", "measure/hidden.py", "*"),
+    ("hidden states on disk", "measure/residual.py", "*"),
     ("cache", "lieq_edge/cache", "*"),
     ("cache", "lieq_edge/cache/", "*"),
     ("labels and gradients at the head", "measure/loss_weights.py", "head"),

@@ -138,7 +138,7 @@ class FolderCache(Cache):
     def run(self, kind: str, parts: Parts) -> Run:
         if not self._state.writing:
             return Run(None)
-        return Run(self.store.run_path(kind, self._key(kind, parts)), self._complain, self._make_room)
+        return Run(self.store.run_path(kind, self._key(kind, parts)), self._complain, self._make_room, self.limit)
 
     def _make_room(self) -> bool:
         """Evict what is beyond the limit; False when what this process is at is beyond it."""

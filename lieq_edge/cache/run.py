@@ -33,6 +33,7 @@ class Run:
         folder: Path | None,
         complain: Callable[[str], None] = lambda reason: None,
         fits: Callable[[], bool] = lambda: True,
+        limit: int | None = None,
     ) -> None:
         """Take the folder, if it can be had.
 
@@ -40,9 +41,11 @@ class Run:
             folder: of the states, None for a run that cannot go on.
             complain: is told, once, why states cannot be kept.
             fits: tells whether there is room for more states.
+            limit: bytes that all the cache may take.
         """
         self._complain = complain
         self._fits = fits
+        self._limit = limit
         self._private: Path | None = None
         self._spilled: dict[str, Path] = {}
         self._folder, self._lock = self._take(folder)
@@ -126,6 +129,14 @@ class Run:
             self._writing = False
             self._complain("its disk is too full")
         check_space(Path(tempfile.gettempdir()), size)
+
+    def takes(self, size: int) -> bool:
+        """States of ``size`` bytes in all would find room."""
+        if not self._writing or self._folder is None or (self._limit is not None and size > self._limit):
+            return False
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(self._folder).free >= size
+        return False
 
     def spill(self, name: str, arrays: Arrays, record: Any = None) -> None:
         """Put away what this process needs again; where states are kept it is one of them.

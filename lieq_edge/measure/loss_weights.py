@@ -28,9 +28,9 @@ from ..cache import Entry, Run, Steps
 from ..errors import InputError
 from ..progress import stage
 from ..resources import give_back_memory
-from .hidden import BlockInputs
 from .model import BlockModel
 from .precision import quick_products
+from .residual import ResidualStream
 from .sixteen_bits import turned_once
 
 # Part of the name of matrices that share their w with none that reads the same.
@@ -94,6 +94,7 @@ def measure_loss_weights(
     found: dict[int, Any] | None = None,
     bfloat16: bool | None = None,
     run: Run | None = None,
+    original: ResidualStream | None = None,
 ) -> tuple[LossWeights, Tensor]:
     """Run token windows forward and backward through the model, block by block.
 
@@ -108,6 +109,7 @@ def measure_loss_weights(
         found: gets what the listener of each block found, by block.
         bfloat16: see ``quick_products``.
         run: where to keep what is done, and to go on from; a run for these arguments only.
+        original: where the inputs of blocks are kept for others too; by itself they go as the way back goes on.
 
     Returns:
         The weights of every linear of every block, of the head, and of the embedding; and the last block's output
@@ -120,7 +122,7 @@ def measure_loss_weights(
     found = {} if found is None else found
     count = model.n_blocks
     collector = _Collector(model, tokens, listen)
-    inputs = BlockInputs(model, tokens, run)
+    inputs = original or ResidualStream(model, tokens, run)
     # The head is the step before the last block's.
     steps = Steps(run, range(count, -1, -1))
     with stage("Measuring loss weights", 3 * count) as advance, quick_products(bfloat16):
@@ -147,7 +149,7 @@ def measure_loss_weights(
                 advance()
                 advance()
             steps.finish(index, collector.entry(found.get(index)), {"gradient": gradient.numpy()})
-            if index < count:
+            if index < count and original is None:
                 inputs.drop(index)
         collector.embedding(gradient)
     return collector.result(), hidden

@@ -6,8 +6,11 @@ that write to the residual stream make up for its drift (``drift``).
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
     from ..measure.loss_weights import LossWeights, Readers
     from ..measure.model import BlockModel
-    from .drift import Original, Targets
+    from ..measure.residual import ResidualStream, Written
     from .kept_inputs import KeptInputs
     from .rounding.factor import Factor
     from .workers import Workers
@@ -51,12 +54,14 @@ class FeedbackInputs:
         weights: of the loss on them.
         sensitivity: rounding by tensor and type, judged on held-out sequences, and H of the matrices
             outside the blocks. Block matrices that it leaves out are judged when their turn comes.
+        original: the residual stream of the model on the tokens, inside blocks too; None when nobody kept it.
     """
 
     model: BlockModel
     tokens: Tensor
     weights: LossWeights
     sensitivity: Sensitivity
+    original: ResidualStream | None = None
 
 
 def rounding_parts(plan: Plan, inputs: FeedbackInputs) -> dict[str, Any]:
@@ -102,8 +107,8 @@ def encode_streamed(
 
     run = run or Run(None)
     by_name = {tensor.name: tensor for tensor in plan.tensors}
-    with torch.no_grad(), Workers(threads) as workers:
-        blocks = _Blocks(by_name, inputs, workers, run)
+    with torch.no_grad(), Workers(threads) as workers, _original(inputs) as original:
+        blocks = _Blocks(by_name, inputs, original, workers, run)
         done = 0
         packed: dict[str, Packed] = {}
         for tensor in plan.tensors:
@@ -123,16 +128,39 @@ def encode_streamed(
                 yield tensor, encode_tensor(source.read(tensor.name), tensor, importance, threads=threads)
 
 
+@contextlib.contextmanager
+def _original(inputs: FeedbackInputs) -> Iterator[ResidualStream]:
+    """The original's residual stream, kept for this rounding alone where nobody kept it before."""
+    from ..measure.precision import quick_products
+    from ..measure.residual import ResidualStream
+
+    if inputs.original is not None:
+        yield inputs.original
+        return
+    with tempfile.TemporaryDirectory(prefix="lieq-stream.") as folder, Run(Path(folder)) as run:
+        original = ResidualStream(inputs.model, inputs.tokens, run, inside=True)
+        with quick_products():
+            original.forward()
+        yield original
+
+
 class _Blocks:
     """Rounds one block after the other, or takes what an interrupted run has rounded."""
 
-    def __init__(self, plans: Mapping[str, TensorPlan], inputs: FeedbackInputs, workers: Workers, run: Run) -> None:
+    def __init__(
+        self,
+        plans: Mapping[str, TensorPlan],
+        inputs: FeedbackInputs,
+        original: ResidualStream,
+        workers: Workers,
+        run: Run,
+    ) -> None:
         self._plans = plans
         self._inputs = inputs
         self._workers = workers
         self._steps = Steps(run, range(inputs.model.n_blocks))
+        self._original = original
         self._hidden: Tensor | None = None
-        self._original: Original | None = None
 
     def round(self, index: int) -> dict[str, Packed]:
         """The matrices of block ``index`` by GGUF name; blocks are asked for in order."""
@@ -141,31 +169,27 @@ class _Blocks:
             if kept is not None:
                 return kept.arrays
             self._steps.forget()
-            self._hidden = self._original = None
+            self._hidden = None
         packed: dict[str, Packed] = {}
         # One block, unless what was kept of earlier ones is damaged: then all of them are rounded once more.
         for step in [step for step in self._steps.remaining if step <= index]:
-            hidden, original = self._enter()
-            packed = _round_block(step, self._plans, hidden, original, self._inputs, self._workers)
-            self._steps.finish(step, Entry(packed), {"hidden": hidden.numpy(), "original": original.hidden.numpy()})
+            hidden = self._enter()
+            packed = _round_block(step, self._plans, hidden, self._original, self._inputs, self._workers)
+            self._steps.finish(step, Entry(packed), {"hidden": hidden.numpy()})
         return packed
 
-    def _enter(self) -> tuple[Tensor, Original]:
-        """What enters the next block, behind rounded blocks and in the original."""
-        if self._hidden is None or self._original is None:
+    def _enter(self) -> Tensor:
+        """What enters the next block behind rounded blocks."""
+        if self._hidden is None:
             import torch
-
-            from .drift import Original
 
             state = self._steps.state
             if state is None:
                 self._hidden = self._inputs.model.embed(self._inputs.tokens).clone()
-                self._original = Original(self._hidden.clone())
                 self._inputs.model.release_outer()
             else:
                 self._hidden = torch.from_numpy(state.arrays["hidden"]).clone()
-                self._original = Original(torch.from_numpy(state.arrays["original"]).clone())
-        return self._hidden, self._original
+        return self._hidden
 
 
 def _round_outer(
@@ -187,7 +211,7 @@ def _round_block(
     index: int,
     plans: Mapping[str, TensorPlan],
     hidden: Tensor,
-    original: Original,
+    original: ResidualStream,
     inputs: FeedbackInputs,
     workers: Workers,
 ) -> dict[str, Packed]:
@@ -198,10 +222,12 @@ def _round_block(
     model, losses = inputs.model, inputs.sensitivity.losses
     give_back_memory(model.columns)
     kept = KeptInputs(len(inputs.tokens))
+    with quick_products():
+        targets = original.written(index)
     with model.block(index) as module:
         linears = model.linears(module, index)
         with quick_products(), kept.finding_ends(module, linears):
-            targets = original.advance(model, module, index)
+            model.run_block(module, index, hidden[:1])
 
         def work(piece: tuple[str, slice]) -> tuple[Packed, Array]:
             name, rows = piece
@@ -239,7 +265,7 @@ def _measure(
     hidden: Tensor,
     inputs: FeedbackInputs,
     names: Readers,
-    targets: Targets | None,
+    targets: Written | None,
     kept: KeptInputs,
     *,
     judged: bool,
