@@ -105,10 +105,11 @@ class Bench:
     @cached_property
     def inputs_all(self) -> FeedbackInputs:
         """With i-quants among the candidates."""
-        candidates = candidate_types(self.shapes.tensors, "all")
-        return self._timed(
-            "inputs_all", lambda: measure_loss(self.source, self.tokens, candidates, original=self.original)
-        )
+        return self._timed("inputs_all", lambda: self._measured("all"))
+
+    def _measured(self, types: str) -> FeedbackInputs:
+        candidates = candidate_types(self.shapes.tensors, types)
+        return measure_loss(self.source, self.tokens, candidates, original=self.original)
 
     @cached_property
     def errors(self) -> dict[str, dict[str, float]]:
