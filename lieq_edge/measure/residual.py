@@ -53,7 +53,8 @@ class Stored:
 
     def __getitem__(self, sequences: slice) -> Tensor:
         """Some of the sequences, ``(b, T, d)``, in float32."""
-        return self.values[sequences].float() * 2.0**self.exponent
+        values = self.values[sequences]
+        return values.clone() if values.dtype == torch.float32 else values.float().mul_(2.0**self.exponent)
 
 
 @dataclass(frozen=True)
