@@ -105,7 +105,7 @@ class Watcher:
             start, stop = max(batch.start, first), min(batch.stop, last if last is not None else batch.stop)
             if start < stop:
                 part = slice(start - batch.start, stop - batch.start)
-                for some in tokens_of(slice(start, stop), weights[part], frozenset()):
+                for some in tokens_of(slice(start, stop), x[part], weights[part], frozenset()):
                     moments.add(some.of(x[part]), some.weights, held_out=some.held_out)
         return moments.whole()
 

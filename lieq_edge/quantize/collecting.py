@@ -48,7 +48,7 @@ class Collecting:
                 self._moments[names] = Moments.zeros(columns, divided=self._divided)
             if some.wanted is not None and names not in self._crosses:
                 self._crosses[names] = CrossMoments.zeros(some.wanted.shape[-1], columns)
-            for tokens in tokens_of(batch, some.weights, self._held_out, self._kept):
+            for tokens in tokens_of(batch, some.x, some.weights, self._held_out, self._kept):
                 x = tokens.of(some.x)
                 self._moments[names].add(x, tokens.weights, held_out=tokens.held_out)
                 if some.wanted is not None:

@@ -193,21 +193,26 @@ class Tokens:
         return x.flatten(0, 1).index_select(0, self.index)
 
 
-def tokens_of(batch: slice, weights: Tensor, held_out: frozenset[int], kept: float = KEPT) -> list[Tokens]:
-    """The tokens of the sequences ``batch`` that are worth a column of a product, by their weights.
+def tokens_of(batch: slice, x: Tensor, weights: Tensor, held_out: frozenset[int], kept: float = KEPT) -> list[Tokens]:
+    """The tokens of the sequences ``batch`` that are worth a column of a product, by what they add to H.
 
-    These are very uneven (a quarter of the tokens often carries nine tenths of the sum), and H costs the same for
-    each. So tokens of little weight stand for each other: each is kept at a rate proportional to its weight, evenly
+    That is very uneven (a quarter of the tokens often carries nine tenths of the sum), and H costs the same for
+    each. So tokens that add little stand for each other: each is kept at a rate proportional to ``w_t |x_t|^2``, evenly
     spread, and then counts for as much as it was likely to be left out. The sum stays what it was on average.
+
+    By w_t alone the few tokens that everything attends to would be left to chance: the loss minds an error there a
+    hundred times less than elsewhere, but one matrix receives inputs a thousand times as large.
 
     Args:
         batch: the sequences.
+        x: their inputs ``(b, T, columns)``.
         weights: their w_t ``(b, T)``.
         held_out: sequences that are held out.
         kept: share of the tokens that is taken.
     """
     import torch
 
+    energies = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).double().square() * weights
     parts = []
     for judged in (False, True):
         rows = torch.tensor(
@@ -215,9 +220,9 @@ def tokens_of(batch: slice, weights: Tensor, held_out: frozenset[int], kept: flo
         )
         if len(rows) == 0:
             continue
-        mine = weights[rows].flatten().double()
-        limit = _limit(mine, kept)
-        rate = (mine / limit).clamp(max=1.0) if limit > 0 else torch.ones_like(mine)
+        mine, added = weights[rows].flatten().double(), energies[rows].flatten()
+        limit = _limit(added, kept)
+        rate = (added / limit).clamp(max=1.0) if limit > 0 else torch.ones_like(mine)
         steps = torch.floor(rate.cumsum(0) + 0.5)
         chosen = torch.nonzero(steps.diff(prepend=steps.new_zeros(1)) > 0)[:, 0]
         index = (rows[:, None] * weights.shape[1] + torch.arange(weights.shape[1])).flatten()[chosen]
@@ -278,7 +283,7 @@ def weighted_moments(sequences: Iterable[Tensor], weights: Tensor) -> Moments:
     for sequence, x in enumerate(sequences):
         if found is None:
             found = Moments.zeros(x.shape[1])
-        for some in tokens_of(slice(sequence, sequence + 1), weights[sequence : sequence + 1], held_out):
+        for some in tokens_of(slice(sequence, sequence + 1), x[None], weights[sequence : sequence + 1], held_out):
             found.add(some.of(x[None]), some.weights, held_out=some.held_out)
     assert found is not None
     return found.whole()

@@ -35,7 +35,7 @@ def test_every_linear_gets_its_own_tokens(divided: bool) -> None:
     for batch, made in batches():
         found.add(batch, {(name,): Received(x, weights) for name, (x, weights) in made.items()})
         for name, (x, weights) in made.items():
-            for some in tokens_of(batch, weights, HELD_OUT):
+            for some in tokens_of(batch, x, weights, HELD_OUT):
                 expected[name,].add(some.of(x), some.weights, held_out=some.held_out)
     moments, crosses = found.done()
     assert not crosses
