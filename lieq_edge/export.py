@@ -147,6 +147,8 @@ def _export(
             rounding=rounding,
             ready=lambda path: _remember(path, started),
         )
+    if original is not None:
+        original.close(done=True)  # the largest thing on the disk, and of no use any more
     validation = None
     if settings.validation:
         with watch.measure("validate"):

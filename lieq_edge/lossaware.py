@@ -98,6 +98,7 @@ def measure_loss(
     from .quantize.sensitivity import Sensitivity, losses_from_json, losses_to_json, predict_outer
     from .quantize.statistics import held_out_sequences
     from .quantize.streamed import FeedbackInputs
+    from .quantize.workers import Workers
 
     held_out_sequences(len(windows))  # too few windows are told before any work
     tokens = torch.from_numpy(windows)
@@ -110,7 +111,8 @@ def measure_loss(
     if weights is None or found is None:
         weights, found = _measure(model, tokens, wanted, parts, threads, cache, stream)
     elif stream is not None:
-        with stage("Running the original", model.n_blocks) as advance, quick_products():
+        # Within the workers' limits, as when loss weights are measured: sums may depend on threads.
+        with Workers(threads), stage("Running the original", model.n_blocks) as advance, quick_products():
             stream.forward(advance)
     measured = Measured.of_entry(weights)
     outer = {name: list(candidates.get(name, ())) for name in measured.outer}

@@ -108,6 +108,7 @@ class Bench:
         return self._timed("inputs_all", lambda: self._measured("all"))
 
     def _measured(self, types: str) -> FeedbackInputs:
+        """The second to be measured finds the residual stream that the first put away, and takes that much less."""
         candidates = candidate_types(self.shapes.tensors, types)
         return measure_loss(self.source, self.tokens, candidates, original=self.original)
 

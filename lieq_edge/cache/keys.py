@@ -22,7 +22,19 @@ Parts = Mapping[str, Any]
 """What a result depends on: JSON values, arrays and tensors, which are counted by their bytes."""
 
 # By these PyTorch is told which instructions and how many threads to use.
-_SETTINGS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_SETTINGS = (
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "OMP_NUM_THREADS",
+    "OMP_THREAD_LIMIT",
+    "MKL_NUM_THREADS",
+)
+# Beginnings of what a processor of Intel's kind calls its instructions for numbers. The others that the system lists
+# change with its kernel.
+_ARITHMETIC = ("sse", "ssse", "avx", "amx", "fma", "f16c", "bmi")
 
 _PACKAGES = ("torch", "transformers", "numpy", "llama-cpp-python")
 
@@ -132,5 +144,6 @@ def _instructions() -> str:
         for line in listed:
             name, _, value = line.partition(":")
             if name.strip() in ("flags", "Features"):
-                return " ".join(sorted(value.split()))
+                listed_all = name.strip() == "Features"  # of ARM, which are all of this kind
+                return " ".join(sorted(flag for flag in value.split() if listed_all or flag.startswith(_ARITHMETIC)))
     return platform.processor()

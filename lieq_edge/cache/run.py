@@ -123,16 +123,15 @@ class Run:
             InputError: neither the cache's disk nor that of temporary files has so much space.
         """
         if self._writing and self._folder is not None:
-            with contextlib.suppress(OSError):
-                if shutil.disk_usage(self._folder).free >= size:
-                    return
+            if self.takes(size):
+                return
             self._writing = False
-            self._complain("its disk is too full")
+            self._complain("its disk is too full, or its limit too low, for what waits between two passes")
         check_space(Path(tempfile.gettempdir()), size)
 
     def takes(self, size: int) -> bool:
-        """States of ``size`` bytes in all would find room."""
-        if not self._writing or self._folder is None or (self._limit is not None and size > self._limit):
+        """States of ``size`` bytes in all find room on the disk, and leave the better half of the limit to others."""
+        if not self._writing or self._folder is None or (self._limit is not None and size > self._limit / 2):
             return False
         with contextlib.suppress(OSError):
             return shutil.disk_usage(self._folder).free >= size
@@ -155,7 +154,9 @@ class Run:
     def fetch(self, name: str) -> Entry | None:
         """What was spilled, by this process or the one before; None when it is gone."""
         if name in self._spilled:
-            return read_entry(self._spilled[name])
+            with contextlib.suppress(FileNotFoundError, DamagedError):
+                return read_entry(self._spilled[name])
+            remove_file(self._spilled.pop(name))
         return self.load(name)
 
     @staticmethod

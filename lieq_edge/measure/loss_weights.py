@@ -133,7 +133,8 @@ def measure_loss_weights(
         if steps.state is None:
             hidden = inputs.forward(advance)
         else:
-            hidden = inputs.take(count)
+            # At once, unless its files are gone.
+            hidden = inputs.forward() if original is not None else inputs.take(count)
             gradient = torch.from_numpy(steps.state.arrays["gradient"]).clone()
             for _ in range(3 * count - 2 * len(steps.remaining)):
                 advance()

@@ -103,7 +103,7 @@ class ResidualStream:
         hidden = self.take(count - len(steps.remaining))
         size = hidden.numel() * (2 if _are_quick() else 4) * (len(steps.remaining) + 1)
         self._run.reserve(size)
-        self._inside = self._inside and self._run.takes(3 * size)
+        self._inside = self._inside and self._run.takes(2 * size)
         for _ in range(count - len(steps.remaining)):
             advance()
         for index in steps.remaining:
@@ -146,6 +146,9 @@ class ResidualStream:
             first, last = kept.record["writers"]
             return Written({first: Stored.of_entry(kept), last: Stored.of_entry(behind)}, kept.record["scale"])
         hidden = self.take(index)
+        if not self._run.resumable:
+            # In the folder for temporary files, which may be memory, nothing lies longer than it must.
+            self.drop(index)
         found = self._step(index, hidden, inside=True)
         if found is None:
             return None

@@ -186,9 +186,9 @@ class _Blocks:
             state = self._steps.state
             if state is None:
                 self._hidden = self._inputs.model.embed(self._inputs.tokens).clone()
-                self._inputs.model.release_outer()
             else:
                 self._hidden = torch.from_numpy(state.arrays["hidden"]).clone()
+            self._inputs.model.release_outer()
         return self._hidden
 
 

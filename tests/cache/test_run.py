@@ -111,8 +111,20 @@ def test_what_the_work_needs_again_goes_elsewhere_when_the_cache_is_full(
         assert found is not None
         [private] = {path.parent for path in run._spilled.values()}
         assert private.exists()
+        run._spilled["inputs"].write_bytes(b"damaged")
+        assert run.fetch("inputs") is None
     assert not private.exists()
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_half_of_the_limit_is_left_to_others(tmp_path: Path) -> None:
+    with FolderCache(tmp_path, limit=1000).run("work", {}) as run:
+        assert run.takes(500)
+        assert not run.takes(501)
+        run.reserve(500)
+        assert run.resumable
+        run.reserve(501)
+        assert not run.resumable
 
 
 def _hold(path: Path, ready: multiprocessing.synchronize.Event) -> None:
