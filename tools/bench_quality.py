@@ -166,32 +166,22 @@ class Bench:
 
         self.row("lagrange", size, make, ("importance", "errors"))
 
-    def ours(self, metric: str, rounding: str, size: str, seed: int = 0) -> None:
-        """One metric with one rounding at a preset's size."""
-        name = f"{metric}{f' {seed}' if metric == 'random' else ''} + {rounding}"
+    def ours(self, metric: str, rounding: str, size: str, seed: int = 0, *, all_types: bool = False) -> None:
+        """One metric with one rounding at a preset's size; with ``all_types`` the metric loss takes i-quants too."""
+        detail = f" {seed}" if metric == "random" else ", all types" if all_types else ""
+        name, measured = f"{metric}{detail} + {rounding}", "inputs_all" if all_types else "inputs"
         budget = self.bytes_of(size)
         options = PlanOptions(metric=metric, seed=seed, granularity="tensor" if metric == "loss" else "block")
 
         def make(path: Path) -> Plan:
-            if metric == "loss":
-                plan = make_loss_plan(self.shapes, budget, losses_of(self.inputs.sensitivity, rounding), options)
-            else:
-                plan = make_plan(self.diagnostics, budget, options)
-            return self.write(path, plan, rounding)
+            if metric != "loss":
+                return self.write(path, make_plan(self.diagnostics, budget, options), rounding)
+            inputs: FeedbackInputs = getattr(self, measured)
+            plan = make_loss_plan(self.shapes, budget, losses_of(inputs.sensitivity, rounding), options)
+            return self.write(path, plan, rounding, inputs)
 
-        shared = ("inputs",) if "feedback" in rounding or metric == "loss" else ("importance",)
+        shared = (measured,) if "feedback" in rounding or metric == "loss" else ("importance",)
         self.row(name, size, make, shared if metric == "loss" else (*shared, "diagnostics"))
-
-    def all_types(self, size: str) -> None:
-        """The metric loss with i-quants too, and feedback where the type allows it."""
-        budget = self.bytes_of(size)
-        options = PlanOptions(metric="loss", granularity="tensor")
-
-        def make(path: Path) -> Plan:
-            losses = losses_of(self.inputs_all.sensitivity, "feedback")
-            return self.write(path, make_loss_plan(self.shapes, budget, losses, options), "feedback", self.inputs_all)
-
-        self.row("loss, all types + feedback", size, make, ("inputs_all",))
 
     def uniform(self, type_name: str, rounding: str) -> None:
         """All block matrices in one type, the embedding in 16 bits."""
@@ -225,7 +215,7 @@ def run(bench: Bench, args: argparse.Namespace) -> None:
         bench.ours("loss", "feedback", name)
     for name in args.all_types_sizes.split(","):
         if name:
-            bench.all_types(name)
+            bench.ours("loss", "feedback", name, all_types=True)
     for name in UNIFORM if args.uniform else ():
         bench.uniform(name, "imatrix")
         bench.uniform(name, "feedback")

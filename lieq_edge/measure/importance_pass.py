@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..cache import Entry, Run, Steps
 from ..progress import stage
 from ..source.base import Source
-from .importance import mean_square
+from .importance import matrix_means, mean_square
 from .model import BlockModel
 from .precision import quick_products, takes_bfloat16
 from .texts import Windows
@@ -80,10 +80,7 @@ def _block_importance(
     count = hidden.shape[0] * hidden.shape[1]
     found = {name: mean_square(name, total.numpy(), count) for name, total in sums.items()}
     for name, totals in visitors.items():
-        # An expert that no token visits gets the mean of the others.
-        pooled = mean_square(name, totals.sum(0).numpy(), sum(visits[name]))
-        each = zip(totals, visits[name], strict=True)
-        found[name] = np.stack([mean_square(name, total.numpy(), n) if n else pooled for total, n in each])
+        found[name] = matrix_means(name, totals.numpy(), np.array(visits[name]), several=True)
     return found
 
 

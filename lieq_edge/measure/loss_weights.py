@@ -133,8 +133,7 @@ def measure_loss_weights(
         if steps.state is None:
             hidden = inputs.forward(advance)
         else:
-            # At once, unless its files are gone.
-            hidden = inputs.forward() if original is not None else inputs.take(count)
+            hidden = inputs.forward()  # at once, unless its files are gone
             gradient = torch.from_numpy(steps.state.arrays["gradient"]).clone()
             for _ in range(3 * count - 2 * len(steps.remaining)):
                 advance()
