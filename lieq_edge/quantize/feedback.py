@@ -26,11 +26,14 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from . import ggml
-from .codec import Grid, layout_of, pack, unpack
+from .codec import Grid, Layout, layout_of, pack, unpack
 from .q2_0 import search_grid
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .rounding.factor import BlockFactors, Factor
+    from .rounding.scales import Fields
 
 Floats = npt.NDArray[np.float32]
 
@@ -158,7 +161,7 @@ def _round_rows(
         within = factor.feedback[first:last, first:last]
         pull = factor.feedback[:first, first:last].T @ errors[:first]
         current = original[first:last] + torch.linalg.solve_triangular(within.T, pull, upper=False, unitriangular=True)
-        scales.fill(_encode(current.T.contiguous().numpy(), type_name, importance[first:last]), first)
+        scales.fill(_fields(layout, current, importance[first:last]), first)
         targets = pull.add_(original[first:last])
         for start in range(first, last, layout.sub):
             stop = start + layout.sub
@@ -177,7 +180,14 @@ def _round_rows(
     return scales.grid(to_levels.codes(levels))
 
 
-def _encode(weights: Floats, type_name: str, importance: Floats) -> Grid:
-    if type_name == "Q2_0":
-        return search_grid(weights, importance)
-    return unpack(ggml.encode(weights, type_name, importance, 1), type_name)
+def _fields(layout: Layout, weights: Tensor, importance: Floats) -> Fields:
+    """Scales and mins to begin with, of ``weights`` ``(columns, rows)``."""
+    from .rounding.grid_search import search, searches
+    from .rounding.scales import Fields
+
+    if searches(layout):
+        return search(layout, weights, importance)
+    rows = weights.T.contiguous().numpy()
+    if layout.type_name == "Q2_0":
+        return Fields.of(search_grid(rows, importance))
+    return Fields.of(unpack(ggml.encode(rows, layout.type_name, importance, 1), layout.type_name))

@@ -9,7 +9,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 
 # Rows that go through a sub-block together: what they need stays in the processor's first cache.
-_LANES = 64
+_LANES = 128
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -60,54 +60,58 @@ def round_columns(
     best = np.zeros(_LANES, np.int64)
     better = np.zeros(_LANES, np.bool_)
     for first in range(0, rows, _LANES):
-        count = min(_LANES, rows - first)
+        # Rows of arrays are taken out before each loop: only then does the compiler see that no index is negative, and
+        # does many of them in one step.
+        last = min(first + _LANES, rows)
+        count = last - first
         for candidate in range(len(scales)):
-            for j in range(columns):
-                for r in range(count):
-                    target[j, r] = targets[j, first + r]
+            given = scales[candidate, first:last]
             for r in range(count):
-                scale[r] = scales[candidate, first + r]
+                scale[r] = given[r]
                 inverse[r] = np.float32(1) / scale[r] if scale[r] != 0 else np.float32(0)
                 cost[r] = 0
             if len(mins):
+                given = mins[candidate, first:last]
                 for r in range(count):
-                    least[r] = mins[candidate, first + r]
+                    least[r] = given[r]
                     offset[r] = least[r] * inverse[r]
             for j in range(columns):
+                target[j, :count] = targets[j, first:last]
+            for j in range(columns):
+                aim, weight, mine, missed = target[j], weights[j, first:last], level[j], error[j]
                 if linear:
                     for r in range(count):
-                        level[j, r] = min(max(np.rint(target[j, r] * inverse[r] + offset[r]), low), high)
+                        mine[r] = min(max(np.rint(aim[r] * inverse[r] + offset[r]), low), high)
                 else:
                     for r in range(count):
-                        level[j, r] = low
+                        mine[r] = low
                     for i in range(1, len(table)):
                         middle = (table[i] + table[i - 1]) / np.float32(2)
                         rise = table[i] - table[i - 1]
                         for r in range(count):
-                            scaled = target[j, r] * inverse[r] + offset[r]
-                            level[j, r] += rise if scaled > middle else np.float32(0)
+                            scaled = aim[r] * inverse[r] + offset[r]
+                            mine[r] += rise if scaled > middle else np.float32(0)
                 variance = variances[j]
                 for r in range(count):
-                    value = level[j, r] * scale[r] - least[r]
-                    error[j, r] = weights[j, first + r] - value
-                    miss = value - target[j, r]
+                    value = mine[r] * scale[r] - least[r]
+                    missed[r] = weight[r] - value
+                    miss = value - aim[r]
                     cost[r] += variance * (miss * miss)
                 for i in range(j + 1, columns):
-                    factor = feedback[j, i]
+                    later, factor = target[i], feedback[j, i]
                     for r in range(count):
-                        target[i, r] += factor * error[j, r]
+                        later[r] += factor * missed[r]
             for r in range(count):
                 better[r] = candidate == 0 or cost[r] < best_cost[r]
                 best[r] = candidate if better[r] else best[r]
                 best_cost[r] = cost[r] if better[r] else best_cost[r]
             for j in range(columns):
+                mine, missed, kept, kept_error = level[j], error[j], best_level[j], best_error[j]
                 for r in range(count):
-                    best_level[j, r] = level[j, r] if better[r] else best_level[j, r]
-                    best_error[j, r] = error[j, r] if better[r] else best_error[j, r]
+                    kept[r] = mine[r] if better[r] else kept[r]
+                    kept_error[r] = missed[r] if better[r] else kept_error[r]
         for j in range(columns):
-            for r in range(count):
-                levels[j, first + r] = best_level[j, r]
-                errors[j, first + r] = best_error[j, r]
-        for r in range(count):
-            picks[first + r] = best[r]
-            costs[first + r] = best_cost[r]
+            levels[j, first:last] = best_level[j, :count]
+            errors[j, first:last] = best_error[j, :count]
+        picks[first:last] = best[:count]
+        costs[first:last] = best_cost[:count]

@@ -46,9 +46,7 @@ def sweep(
         for start in range(first, last, block):
             part = slice(start, start + block)
             here = slice(start - first, start - first + block)
-            change = _refit(start // block, square[here, here], scales, levels[part], gradient[here])
-            errors[part] += change
-            gradient.addmm_(square[:, here], change)
+            errors[part] += _refit(start // block, here, square, scales, levels[part], gradient)
             _descend(part, first, weights, square, blocks, scales, levels, errors, gradient, to_levels)
 
 
@@ -91,7 +89,7 @@ def _descend(
 
 
 def _refit(
-    block: int, square: torch.Tensor, scales: Scales, levels: torch.Tensor, gradient: torch.Tensor
+    block: int, here: slice, square: torch.Tensor, scales: Scales, levels: torch.Tensor, gradient: torch.Tensor
 ) -> torch.Tensor:
     """Move d (and m) of a block to the least squares of its codes, where rounding to fp16 leaves a gain.
 
@@ -100,9 +98,11 @@ def _refit(
 
     Args:
         block: which one.
-        square: H of its columns.
+        here: its columns in their group.
+        square: H of the group.
         scales: of all blocks.
-        levels, gradient: of its columns, ``(columns, rows)``.
+        levels: of its columns, ``(columns, rows)``.
+        gradient: of the group, ``(group, rows)``; follows the errors.
 
     Returns:
         How the errors change, ``(columns, rows)``.
@@ -110,22 +110,30 @@ def _refit(
     layout = scales.layout
     per_block = layout.block // layout.sub
     subs = slice(block * per_block, (block + 1) * per_block)
+    toward, own = square[:, here], gradient[here]
     by_d = -levels
     if scales.scale_codes is not None:
-        by_d *= scales.scale_codes[subs].repeat_interleave(layout.sub, 0)
-    curved_d = square @ by_d
-    dd, d_slope = (by_d * curved_d).sum(0), (by_d * gradient).sum(0)
+        by_d.view(per_block, layout.sub, -1).mul_(scales.scale_codes[subs, None])
+    curved_d = toward @ by_d
+    dd, d_slope = (by_d * curved_d[here]).sum(0), (by_d * own).sum(0)
     d, zero = scales.d[block], torch.zeros(())
     if scales.m is None:
         step = _to_half(d, torch.where(dd > 0, -d_slope / dd, zero))
         step = torch.where(step * (dd * step + 2 * d_slope) < 0, step, zero)
         d += step
+        gradient.addcmul_(curved_d, step)
         return by_d.mul_(step)
-    by_m = torch.full_like(by_d, float(layout.min_sign))
+
+    # u is the same in all columns of a sub-block, so sums over them are enough.
+    def summed(x: torch.Tensor) -> torch.Tensor:
+        return x.view(per_block, layout.sub, -1).sum(1)
+
     if scales.min_codes is not None:
-        by_m = scales.min_codes[subs].repeat_interleave(layout.sub, 0)
-    curved_m = square @ by_m
-    dm, mm, m_slope = (by_m * curved_d).sum(0), (by_m * curved_m).sum(0), (by_m * gradient).sum(0)
+        by_m = scales.min_codes[subs]
+    else:
+        by_m = torch.full((per_block, levels.shape[1]), float(layout.min_sign))
+    curved_m = toward.view(len(toward), per_block, layout.sub).sum(2) @ by_m
+    dm, mm, m_slope = ((by_m * summed(x)).sum(0) for x in (curved_d[here], curved_m[here], own))
     determinant = dd * mm - dm * dm
     solvable = determinant > 1e-5 * dd * mm
     m = scales.m[block]
@@ -135,7 +143,10 @@ def _refit(
     d_step, m_step = torch.where(gain < 0, d_step, zero), torch.where(gain < 0, m_step, zero)
     d += d_step
     m += m_step
-    return by_d.mul_(d_step).addcmul_(m_step.expand_as(by_m), by_m)
+    gradient.addcmul_(curved_d, d_step).addcmul_(curved_m, m_step)
+    change = by_d.mul_(d_step)
+    change.view(per_block, layout.sub, -1).add_((by_m * m_step)[:, None])
+    return change
 
 
 def _to_half(present: torch.Tensor, step: torch.Tensor) -> torch.Tensor:

@@ -11,10 +11,10 @@ import torch
 
 from ..codec import Grid, Layout
 
-# Steps to try around the encoder's scale and min. An integer is a step of the stored integer, a fraction a part of
-# it (at least 1). For types without stored integers both are parts of d. Measured on held-out text; see docs.
+# Steps to try around the scale and min that were found before. An integer is a step of the stored integer, a fraction
+# a part of it (at least 1). For types without stored integers both are parts of d. Measured on held-out text; see docs.
 _STEPS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "Q2_K": ((-1, 0, 1), (-1, 0, 1)),
+    "Q2_K": ((-1, 0, 1), (-2, -1, 0, 1, 2)),
     "Q3_K": ((-2, -1, 0, 1, 2), (0,)),
     "Q4_K": ((-0.08, -0.04, 0, 0.04, 0.08), (-0.04, 0, 0.04)),
     "Q5_K": ((-0.08, -0.04, 0, 0.04, 0.08), (-0.04, 0, 0.04)),
@@ -38,6 +38,27 @@ class Candidates:
     stored_mins: torch.Tensor | None
 
 
+@dataclass(frozen=True)
+class Fields:
+    """Scale fields of neighbouring columns, as in ``Scales``."""
+
+    d: torch.Tensor
+    m: torch.Tensor | None
+    scale_codes: torch.Tensor | None
+    min_codes: torch.Tensor | None
+
+    @classmethod
+    def of(cls, grid: Grid) -> Fields:
+        """Those of rows in ggml's order."""
+
+        def columns_first(field: npt.NDArray | None) -> torch.Tensor | None:
+            return torch.from_numpy(field.astype(np.float32)).T if field is not None else None
+
+        d, *others = (columns_first(field) for field in (grid.d, grid.m, grid.scale_codes, grid.min_codes))
+        assert d is not None
+        return cls(d, *others)
+
+
 class Scales:
     """The scale fields of all blocks of some rows, column blocks first, as float32 tensors that hold exact values.
 
@@ -58,17 +79,17 @@ class Scales:
         self._wide = _pairs(scale_steps, min_steps)
         self._near = _pairs(_nearest(scale_steps), _nearest(min_steps))
 
-    def fill(self, grid: Grid, column: int) -> None:
+    def fill(self, fields: Fields, column: int) -> None:
         """Take over the fields of neighbouring columns that start at ``column``."""
         for mine, theirs, width in (
-            (self.d, grid.d, self.layout.block),
-            (self.m, grid.m, self.layout.block),
-            (self.scale_codes, grid.scale_codes, self.layout.sub),
-            (self.min_codes, grid.min_codes, self.layout.sub),
+            (self.d, fields.d, self.layout.block),
+            (self.m, fields.m, self.layout.block),
+            (self.scale_codes, fields.scale_codes, self.layout.sub),
+            (self.min_codes, fields.min_codes, self.layout.sub),
         ):
             if mine is not None and theirs is not None:
                 start = column // width
-                mine[start : start + theirs.shape[1]] = torch.from_numpy(theirs.astype(np.float32)).T
+                mine[start : start + len(theirs)] = theirs
 
     def candidates(self, sub: int, *, search: bool, near: bool = False) -> Candidates:
         """What sub-block ``sub`` may use: its present scale and, when searching, the neighbours of it.
