@@ -1,4 +1,4 @@
-"""Run blocks no further than a linear, and from where attention and MLP have come before their last linear.
+"""Run blocks no further than a linear, and from where attention and MLP have come before or behind their last linear.
 
 What a linear receives is wanted several times, behind other linears that were rounded meanwhile.
 """
@@ -6,6 +6,7 @@ What a linear receives is wanted several times, behind other linears that were r
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,18 +32,26 @@ class _End:
         return out if self.count is None else (out, *[None] * (self.count - 1))
 
 
+@dataclass
+class _Kept:
+    """What the last linear of a module receives, or, once it was run, what it gives."""
+
+    value: Tensor
+    is_output: bool = False
+
+
 class KeptInputs:
     """Inputs of linears that modules of a block end in, for several runs of the block.
 
     Once all is rounded that a module runs before its last linear, what that receives stays as it is: further runs
-    enter the module there.
+    enter the module there. With the linear rounded too, the first of them leaves the output in the place of the input.
     """
 
     def __init__(self, sequences: int) -> None:
         """For runs of so many sequences in all."""
         self._sequences = sequences
         self._ends: dict[str, _End] = {}
-        self._inputs: dict[str, dict[int, Tensor]] = {}
+        self._kept: dict[str, dict[int, _Kept]] = {}
 
     @contextlib.contextmanager
     def finding_ends(self, module: nn.Module, linears: dict[str, nn.Linear]) -> Iterator[None]:
@@ -74,21 +83,50 @@ class KeptInputs:
                 hook.remove()
 
     def keep(self, name: str, batch: slice, x: Tensor) -> None:
-        """Keep the input ``(b, T, columns)`` of a linear for the sequences ``batch``, unless all would be too large."""
+        """Keep the input ``(b, T, columns)`` of a linear for the sequences ``batch``, unless all would be too large.
+
+        The linear must not change between later runs.
+        """
         if name in self._ends and x.nbytes // len(x) * self._sequences <= _LARGEST:
-            self._inputs.setdefault(name, {})[batch.start] = x
+            self._kept.setdefault(name, {})[batch.start] = _Kept(x)
 
     @contextlib.contextmanager
     def used(self, batch: slice) -> Iterator[None]:
         """Runs of the sequences ``batch`` enter modules where their inputs are kept."""
-        entered = [(self._ends[name], kept[batch.start]) for name, kept in self._inputs.items() if batch.start in kept]
-        for end, x in entered:
-            end.owner.forward = lambda *_, end=end, x=x, **__: end.output(x)
+        entered = [(self._ends[name], kept[batch.start]) for name, kept in self._kept.items() if batch.start in kept]
+        for end, kept in entered:
+            end.owner.forward = lambda *_, end=end, kept=kept, **__: end.output(kept.value)
+            linear: Any = end.linear
+            linear.forward = functools.partial(_output, end.linear, kept)
         try:
             yield
         finally:
             for end, _ in entered:
-                del end.owner.forward
+                del end.owner.forward, end.linear.forward
+
+
+def _output(linear: nn.Linear, kept: _Kept, x: Tensor) -> Tensor:
+    if not kept.is_output:
+        kept.value, kept.is_output = nn.functional.linear(x, linear.weight, linear.bias), True
+    return kept.value
+
+
+@contextlib.contextmanager
+def seeing_inputs(linears: Mapping[str, nn.Linear]) -> Iterator[dict[str, Tensor]]:
+    """The inputs of ``linears``, by name, while a block is run: the same tensor for those that share one."""
+    seen: dict[str, Tensor] = {}
+
+    def see(args: tuple[Tensor, ...], name: str) -> None:
+        seen[name] = args[0]
+
+    hooks = [
+        linear.register_forward_pre_hook(lambda _, args, name=name: see(args, name)) for name, linear in linears.items()
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def input_of(

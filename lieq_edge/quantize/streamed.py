@@ -217,7 +217,7 @@ def _round_block(
 ) -> dict[str, Packed]:
     """Round the matrices of a block; ``hidden`` becomes its output with the rounded weights."""
     from ..measure.precision import quick_products
-    from .kept_inputs import KeptInputs
+    from .kept_inputs import KeptInputs, seeing_inputs
 
     model, losses = inputs.model, inputs.sensitivity.losses
     give_back_memory(model.columns)
@@ -226,25 +226,33 @@ def _round_block(
         targets = original.written(index)
     with model.block(index) as module:
         linears = model.linears(module, index)
-        with quick_products(), kept.finding_ends(module, linears):
+        with quick_products(), kept.finding_ends(module, linears), seeing_inputs(linears) as seen:
             model.run_block(module, index, hidden[:1])
 
         def work(piece: tuple[str, slice]) -> tuple[Packed, Array]:
             name, rows = piece
             return prepared[name].round(rows)
 
+        def prepare(readers: Readers) -> dict[str, _Prepared]:
+            own = {name: plans[name].type for name in readers}
+            left = {name: kinds for name, kinds in unjudged.items() if name in readers}
+            return _prepare(own, left, linears, moments.pop(readers), crosses.pop(readers, None), inputs)
+
         packed: dict[str, Packed] = {}
-        for names in inputs.weights.readers(index):
-            types = {name: plans[name].type for name in names}
-            unjudged = {name: [kind] for name, kind in types.items() if kind not in losses.get(name, {})}
+        for together in _sharing(inputs.weights.readers(index), seen):
+            names = [name for readers in together for name in readers]
+            unjudged = {name: [plans[name].type] for name in names if plans[name].type not in losses.get(name, {})}
             with quick_products():
-                moments, cross = _measure(module, index, hidden, inputs, names, targets, kept, judged=not unjudged)
-            columns = len(moments.learned)
+                measured = _measure(module, index, hidden, inputs, together, targets, kept, judged=not unjudged)
+            moments, crosses = measured
+            columns = linears[names[0]].in_features
             if columns >= WIDE:
                 give_back_memory()
             with workers.for_columns(columns):
-                prepared = _prepare(types, unjudged, linears, moments, cross, inputs)
-            del moments, cross
+                several = len(together) > 1 and columns < WIDE
+                found = workers.map(prepare, together) if several else [prepare(readers) for readers in together]
+            prepared = {name: one for part in found for name, one in part.items()}
+            del found
             pieces = _pieces(prepared)
             rounded: dict[str, list[tuple[Packed, Array]]] = {name: [] for name in names}
             for (name, _), done in zip(pieces, workers.map(work, pieces), strict=True):
@@ -259,18 +267,29 @@ def _round_block(
     return packed
 
 
+def _sharing(readers: Sequence[Readers], seen: Mapping[str, Tensor]) -> list[list[Readers]]:
+    """``readers`` in their order, those together that follow each other and receive the same tensor."""
+    found: list[list[Readers]] = []
+    for names in readers:
+        if found and seen[found[-1][0][0]] is seen[names[0]]:
+            found[-1].append(names)
+        else:
+            found.append([names])
+    return found
+
+
 def _measure(
     module: nn.Module,
     index: int,
     hidden: Tensor,
     inputs: FeedbackInputs,
-    names: Readers,
+    together: Sequence[Readers],
     targets: Written | None,
     kept: KeptInputs,
     *,
     judged: bool,
-) -> tuple[Moments, CrossMoments | None]:
-    """H of what linears read, behind all that is rounded; C with what the output should be of one in ``targets``.
+) -> tuple[dict[Readers, Moments], dict[Readers, CrossMoments]]:
+    """H of linears that read the same, behind all that is rounded; C of one in ``targets`` with what it should give.
 
     H is not divided when all these linears' rounding is settled, ``judged``, unless C is judged.
     """
@@ -281,8 +300,9 @@ def _measure(
     model = inputs.model
     linears = model.linears(module, index)
     writers = list(targets.streams) if targets else []
+    first = together[0][0]
     # What writes to the stream reads an input of its own.
-    writer = names[0] if targets and names[0] in writers else None
+    writer = first if targets and first in writers else None
     collecting = Collecting(held_out_sequences(len(inputs.tokens)), divided=writer is not None or not judged)
     # What other matrices have written to the stream before.
     before = writers[: writers.index(writer)] if writer else []
@@ -291,15 +311,17 @@ def _measure(
             stream = Stream(targets, batch, hidden[batch]) if targets and writer else None
             ran = dict.fromkeys(before, stream.write) if stream else {}
             with kept.used(batch):
-                x = input_of(model, module, index, hidden[batch], names[0], ran)
+                x = input_of(model, module, index, hidden[batch], first, ran)
             wanted = stream.missing(writer) if stream and writer else None
-            if wanted is not None and linears[names[0]].bias is not None:
-                wanted -= linears[names[0]].bias
-            for name in names:
-                kept.keep(name, batch, x)
-            collecting.add(batch, {names: Received(x, inputs.weights.tokens[names][batch], wanted)})
-    moments, crosses = collecting.done()
-    return moments[names], crosses.get(names)
+            if wanted is not None and linears[first].bias is not None:
+                wanted -= linears[first].bias
+            for names in together:
+                for name in names:
+                    kept.keep(name, batch, x)
+            collecting.add(
+                batch, {names: Received(x, inputs.weights.tokens[names][batch], wanted) for names in together}
+            )
+    return collecting.done()
 
 
 def _prepare(

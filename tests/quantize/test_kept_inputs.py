@@ -45,6 +45,12 @@ def test_a_block_gives_the_same_from_kept_inputs(tmp_path: Path, family: str) ->
             again = model.run_block(module, 0, hidden)
         assert ran == ["blk.0.attn_output.weight", "blk.0.ffn_down.weight"]
         ran.clear()
+        for name in ("blk.0.attn_output.weight", "blk.0.ffn_down.weight"):
+            model.linears(module, 0)[name].weight.zero_()
+        with kept.used(BATCH):
+            torch.testing.assert_close(model.run_block(module, 0, hidden), again, rtol=0, atol=0)
+        assert ran == ["blk.0.attn_output.weight", "blk.0.ffn_down.weight"]  # those who listen are told once more
+        ran.clear()
         with kept.used(slice(4, 8)):
             model.run_block(module, 0, hidden)  # other sequences
         assert len(ran) == len(hooks)
@@ -60,4 +66,4 @@ def test_too_large_inputs_are_made_again(tmp_path: Path, monkeypatch: pytest.Mon
     ends_of(model, kept)
     with torch.no_grad(), model.block(0) as module, kept.used(BATCH):
         entered = [name for name, part in module.named_modules() if "forward" in vars(part)]
-    assert entered == ["self_attn"]
+    assert entered == ["self_attn", "self_attn.o_proj"]
