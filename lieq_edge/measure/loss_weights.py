@@ -16,8 +16,9 @@ linear; their ratio is the linear's *coherence*. It is two for values, which man
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -145,7 +146,9 @@ def measure_loss_weights(
             else:
                 give_back_memory(model.columns)
                 with model.block(index) as module:
-                    found[index] = collector.block(module, index, inputs.take(index), gradient)
+                    entered, last_writer = inputs.take(index), inputs.last_writer(index)
+                    found[index] = collector.block(module, index, entered, gradient, last_writer)
+                    del entered
                 advance()
                 advance()
             steps.finish(index, collector.entry(found.get(index)), {"gradient": gradient.numpy()})
@@ -211,8 +214,16 @@ class _Collector:
         self.channels[self.model.head_name] = energy
         return gradient.view_as(hidden)
 
-    def block(self, module: nn.Module, index: int, hidden: Tensor, gradient: Tensor) -> Any:
+    def block(
+        self, module: nn.Module, index: int, hidden: Tensor, gradient: Tensor, last_writer: str | None = None
+    ) -> Any:
         """Replace the gradient at a block's output by that at its input ``hidden``, a few sequences at a time.
+
+        Args:
+            module, index: the block.
+            hidden: its input ``(n, T, d)``.
+            gradient: the same at its output, is replaced.
+            last_writer: see ``ResidualStream.last_writer``; that matrix is not run forward.
 
         Returns:
             What the listener found.
@@ -233,9 +244,9 @@ class _Collector:
         def collect(name: str, x: Tensor, slope: Tensor) -> None:
             if name in coherence:
                 coherence[name].add(x, slope)
-            # A copy, for a gradient of 32 bits is the graph's own.
-            squares = slope.to(torch.float32, copy=True).square_()
-            sums[name] = squares.sum(-1)
+            # In the gradient's own precision, a quarter as much to write and read; sums inside PyTorch are float32.
+            squares = slope.square()
+            sums[name] = squares.sum(-1).float()
             energy = squares.flatten(0, -2).sum(0).double()
             self.channels[name] = self.channels[name] + energy if name in self.channels else energy
 
@@ -245,7 +256,7 @@ class _Collector:
         ]
         step = max(1, _BATCH_FLOATS // (hidden.shape[1] * hidden.shape[2]))
         try:
-            with turned_once(module):
+            with turned_once(module), _unread(linears.get(last_writer or "")):
                 for start in range(0, hidden.shape[0], step):
                     batch = slice(start, min(start + step, hidden.shape[0]))
                     piece = hidden[batch].detach().requires_grad_()
@@ -299,6 +310,34 @@ class _Collector:
             embedding=self.uses.float(),
             embedding_columns=_relative(self.columns),
         )
+
+
+@contextlib.contextmanager
+def _unread(linear: nn.Linear | None) -> Iterator[None]:
+    """Let a linear give zeros, and gradients as ever, where its output is only added to what nobody reads."""
+    if linear is None:
+        yield
+        return
+    module: Any = linear
+    module.forward = lambda x: _BackwardOnly.apply(x, linear.weight)
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+class _BackwardOnly(torch.autograd.Function):
+    """The gradient of ``x W^T``, which is zeros here."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return weight.new_zeros(1).expand(*x.shape[:-1], len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        (weight,) = ctx.saved_tensors
+        return slopes[0].to(weight.dtype) @ weight, None
 
 
 class _Coherence:

@@ -83,6 +83,7 @@ class ResidualStream:
         self._tokens = tokens
         self._run = run
         self._inside = inside
+        self._last_writers: dict[int, str] = {}
 
     def forward(self, advance: Callable[[], None] = lambda: None) -> Tensor:
         """Run the tokens through all blocks, unless that is done; the last one's output ``(n, T, d)``.
@@ -155,6 +156,13 @@ class ResidualStream:
         first, last = found.streams
         return Written({first: found.streams[first], last: Stored.of(hidden)}, found.scale)
 
+    def last_writer(self, index: int) -> str | None:
+        """GGUF name of a matrix whose output block ``index`` just adds to the stream at its end.
+
+        None where there is none, or nobody looked.
+        """
+        return self._last_writers.get(index)
+
     def _step(self, index: int, hidden: Tensor, *, inside: bool) -> Written | None:
         """Take ``hidden`` through a block; what it is behind the first matrix that writes, if that is wanted."""
         with torch.no_grad(), self._model.block(index) as module:
@@ -171,6 +179,7 @@ class ResidualStream:
         if written is None:
             self._run.save(f"inside.{index}", {}, None)
             return
+        self._last_writers[index] = list(written.streams)[-1]
         first = next(iter(written.streams.values()))
         record = {"exponent": first.exponent, "writers": list(written.streams), "scale": written.scale}
         self._run.save(f"inside.{index}", {"hidden": first.values.numpy()}, record)

@@ -42,18 +42,41 @@ def read_as_needed(module: nn.Module, read: Callable[[slice], Tensor]) -> None:
 
 @contextlib.contextmanager
 def turned_once(module: nn.Module) -> Iterator[None]:
-    """Under autocast to bfloat16, turn the float32 matrices of linears here and not at each of many products."""
+    """Under autocast to bfloat16, turn the float32 matrices of linears here and not at each of many products.
+
+    An input that several linears read is turned once as well; to hooks of linears that are registered within, it is
+    one tensor of bfloat16.
+    """
     own: dict[nn.Module, Any] = {}
     if torch.is_autocast_enabled("cpu"):
         own = {linear: linear.weight for linear in module.modules() if type(linear) is nn.Linear}
+    turn = _Turning()
+    hooks = [linear.register_forward_pre_hook(turn) for linear in own]
     try:
         for linear, weight in own.items():
             if weight.dtype == torch.float32:
                 linear.weight = nn.Parameter(weight.bfloat16(), requires_grad=False)
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         for linear, weight in own.items():
             linear.weight = weight
+
+
+class _Turning:
+    """Gives linears that are called one after the other with the same float32 tensor the same bfloat16 tensor."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x = args[0]
+        if x.dtype != torch.float32:
+            return args
+        if self._last is None or self._last[0] is not x:
+            self._last = x, x.bfloat16()
+        return self._last[1], *args[1:]
 
 
 class _Product(torch.autograd.Function):

@@ -12,8 +12,10 @@ from memory_source import MemorySource, tiny_lm
 from tiny import make_model
 
 from lieq_edge.cache import Run
+from lieq_edge.measure import precision
 from lieq_edge.measure.loss_weights import LossWeights, Readers, measure_loss_weights, sample_labels
 from lieq_edge.measure.model import BlockModel
+from lieq_edge.measure.residual import ResidualStream
 from lieq_edge.source import open_source
 
 
@@ -252,3 +254,23 @@ def test_a_stopped_measurement_goes_on_to_the_same_numbers(
     assert weights.embedding.equal(expected.embedding)
     assert weights.embedding_columns.equal(expected.embedding_columns)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_a_matrix_whose_output_nobody_reads_is_not_run(
+    model: BlockModel, tokens: torch.Tensor, monkeypatch: pytest.MonkeyPatch, bfloat16: bool
+) -> None:
+    """And nothing else changes by that, not a bit."""
+    if bfloat16:
+        monkeypatch.setattr(precision, "has_bfloat16", lambda: True)
+    found = {}
+    for inside in (False, True):
+        stream = ResidualStream(model, tokens, Run(None), inside=inside)
+        if inside:  # as where there is room
+            monkeypatch.setattr(Run, "takes", lambda self, size: True)
+            monkeypatch.setattr(Run, "save", lambda self, name, arrays, record=None: False)
+        found[inside], _ = measure_loss_weights(model, tokens, seed=5, bfloat16=bfloat16, original=stream)
+        assert (stream.last_writer(1) == "blk.1.ffn_down.weight") == inside
+    for names, weights in found[False].tokens.items():
+        assert torch.equal(weights, found[True].tokens[names])
+    assert torch.equal(found[False].embedding, found[True].embedding)
