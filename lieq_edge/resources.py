@@ -16,7 +16,8 @@ WIDE = 4096
 # A stage of so few seconds has made nothing large. Looking for cycles takes 0.3 s where transformers is imported.
 _SHORT = 1.0
 
-# Part of the machine's memory that is not worth sparing: taking pages anew is what giving them back costs.
+# Part of the machine's memory that is not worth sparing: pages that are given back have to be taken anew, and files, too,
+# are pages first.
 _SMALL_PART = 1 / 8
 
 
@@ -58,6 +59,13 @@ def _resident_bytes() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
+
+
+def is_little_memory(size: int) -> bool:
+    """``size`` bytes are a small part of the memory that the machine has free."""
+    import psutil
+
+    return size <= _SMALL_PART * int(psutil.virtual_memory().available)
 
 
 def _memory_bytes() -> int:

@@ -23,28 +23,38 @@ PRELOAD = [
 ]
 
 
-def start(arguments: list[str], folder: Path, *, renames: int | None = None, by: int = signal.SIGKILL) -> Any:
+def start(
+    arguments: list[str],
+    folder: Path,
+    *,
+    renames: int | None = None,
+    by: int = signal.SIGKILL,
+    in_memory: bool = False,
+) -> Any:
     """Start the command line in a process of its own.
 
     Args:
         arguments: of the command line.
         folder: for the notes of what has been interrupted.
         renames: the process is ended before so many files get their names; None lets it be.
+        in_memory: hidden states wait in memory, not in files.
         by: the signal. With ``SIGKILL`` the process is also killed once while it writes, and once in the validation.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    process = context.Process(target=_run, args=(arguments, folder, renames, by))
+    process = context.Process(target=_run, args=(arguments, folder, renames, by, in_memory))
     process.start()
     return process
 
 
-def _run(arguments: list[str], folder: Path, renames: int | None, by: int) -> None:
+def _run(arguments: list[str], folder: Path, renames: int | None, by: int, in_memory: bool) -> None:
     import sys
 
     from lieq_edge import __main__, export
+    from lieq_edge.measure import residual
 
     sys.stdout = sys.stderr = (folder / "output.txt").open("a")
+    residual.is_little_memory = lambda size: in_memory
     if renames is not None:
         left = [renames]
         own = os.replace

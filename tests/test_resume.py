@@ -61,7 +61,8 @@ def test_kill_9_at_any_moment_and_the_same_command_goes_on(
     while not codes or codes[-1] not in (0, 2):
         # The first is interrupted as by Ctrl-C, the others are killed.
         by = signal.SIGKILL if codes else signal.SIGINT
-        process = start(command, tmp_path, renames=4, by=by)
+        # A process may find files that it would not have written, and miss those that it would have.
+        process = start(command, tmp_path, renames=4, by=by, in_memory=len(codes) % 3 == 2)
         process.join(300)
         codes.append(process.exitcode)
         assert len(codes) < 30

@@ -10,9 +10,9 @@ from .entry import Arrays, Entry
 from .run import Run
 
 # A state of so many bytes is kept whenever it changes; a larger one so seldom that its writing takes little of the
-# time, in bytes a second: 50 MB every five seconds.
+# time, in bytes a second: 50 MB every ten seconds.
 _SMALL = 1 << 22
-_RATE = 1e7
+_RATE = 5e6
 
 
 class Steps:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..cache import Entry, Run, Steps
+from ..resources import is_little_memory
 from .model import BlockModel
 from .sixteen_bits import turned_once
 
@@ -70,10 +72,46 @@ class Written:
     scale: float
 
 
-class ResidualStream:
-    """What enters each block, one file each: the memory for it is one block's, whatever the depth.
+class _Shelf:
+    """Where states wait: in the memory of this process, which knows of it, or in the files of a run."""
 
-    What enters a block is rounded to what its file holds, so that any block can be run again by itself. An interrupted
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.in_memory = False
+        self._held: dict[str, tuple[Stored, Any]] = {}
+
+    def put(self, name: str, stored: Stored, record: Any = None, *, needed: bool = True) -> None:
+        """Put away a state that nobody changes any more; a file only if there is room, unless it is ``needed``."""
+        if self.in_memory:
+            self._held[name] = stored, record
+            return
+        keep = self.run.spill if needed else self.run.save
+        keep(name, {"hidden": stored.values.numpy()}, {"exponent": stored.exponent, "about": record})
+
+    def get(self, name: str) -> tuple[Stored, Any] | None:
+        """A state and its record; None when it is not there."""
+        if name in self._held:
+            return self._held[name]
+        kept = self.run.fetch(name)
+        return (Stored.of_entry(kept), kept.record["about"]) if kept is not None else None
+
+    def drop(self, name: str) -> None:
+        """Forget a state."""
+        self._held.pop(name, None)
+        self.run.drop(name)
+
+    def let_go(self, name: str) -> None:
+        """Forget a state where it takes memory."""
+        self._held.pop(name, None)
+
+
+class ResidualStream:
+    """What enters each block, as files: the memory for it is one block's, whatever the depth.
+
+    Where all of it is a small part of the memory that is free, it stays there, for files take longer than they are
+    worth: an interrupted run then takes its way forward once more.
+
+    What enters a block is rounded to what is put away, so that any block can be run again by itself. An interrupted
     way forward goes on behind the last block that was run; files that are lost are made again.
     """
 
@@ -81,7 +119,7 @@ class ResidualStream:
         """Of token ids ``(n, T)``, kept in ``run``; ``inside`` blocks too, for ``written``, where there is room."""
         self._model = model
         self._tokens = tokens
-        self._run = run
+        self._shelf = _Shelf(run)
         self._inside = inside
         self._last_writers: dict[int, str] = {}
 
@@ -95,66 +133,88 @@ class ResidualStream:
             InputError: there is not space enough.
         """
         count = self._model.n_blocks
-        last = self._run.fetch(self._name(count))
+        last = self._shelf.get(self._name(count))
         if last is not None:
             for _ in range(count):
                 advance()
-            return Stored.of_entry(last)[:]
-        steps = Steps(self._run, range(count), "forward.")
-        hidden = self.take(count - len(steps.remaining))
-        size = hidden.numel() * (2 if _are_quick() else 4) * (len(steps.remaining) + 1)
-        self._run.reserve(size)
-        self._inside = self._inside and self._run.takes(2 * size)
-        for _ in range(count - len(steps.remaining)):
+            return last[0][:]
+        run = self._shelf.run
+        steps = Steps(run, range(count), "forward.")
+        done = count - len(steps.remaining)
+        state = self._tokens.numel() * int(self._model.config.hidden_size) * (2 if _are_quick() else 4)
+        size = state * (len(steps.remaining) + 1)
+        self._shelf.in_memory = done == 0 and is_little_memory(2 * size if self._inside else size)
+        if not self._shelf.in_memory:
+            run.reserve(size)
+            self._inside = self._inside and run.takes(2 * size)
+        hidden = self.take(done)
+        for _ in range(done):
             advance()
         for index in steps.remaining:
             written = self._step(index, hidden, inside=self._inside)
             if self._inside:
                 self._keep_inside(index, written)
-            self._put(index + 1, Stored.of(hidden))
-            steps.finish(index, None, {})
+            self._put(index + 1, hidden)
+            if not self._shelf.in_memory:
+                steps.finish(index, None, {})
             advance()
         return hidden
 
     def take(self, index: int) -> Tensor:
         """The input ``(n, T, d)`` of block ``index``; the last block's output when there is no such block."""
-        kept = self._run.fetch(self._name(index))
+        kept = self._shelf.get(self._name(index))
         if kept is not None:
-            return Stored.of_entry(kept)[:]
+            return kept[0][:]
         if index == 0:
             with torch.no_grad():
                 hidden = self._model.embed(self._tokens).clone()
         else:
             hidden = self.take(index - 1)
             self._step(index - 1, hidden, inside=False)
-        self._put(index, Stored.of(hidden))
+        self._put(index, hidden)
         return hidden
 
     def drop(self, index: int) -> None:
         """Forget an input that is needed no more."""
-        self._run.drop(self._name(index))
+        self._shelf.drop(self._name(index))
 
     def written(self, index: int) -> Written | None:
         """The stream behind what block ``index`` writes to it; the block must not be in memory.
 
+        Blocks are asked for in order: what waits in memory for those before goes.
+
         None for blocks that do more with those outputs than add them (norms behind them, Gemma 3).
         """
-        kept = self._run.fetch(f"inside.{index}")
-        if kept is not None and kept.record is None:
-            return None
-        behind = self._run.fetch(self._name(index + 1)) if kept is not None else None
-        if kept is not None and behind is not None:
-            first, last = kept.record["writers"]
-            return Written({first: Stored.of_entry(kept), last: Stored.of_entry(behind)}, kept.record["scale"])
-        hidden = self.take(index)
-        if not self._run.resumable:
-            # In the folder for temporary files, which may be memory, nothing lies longer than it must.
-            self.drop(index)
-        found = self._step(index, hidden, inside=True)
+        found = self._kept(index)
         if found is None:
+            hidden = self.take(index)
+            if not self._shelf.run.resumable:
+                # In the folder for temporary files, which may be memory, nothing lies longer than it must.
+                self.drop(index)
+            found = [self._step(index, hidden, inside=True)]
+            if self._shelf.in_memory:
+                self._put(index + 1, hidden)
+            if found[0] is not None:
+                first, last = found[0].streams
+                streams = {first: found[0].streams[first], last: Stored.of(hidden)}
+                found = [Written(streams, found[0].scale)]
+        self._shelf.let_go(f"inside.{index}")
+        for before in range(index + 1):
+            self._shelf.let_go(self._name(before))
+        return found[0]
+
+    def _kept(self, index: int) -> list[Written | None] | None:
+        """What ``written`` gives, by itself in a list, if that was kept."""
+        inside = self._shelf.get(f"inside.{index}")
+        if inside is None:
             return None
-        first, last = found.streams
-        return Written({first: found.streams[first], last: Stored.of(hidden)}, found.scale)
+        first, record = inside
+        if record is None:
+            return [None]
+        behind = self._shelf.get(self._name(index + 1))
+        return (
+            [Written(dict(zip(record["writers"], (first, behind[0]), strict=True)), record["scale"])] if behind else None
+        )
 
     def last_writer(self, index: int) -> str | None:
         """GGUF name of a matrix whose output block ``index`` just adds to the stream at its end.
@@ -171,18 +231,23 @@ class ResidualStream:
             self._model.advance(module, index, hidden)
             return None
 
-    def _put(self, index: int, stored: Stored) -> None:
-        self._run.spill(self._name(index), {"hidden": stored.values.numpy()}, {"exponent": stored.exponent})
+    def _put(self, index: int, hidden: Tensor) -> None:
+        """Put away what enters block ``index``, rounding ``hidden``, which may change from here on."""
+        stored = Stored.of(hidden)
+        if stored.values is hidden and self._shelf.in_memory:
+            stored = Stored(hidden.clone(), 0)
+        self._shelf.put(self._name(index), stored)
 
     def _keep_inside(self, index: int, written: Written | None) -> None:
         """Where this cannot be kept, ``written`` runs the block again."""
+        name = f"inside.{index}"
         if written is None:
-            self._run.save(f"inside.{index}", {}, None)
+            self._shelf.put(name, Stored(torch.empty(0), 0), needed=False)
             return
         self._last_writers[index] = list(written.streams)[-1]
         first = next(iter(written.streams.values()))
-        record = {"exponent": first.exponent, "writers": list(written.streams), "scale": written.scale}
-        self._run.save(f"inside.{index}", {"hidden": first.values.numpy()}, record)
+        record = {"writers": list(written.streams), "scale": written.scale}
+        self._shelf.put(name, first, record, needed=False)
 
     @staticmethod
     def _name(index: int) -> str:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tiny import make_model
 
 from lieq_edge.cache import Run
+from lieq_edge.measure import residual
 from lieq_edge.measure.model import BlockModel
 from lieq_edge.measure.precision import quick_products
 from lieq_edge.measure.residual import ResidualStream, Stored, Written
@@ -19,6 +20,12 @@ from lieq_edge.quantize.kept_inputs import input_of
 from lieq_edge.source import open_source
 
 TOKENS = torch.randint(0, 300, (4, 32), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """States go to files, however small they are."""
+    monkeypatch.setattr(residual, "is_little_memory", lambda size: False)
 
 
 def model_of(folder: Path, family: str = "llama") -> BlockModel:
@@ -52,6 +59,7 @@ def test_without_bfloat16_nothing_is_rounded() -> None:
     assert Stored.of(hidden).values is hidden
 
 
+@pytest.mark.usefixtures("on_disk")
 @pytest.mark.parametrize("quick", [False, True])
 def test_what_is_lost_is_made_again_the_same(tmp_path: Path, quick: bool) -> None:
     model = model_of(tmp_path / "model")
@@ -88,6 +96,31 @@ def _assert_same(one: Written | None, other: Written | None) -> None:
         assert torch.equal(stored[:], other.streams[name][:])
 
 
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_little_waits_in_memory_and_goes_as_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    model = model_of(tmp_path / "model")
+    blocks = range(model.n_blocks)
+    with quick_products(quick), Run(tmp_path / "memory") as run, Run(tmp_path / "disk") as other:
+        stream = ResidualStream(model, TOKENS, run, inside=True)
+        last = stream.forward()
+        with monkeypatch.context() as patched:
+            patched.setattr(residual, "is_little_memory", lambda size: False)
+            files = ResidualStream(model, TOKENS, other, inside=True)
+            assert torch.equal(files.forward(), last)
+        for index in blocks:
+            assert torch.equal(stream.take(index), files.take(index))
+        assert [path.name for path in (tmp_path / "memory").iterdir()] == ["lock"]
+        # Twice, as when what was rounded behind the first is lost.
+        for _ in range(2):
+            for index in blocks:
+                _assert_same(stream.written(index), files.written(index))
+            held = set(stream._shelf._held)
+            assert held == {f"input.{len(blocks)}"}
+
+
+@pytest.mark.usefixtures("on_disk")
 def test_an_interrupted_way_forward_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(tmp_path / "model")
     with Run(None) as run:
@@ -110,6 +143,7 @@ def test_an_interrupted_way_forward_goes_on(tmp_path: Path, monkeypatch: pytest.
     assert ran == list(range(model.n_blocks))
 
 
+@pytest.mark.usefixtures("on_disk")
 def test_what_would_fill_the_cache_is_not_kept(tmp_path: Path) -> None:
     model = model_of(tmp_path / "model")
     with Run(tmp_path / "run", limit=1000) as run:
