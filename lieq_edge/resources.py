@@ -16,9 +16,11 @@ WIDE = 4096
 # A stage of so few seconds has made nothing large. Looking for cycles takes 0.3 s where transformers is imported.
 _SHORT = 1.0
 
-# Part of the machine's memory that is not worth sparing: pages that are given back have to be taken anew, and files, too,
-# are pages first.
+# Part of the machine's memory that is not worth sparing: pages that are given back have to be taken anew, and what goes
+# to files takes pages too.
 _SMALL_PART = 1 / 8
+# The same of all that this process has, what waits in its memory included.
+_SMALL_PROCESS = 1 / 4
 
 
 class Stopwatch:
@@ -35,9 +37,7 @@ class Stopwatch:
             yield
         finally:
             if time.monotonic() - start > _SHORT:
-                # Models have cycles of references, so that they stay in memory until these are looked for.
-                gc.collect()
-                give_back_memory()
+                forget_garbage()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
 
 
@@ -98,12 +98,18 @@ def keep_freed_memory() -> None:
         mallopt(_M_ARENA_MAX, 1)
 
 
+def forget_garbage() -> None:
+    """Look for cycles, which models have and which keep them in memory, and give back what is freed."""
+    gc.collect()
+    give_back_memory()
+
+
 def give_back_memory(columns: int = WIDE) -> None:
     """Give freed memory back to the system, before something large is allocated. Does nothing without glibc.
 
     For matrices of few ``columns`` it is kept, to be used again, while this process has a small part of the machine's.
     """
-    if columns < WIDE and _resident_bytes() < _SMALL_PART * _memory_bytes():
+    if columns < WIDE and _resident_bytes() < _SMALL_PROCESS * _memory_bytes():
         return
     if sys.platform.startswith("linux"):
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

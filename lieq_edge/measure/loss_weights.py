@@ -235,15 +235,19 @@ class _Collector:
         sums: dict[str, Tensor] = {}
         received: dict[Readers, tuple[Tensor, Tensor]] = {}
 
+        erring: list[_Erring] = []
+
         def watch(name: str, x: Tensor, out: Tensor) -> None:
             if not inputs or inputs[-1][1] is not x or _APART in name or _APART in inputs[-1][0][0]:
                 inputs.append(([], x))
             inputs[-1][0].append(name)
-            out.register_hook(lambda slope: collect(name, x.detach(), slope))
+            if not erring or erring[-1].x is not x:
+                erring.append(_Erring(x))
+            out.register_hook(lambda slope, erring=erring[-1]: collect(name, erring, slope))
 
-        def collect(name: str, x: Tensor, slope: Tensor) -> None:
+        def collect(name: str, erring: _Erring, slope: Tensor) -> None:
             if name in coherence:
-                coherence[name].add(x, slope)
+                coherence[name].add(erring.outputs, slope)
             # In the gradient's own precision, a quarter as much to write and read; sums inside PyTorch are float32.
             squares = slope.square()
             sums[name] = squares.sum(-1).float()
@@ -269,6 +273,7 @@ class _Collector:
                         received[tuple(names)] = x.detach(), weights
                         self.tokens.setdefault(tuple(names), torch.zeros(self.ids.shape))[batch] = weights
                     inputs.clear()
+                    erring.clear()
                     if listener is not None:
                         listener.add(batch, received)
         finally:
@@ -340,6 +345,18 @@ class _BackwardOnly(torch.autograd.Function):
         return slopes[0].to(weight.dtype) @ weight, None
 
 
+class _Erring:
+    """An input ``(b, T, columns)`` of linears, and what random errors of their weights make of it."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    @functools.cached_property
+    def outputs(self) -> Tensor:
+        """``(b, T, _OUTPUTS)``."""
+        return nn.functional.linear(self.x.detach(), _random_errors(self.x.shape[-1]))
+
+
 class _Coherence:
     """How much more errors of a linear raise the loss of sequences than the sum over their tokens says.
 
@@ -348,14 +365,13 @@ class _Coherence:
     """
 
     def __init__(self, linear: nn.Linear) -> None:
-        self._errors = _random_errors(linear.in_features)
         self._step = max(1, linear.out_features // _OUTPUTS)
         self._sequences = self._tokens = 0.0
 
-    def add(self, x: Tensor, slope: Tensor) -> None:
-        """Add sequences: inputs ``(b, T, columns)``, gradients at the outputs ``(b, T, rows)``."""
+    def add(self, errors: Tensor, slope: Tensor) -> None:
+        """Add sequences: random errors ``(b, T, _OUTPUTS)`` and gradients ``(b, T, rows)`` at the outputs."""
         slopes = slope[..., :: self._step][..., :_OUTPUTS]
-        parts = slopes.float() * nn.functional.linear(x, self._errors[: slopes.shape[-1]])
+        parts = slopes.float() * errors[..., : slopes.shape[-1]]
         self._sequences += float(parts.sum(-2).square().sum())
         self._tokens += float(parts.square_().sum())
 

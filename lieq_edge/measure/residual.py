@@ -212,9 +212,9 @@ class ResidualStream:
         if record is None:
             return [None]
         behind = self._shelf.get(self._name(index + 1))
-        return (
-            [Written(dict(zip(record["writers"], (first, behind[0]), strict=True)), record["scale"])] if behind else None
-        )
+        if behind is None:
+            return None
+        return [Written(dict(zip(record["writers"], (first, behind[0]), strict=True)), record["scale"])]
 
     def last_writer(self, index: int) -> str | None:
         """GGUF name of a matrix whose output block ``index`` just adds to the stream at its end.

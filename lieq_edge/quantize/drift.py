@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..measure.precision import quick_products
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -57,7 +59,9 @@ def correction(factor: Factor, moments: Moments, cross: CrossMoments, channels: 
     """
     found = torch.from_numpy(factor.solve(cross.learned))
     # The held-out sum of w |r - a D x|^2 is least at this a.
-    change, wanted = torch.from_numpy(moments.held_out) @ found.T, torch.from_numpy(cross.held_out)
+    with quick_products():
+        change = (torch.from_numpy(moments.held_out) @ found.T).float()
+    wanted = torch.from_numpy(cross.held_out)
     rows = torch.from_numpy(channels)
     fitting, energy = (float((change * other).sum(0) @ rows) for other in (wanted, change))
     share = min(max(fitting / energy, 0.0), 1.0) if energy > 0 else 0.0

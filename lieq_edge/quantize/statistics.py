@@ -66,11 +66,11 @@ class Moments:
         return float(self.learned.trace() + np.square(self.held_out).sum(dtype=np.float64))
 
     def merge(self) -> Floats:
-        """H over all tokens; ``learned`` becomes that."""
+        """H over all tokens; ``learned`` becomes that. Products are as in ``add``."""
         if self._parts:
             import torch
 
-            _add_products(self.learned, torch.from_numpy(self.held_out))
+            _add_products(self.learned, _as_multiplied(torch.from_numpy(self.held_out)))
             self._parts = []
             self.whole()
         return self.learned

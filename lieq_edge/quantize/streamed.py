@@ -336,6 +336,7 @@ def _prepare(
 
     The types of ``unjudged`` ones are judged first.
     """
+    from ..measure.precision import quick_products
     from .drift import correction
     from .rounding.factor import factorise
 
@@ -358,7 +359,9 @@ def _prepare(
         factor.undamp()
         del factor  # as large as H
     choices = {name: (found if name in unjudged else losses)[name][kind] for name, kind in types.items()}
-    shared, importance = _factor(moments.merge(), list(choices.values()))
+    with quick_products():
+        merged = moments.merge()
+    shared, importance = _factor(merged, list(choices.values()))
     return {
         name: _Prepared(matrices[name], kind, shared if choices[name].rounding == "feedback" else None, importance)
         for name, kind in types.items()

@@ -21,7 +21,11 @@ Tokens = npt.NDArray[np.int32]
 Logits = npt.NDArray[np.float32]
 
 UBATCH = 512
-"""Tokens that llama.cpp computes at once (llama-perplexity's default ``n_ubatch``)."""
+"""Tokens that llama.cpp computes at once (llama-perplexity's default ``n_ubatch``), unless their logits are large."""
+
+# Logits of the tokens that are computed at once take no more bytes than this, beside those of a whole batch.
+_MOST_LOGITS = 1 << 27
+_FEWEST_TOKENS = 64
 
 
 def available_threads() -> int:
@@ -113,7 +117,7 @@ class Engine:
             raise InputError(f"llama.cpp cannot load {self.label} ({reason}); write the file again or choose another.")
         params = api.llama_context_default_params()
         params.n_ctx = params.n_batch = self.context * self.parallel
-        params.n_ubatch = min(UBATCH, params.n_batch)
+        params.n_ubatch = min(self._tokens_at_once(), params.n_batch)
         params.n_seq_max = self.parallel
         params.n_threads = params.n_threads_batch = threads
         params.no_perf = True
@@ -129,6 +133,11 @@ class Engine:
                 f"llama.cpp cannot run {self.label} on windows of {self.context} tokens ({reason}); "
                 "try a smaller context."
             )
+
+    def _tokens_at_once(self) -> int:
+        vocabulary = int(self._api.llama_vocab_n_tokens(self._api.llama_model_get_vocab(self._model)))
+        fitting = _MOST_LOGITS // (4 * max(vocabulary, 1))
+        return max(_FEWEST_TOKENS, min(1 << fitting.bit_length() - 1, UBATCH)) if fitting else _FEWEST_TOKENS
 
     def _check_vocabulary(self) -> None:
         """Refuse a damaged tokenizer, at which llama.cpp would end the process."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..cache import NO_CACHE, Cache, Entry
 from ..progress import stage
+from ..resources import forget_garbage
 from .engine import Logits, Tokens
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class StreamedReference:
         self._hidden = torch.from_numpy(kept.arrays["hidden"]).clone()
         self._model.stop_keeping()
         self._model.release_outer(for_good=True)
+        # The file that is compared comes into memory next.
+        forget_garbage()
 
     def _through_blocks(self, windows: Tokens, scored: slice) -> npt.NDArray[np.float32]:
         import torch
