@@ -36,6 +36,6 @@ def test_a_small_part_of_the_memory_is_kept(
 
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Libc)
     monkeypatch.setattr(resources, "_resident_bytes", lambda: resident)
-    monkeypatch.setattr(resources, "_memory_bytes", lambda: 16)
+    monkeypatch.setattr(resources, "_memory_bytes", lambda: 8)
     give_back_memory(columns)
     assert bool(trimmed) == given
