@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     from ..measure.residual import Written
     from .rounding.factor import Factor
     from .statistics import CrossMoments, Moments
+    from .workers import Workers
 
 Floats = npt.NDArray[np.float32]
+
+# Rows are solved for in so many parts.
+_PARTS = 2
 
 
 class Stream:
@@ -48,7 +52,9 @@ class Stream:
         return (self._targets.streams[name][self._batch] - self._now) / self._targets.scale
 
 
-def correction(factor: Factor, moments: Moments, cross: CrossMoments, channels: Floats) -> Floats:
+def correction(
+    factor: Factor, moments: Moments, cross: CrossMoments, channels: Floats, workers: Workers | None = None
+) -> Floats:
     """What to add to a matrix, ``(rows, columns)``.
 
     Args:
@@ -56,8 +62,11 @@ def correction(factor: Factor, moments: Moments, cross: CrossMoments, channels: 
         moments: of its inputs; those held out are used.
         cross: C with what its outputs should change by.
         channels: relative energy of the gradient at each row, ``(rows,)``.
+        workers: solve for some of the rows each.
     """
-    found = torch.from_numpy(factor.solve(cross.learned))
+    parts = np.array_split(cross.learned, _PARTS)
+    solved = workers.map(factor.solve, parts) if workers else [factor.solve(part) for part in parts]
+    found = torch.from_numpy(np.concatenate(solved))
     # The held-out sum of w |r - a D x|^2 is least at this a.
     with quick_products():
         change = (torch.from_numpy(moments.held_out) @ found.T).float()

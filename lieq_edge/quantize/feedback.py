@@ -9,11 +9,11 @@ H = R R^T, R upper triangular, and M = R with each column divided by its diagona
 
 so column j is rounded to the grid value nearest to its target t_j. No inverse of H is formed.
 
-The grid belongs to the block format. At the first column of each group of 256, ggml's own encoder (for Q2_0 the
-search of ``q2_0``) chooses scales and mins from the current weights: W plus the change that would best undo the errors
-of all earlier columns if nothing were rounded from here on. Then each sub-block tries the neighbours of its scale and
-min and keeps the one that rounds best *with* feedback. When all columns are done, ``sweeps`` go over them again
-(``rounding.refine``).
+The grid belongs to the block format. At the first column of each group of 256, scales and mins are chosen from the
+current weights (``rounding.grid_search``; by ggml's own encoder for Q8_0 and IQ4_NL, and by ``q2_0`` for Q2_0): W plus
+the change that would best undo the errors of all earlier columns if nothing were rounded from here on. Then each
+sub-block tries the neighbours of its scale and min and keeps the one that rounds best *with* feedback. When all columns
+are done, ``sweeps`` go over them again (``rounding.refine``).
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ work.
 SWEEPS = 1
 """How often rounded columns are gone over again. More follow H closer, and other texts less."""
 
-# Columns whose scales the encoder chooses together.
+# Columns whose scales are chosen together.
 _GROUP = 256
-# Rows that are rounded together: what one column's candidates need then stays in the processor's cache.
-_ROWS = 1024
+# Rows that are rounded together: each step is a call, and all their numbers are in memory several times.
+_ROWS = 1536
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def round_with_feedback(
         damping: part of the diagonal of H that is added to it.
         floor: part of the mean of that diagonal that is added too. Raised as far as the factorisation needs.
         sweeps: how often the rounded columns are gone over again.
-        search: try the neighbours of the encoder's scales; False keeps these.
+        search: try the neighbours of the scales that were chosen; False keeps these.
         threads: pieces of rows that are worked on at a time, None for one a core; the bytes do not depend on it.
 
     Raises:

@@ -168,10 +168,14 @@ class CrossMoments:
         """
         import torch
 
+        from ..measure.precision import quick_products
+
         own = torch.from_numpy(matrix)
-        learned, inputs = torch.from_numpy(moments.learned), torch.from_numpy(moments.held_out)
-        torch.from_numpy(self.learned).addmm_(own, learned, alpha=-1)
-        self._parts = [torch.addmm(torch.from_numpy(self.held_out), inputs, own.T, alpha=-1).numpy()]
+        torch.from_numpy(self.learned).addmm_(own, torch.from_numpy(moments.learned), alpha=-1)
+        # What is held out only tells how much of a change to take, by a sum over all of it.
+        with quick_products():
+            outputs = torch.from_numpy(moments.held_out) @ own.T
+        self._parts = [torch.from_numpy(self.held_out).sub_(outputs).numpy()]
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 # Rows that a worker rounds at a time: not fewer, for each step is a call, and not more, so that all have work. The
 # bytes may depend on this, and so it depends on nothing but the matrices.
 _FEWEST_ROWS = 384
-_MOST_ROWS = 1024
+_MOST_ROWS = 1536
+# With wide rows no more weights than these, which several float32 arrays of a worker are as large as.
+_MOST_WEIGHTS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,9 @@ def _round_block(
         def prepare(readers: Readers) -> dict[str, _Prepared]:
             own = {name: plans[name].type for name in readers}
             left = {name: kinds for name, kinds in unjudged.items() if name in readers}
-            return _prepare(own, left, linears, moments.pop(readers), crosses.pop(readers, None), inputs)
+            given = moments.pop(readers), crosses.pop(readers, None)
+            # A worker must not wait for others.
+            return _prepare(own, left, linears, *given, inputs, None if several else workers)
 
         packed: dict[str, Packed] = {}
         for together in _sharing(inputs.weights.readers(index), seen):
@@ -248,8 +252,8 @@ def _round_block(
             columns = linears[names[0]].in_features
             if columns >= WIDE:
                 give_back_memory()
+            several = len(together) > 1 and columns < WIDE
             with workers.for_columns(columns):
-                several = len(together) > 1 and columns < WIDE
                 found = workers.map(prepare, together) if several else [prepare(readers) for readers in together]
             prepared = {name: one for part in found for name, one in part.items()}
             del found
@@ -331,6 +335,7 @@ def _prepare(
     moments: Moments,
     cross: CrossMoments | None,
     inputs: FeedbackInputs,
+    workers: Workers | None,
 ) -> dict[str, _Prepared]:
     """Matrices that read the same, to be rounded to their ``types``, with what they should make up for.
 
@@ -355,7 +360,7 @@ def _prepare(
         found = predict_tensors(weights, moments, channels, count_held_out(inputs.tokens.shape), unjudged, factor)
         if cross is not None:
             # No family turns rows or columns of what writes to the residual stream.
-            matrices[names[0]] = matrices[names[0]] + correction(factor, moments, cross, channels[names[0]])
+            matrices[names[0]] = matrices[names[0]] + correction(factor, moments, cross, channels[names[0]], workers)
         factor.undamp()
         del factor  # as large as H
     choices = {name: (found if name in unjudged else losses)[name][kind] for name, kind in types.items()}
@@ -380,7 +385,8 @@ def _factor(moments: Array, choices: Sequence[TypeLoss]) -> tuple[Factor | None,
 def _pieces(prepared: Mapping[str, _Prepared]) -> list[tuple[str, slice]]:
     """Rows to be rounded at a time, so that all workers have work where there is a single matrix."""
     rows = sum(len(matrix.matrix) for matrix in prepared.values())
-    step = max(_FEWEST_ROWS, min(rows // 4, _MOST_ROWS))
+    columns = max(matrix.matrix.shape[1] for matrix in prepared.values())
+    step = max(_FEWEST_ROWS, min(rows // 2, _MOST_ROWS, _MOST_WEIGHTS // columns))
     return [
         (name, slice(start, start + step))
         for name, matrix in prepared.items()

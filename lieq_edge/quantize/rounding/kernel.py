@@ -115,3 +115,36 @@ def round_columns(
             errors[j, first:last] = best_error[j, :count]
         picks[first:last] = best[:count]
         costs[first:last] = best_cost[:count]
+
+
+@numba.njit(nogil=True, cache=True)
+def neighbours(
+    present: Floats, steps: Floats, lowest: float, highest: float, unit: Floats, stored: Floats, values: Floats
+) -> None:
+    """Integers some steps away from those of a sub-block, and the scales (or mins) that they stand for.
+
+    Args:
+        present: ``(rows,)``.
+        steps: ``(candidates,)``; one below 1 is a part of the integer, and moves it by 1 at least.
+        lowest, highest: integers that can be stored.
+        unit: what they are multiplied by, ``(rows,)``.
+        stored, values: ``(candidates, rows)``, are filled.
+    """
+    low, high = np.float32(lowest), np.float32(highest)
+    for candidate in range(len(steps)):
+        step = steps[candidate]
+        size, sign = abs(step), np.float32(np.sign(step))
+        integers, scales = stored[candidate], values[candidate]
+        for r in range(len(present)):
+            part = max(np.rint(size * abs(present[r])), np.float32(1)) * sign
+            integers[r] = min(max(present[r] + (part if size < 1 else step), low), high)
+        for r in range(len(present)):
+            scales[r] = integers[r] * unit[r]
+
+
+@numba.njit(nogil=True, cache=True)
+def take_picked(stored: Floats, picks: npt.NDArray[np.int64], where: npt.NDArray[np.bool_], present: Floats) -> None:
+    """Let ``present`` ``(rows,)`` be row ``picks`` of ``stored`` ``(candidates, rows)``, ``where`` true."""
+    for r in range(len(present)):
+        if where[r]:
+            present[r] = stored[picks[r], r]

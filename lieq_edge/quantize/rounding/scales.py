@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from ..codec import Grid, Layout
+from .kernel import neighbours, take_picked
 
 # Steps to try around the scale and min that were found before. An integer is a step of the stored integer, a fraction
 # a part of it (at least 1). For types without stored integers both are parts of d. Measured on held-out text; see docs.
@@ -108,13 +109,22 @@ class Scales:
                 return Candidates(stored, None, stored, None)
             stored_mins = _half(m + d * min_steps)
             return Candidates(stored, stored_mins * layout.min_sign, stored, stored_mins)
-        assert layout.scales is not None
-        span = layout.scales.lowest, layout.scales.highest
-        codes = _moved(self.scale_codes[sub], scale_steps).clamp_(*span)
+        codes, scales = self._neighbours(self.scale_codes[sub], scale_steps, d)
         if self.min_codes is None or m is None:
-            return Candidates(codes * d, None, codes, None)
-        min_codes = _moved(self.min_codes[sub], min_steps).clamp_(*span)
-        return Candidates(codes * d, min_codes * m, codes, min_codes)
+            return Candidates(scales, None, codes, None)
+        min_codes, mins = self._neighbours(self.min_codes[sub], min_steps, m)
+        return Candidates(scales, mins, codes, min_codes)
+
+    def _neighbours(
+        self, present: torch.Tensor, steps: torch.Tensor, unit: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Integers around ``present``, and these times ``unit``, ``(candidates, rows)``."""
+        bits = self.layout.scales
+        assert bits is not None
+        stored, values = (torch.empty(len(steps), len(present)) for _ in range(2))
+        given = present.numpy(), steps[:, 0].numpy(), bits.lowest, bits.highest, unit.numpy()
+        neighbours(*given, stored.numpy(), values.numpy())
+        return stored, values
 
     def take(self, sub: int, chosen: Candidates, pick: torch.Tensor, where: torch.Tensor | None = None) -> None:
         """Store candidate ``pick`` (one index a row) of sub-block ``sub``, in all rows or ``where`` true."""
@@ -125,10 +135,10 @@ class Scales:
         else:
             place = sub
             fields = ((self.scale_codes, chosen.stored_scales), (self.min_codes, chosen.stored_mins))
+        changed = where.numpy() if where is not None else np.ones(len(pick), np.bool_)
         for mine, stored in fields:
             if mine is not None and stored is not None:
-                new = stored.gather(0, pick[None])[0]
-                mine[place] = new if where is None else torch.where(where, new, mine[place])
+                take_picked(stored.numpy(), pick.numpy(), changed, mine[place].numpy())
 
     def grid(self, codes: torch.Tensor) -> Grid:
         """The finished rows; ``codes`` uint8 ``(columns, rows)``."""
@@ -159,8 +169,3 @@ def _nearest(steps: Sequence[float]) -> tuple[float, ...]:
 
 def _half(values: torch.Tensor) -> torch.Tensor:
     return values.half().float()
-
-
-def _moved(codes: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-    parts = (steps.abs() * codes.abs()).round_().clamp_(min=1).mul_(steps.sign())
-    return codes + torch.where(steps.abs() < 1, parts, steps)
