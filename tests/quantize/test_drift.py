@@ -66,7 +66,8 @@ def test_what_an_output_should_change_by_is_known_without_it() -> None:
         changes.add(parts[0], parts[2], parts[3], held_out=held_out)
     outputs.subtract(matrix, moments.whole())
     np.testing.assert_allclose(outputs.learned, changes.learned, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(outputs.held_out, changes.held_out, rtol=1e-4, atol=1e-4)
+    # Outputs of those held out may be in bfloat16.
+    np.testing.assert_allclose(outputs.held_out, changes.held_out, rtol=0, atol=0.03)
 
 
 def test_rounded_blocks_drift_less_when_it_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
