@@ -149,6 +149,8 @@ def _export(
         )
     if original is not None:
         original.close(done=True)  # the largest thing on the disk, and of no use any more
+    # Before the original and the file come into memory.
+    del inputs, feedback, encoded, stepped
     validation = None
     if settings.validation:
         with watch.measure("validate"):
