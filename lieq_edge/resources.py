@@ -9,6 +9,7 @@ import gc
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 WIDE = 4096
 """Columns from which square matrices are large: each takes 64 MB at least, and a product with one takes long."""
@@ -62,17 +63,42 @@ def _resident_bytes() -> int:
 
 
 def is_little_memory(size: int) -> bool:
-    """``size`` bytes are a small part of the memory that the machine has free."""
+    """``size`` bytes are a small part of the memory that is free."""
+    return size <= _SMALL_PART * _free_bytes()
+
+
+def _free_bytes() -> int:
+    """Of the machine, or of what a container may still take of it."""
     import psutil
 
-    return size <= _SMALL_PART * int(psutil.virtual_memory().available)
+    free = int(psutil.virtual_memory().available)
+    limit = _container_limit()
+    return free if limit is None else min(free, max(limit[0] - limit[1], 0))
 
 
 def _memory_bytes() -> int:
-    """Of the machine."""
+    """Of the machine, or what a container may take of it."""
     import psutil
 
-    return int(psutil.virtual_memory().total)
+    total = int(psutil.virtual_memory().total)
+    limit = _container_limit()
+    return total if limit is None else min(total, limit[0])
+
+
+# Where a container sees its own limit and what it takes, by version of Linux's control groups.
+_LIMITS = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
+)
+
+
+def _container_limit() -> tuple[int, int] | None:
+    """Bytes that this container may take and those that it has, its files in memory included; None without a limit."""
+    for limit, used in _LIMITS:
+        # Without a limit the first says "max".
+        with contextlib.suppress(OSError, ValueError):
+            return int(limit.read_text()), int(used.read_text())
+    return None
 
 
 # Names of settings in glibc's malloc.h.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,3 +40,21 @@ def test_a_small_part_of_the_memory_is_kept(
     monkeypatch.setattr(resources, "_memory_bytes", lambda: 8)
     give_back_memory(columns)
     assert bool(trimmed) == given
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "free"), [(None, None, 1000), ("max", "7", 1000), ("500", "100", 400), ("9000", "0", 1000)]
+)
+def test_a_container_has_no_more_than_its_limit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str | None, used: str | None, free: int
+) -> None:
+    files = tmp_path / "max", tmp_path / "current"
+    for file, text in zip(files, (limit, used), strict=True):
+        if text is not None:
+            file.write_text(text + "\n")
+    monkeypatch.setattr(resources, "_LIMITS", ((tmp_path / "other", tmp_path / "one"), files))
+    memory = type("Memory", (), {"available": 1000, "total": 2000})
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    assert resources._free_bytes() == free
+    assert resources.is_little_memory(free // 8)
+    assert not resources.is_little_memory(free // 8 + 1)

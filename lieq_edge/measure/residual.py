@@ -198,8 +198,8 @@ class ResidualStream:
                 first, last = found[0].streams
                 streams = {first: found[0].streams[first], last: Stored.of(hidden)}
                 found = [Written(streams, found[0].scale)]
-        self._shelf.let_go(f"inside.{index}")
         for before in range(index + 1):
+            self._shelf.let_go(f"inside.{before}")
             self._shelf.let_go(self._name(before))
         return found[0]
 

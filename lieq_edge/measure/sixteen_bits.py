@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -68,14 +69,15 @@ class _Turning:
     """Gives linears that are called one after the other with the same float32 tensor the same bfloat16 tensor."""
 
     def __init__(self) -> None:
-        self._last: tuple[Tensor, Tensor] | None = None
+        # Of the float32 one only whether it is the same is of interest, and it is large.
+        self._last: tuple[weakref.ref[Tensor], Tensor] | None = None
 
     def __call__(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x = args[0]
         if x.dtype != torch.float32:
             return args
-        if self._last is None or self._last[0] is not x:
-            self._last = x, x.bfloat16()
+        if self._last is None or self._last[0]() is not x:
+            self._last = weakref.ref(x), x.bfloat16()
         return self._last[1], *args[1:]
 
 

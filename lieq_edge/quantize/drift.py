@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 
 # Rows are solved for in so many parts.
-_PARTS = 2
+_PARTS = 4
 
 
 class Stream:
@@ -64,9 +64,18 @@ def correction(
         channels: relative energy of the gradient at each row, ``(rows,)``.
         workers: solve for some of the rows each.
     """
-    parts = np.array_split(cross.learned, _PARTS)
-    solved = workers.map(factor.solve, parts) if workers else [factor.solve(part) for part in parts]
-    found = torch.from_numpy(np.concatenate(solved))
+    solution = np.empty_like(cross.learned)
+    parts = list(zip(np.array_split(cross.learned, _PARTS), np.array_split(solution, _PARTS), strict=True))
+
+    def solve(part: tuple[Floats, Floats]) -> None:
+        part[1][:] = factor.solve(part[0])
+
+    if workers is not None:
+        workers.map(solve, parts)
+    else:
+        for part in parts:
+            solve(part)
+    found = torch.from_numpy(solution)
     # The held-out sum of w |r - a D x|^2 is least at this a.
     with quick_products():
         change = (torch.from_numpy(moments.held_out) @ found.T).float()

@@ -13,18 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..allocate.plan import Plan, TensorPlan
 from ..cache import NO_CACHE, Cache, Entry, Run, Steps
 from ..resources import WIDE, give_back_memory
 from ..source.base import Array, Source
-from . import ggml
 from .collecting import Collecting, Received
-from .feedback import DAMPING, round_by_factor
 from .ggml import Packed
-from .sensitivity import Losses, Sensitivity, TypeLoss, predict_tensors
-from .statistics import CrossMoments, Moments, count_held_out, held_out_sequences, importance_of
+from .group import Prepared, factor_of, round_group
+from .sensitivity import Sensitivity, TypeLoss
+from .statistics import CrossMoments, Moments, held_out_sequences
 from .tensors import Importance, encode_tensor
 
 if TYPE_CHECKING:
@@ -34,16 +31,7 @@ if TYPE_CHECKING:
     from ..measure.model import BlockModel
     from ..measure.residual import ResidualStream, Written
     from .kept_inputs import KeptInputs
-    from .rounding.factor import Factor
     from .workers import Workers
-
-
-# Rows that a worker rounds at a time: not fewer, for each step is a call, and not more, so that all have work. The
-# bytes may depend on this, and so it depends on nothing but the matrices.
-_FEWEST_ROWS = 384
-_MOST_ROWS = 1536
-# With wide rows no more weights than these, which several float32 arrays of a worker are as large as.
-_MOST_WEIGHTS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -201,8 +189,8 @@ def _round_outer(
 
     def make() -> Entry:
         matrix = source.read(tensor.name)
-        factor, importance = _factor(moments.copy(), [choice])
-        prepared = _Prepared(matrix, tensor.type, factor, importance)
+        factor, importance = factor_of(moments.copy(), [choice])
+        prepared = Prepared(matrix, tensor.type, factor, importance)
         return Entry({"packed": prepared.round(threads=threads, keep_values=False)[0]})
 
     parts = {"tensor": tensor.name, "type": tensor.type, "choice": asdict(choice), "moments": moments}
@@ -231,41 +219,17 @@ def _round_block(
         with quick_products(), kept.finding_ends(module, linears), seeing_inputs(linears) as seen:
             model.run_block(module, index, hidden[:1])
 
-        def work(piece: tuple[str, slice]) -> tuple[Packed, Array]:
-            name, rows = piece
-            return prepared[name].round(rows)
-
-        def prepare(readers: Readers) -> dict[str, _Prepared]:
-            own = {name: plans[name].type for name in readers}
-            left = {name: kinds for name, kinds in unjudged.items() if name in readers}
-            given = moments.pop(readers), crosses.pop(readers, None)
-            # A worker must not wait for others.
-            return _prepare(own, left, linears, *given, inputs, None if several else workers)
-
         packed: dict[str, Packed] = {}
         for together in _sharing(inputs.weights.readers(index), seen):
-            names = [name for readers in together for name in readers]
-            unjudged = {name: [plans[name].type] for name in names if plans[name].type not in losses.get(name, {})}
+            columns = linears[together[0][0]].in_features
+            settled = all(plans[name].type in losses.get(name, {}) for readers in together for name in readers)
             with quick_products():
-                measured = _measure(module, index, hidden, inputs, together, targets, kept, judged=not unjudged)
-            moments, crosses = measured
-            columns = linears[names[0]].in_features
-            if columns >= WIDE:
-                give_back_memory()
-            several = len(together) > 1 and columns < WIDE
-            with workers.for_columns(columns):
-                found = workers.map(prepare, together) if several else [prepare(readers) for readers in together]
-            prepared = {name: one for part in found for name, one in part.items()}
-            del found
-            pieces = _pieces(prepared)
-            rounded: dict[str, list[tuple[Packed, Array]]] = {name: [] for name in names}
-            for (name, _), done in zip(pieces, workers.map(work, pieces), strict=True):
-                rounded[name].append(done)
-            prepared.clear()  # the factor is as large as H
-            for name, parts in rounded.items():
-                packed[name] = np.concatenate([part for part, _ in parts])
-                values = np.concatenate([part for _, part in parts])
-                linears[name].weight.copy_(model.parameter(name, values))
+                measured = _measure(module, index, hidden, inputs, together, targets, kept, judged=settled)
+            # Side by side, unless H and its factor are large.
+            for group in [[readers] for readers in together] if columns >= WIDE else [together]:
+                for name, (own, values) in round_group(group, plans, linears, measured, inputs, workers).items():
+                    packed[name] = own
+                    linears[name].weight.copy_(model.parameter(name, values))
         with quick_products():
             model.advance(module, index, hidden, kept.used)
     return packed
@@ -326,92 +290,3 @@ def _measure(
                 batch, {names: Received(x, inputs.weights.tokens[names][batch], wanted) for names in together}
             )
     return collecting.done()
-
-
-def _prepare(
-    types: Mapping[str, str],
-    unjudged: Mapping[str, Sequence[str]],
-    linears: Mapping[str, nn.Linear],
-    moments: Moments,
-    cross: CrossMoments | None,
-    inputs: FeedbackInputs,
-    workers: Workers | None,
-) -> dict[str, _Prepared]:
-    """Matrices that read the same, to be rounded to their ``types``, with what they should make up for.
-
-    The types of ``unjudged`` ones are judged first.
-    """
-    from ..measure.precision import quick_products
-    from .drift import correction
-    from .rounding.factor import factorise
-
-    names = list(types)
-    # Rows in llama.cpp's order, which may differ from the module's; they are rounded one by one.
-    matrices = {name: inputs.model.source.read(name) for name in names}
-    # The module's rows, whose order is that of the channels.
-    weights = {name: linears[name].weight.numpy() for name in names}
-    channels = {name: inputs.weights.channels[name].numpy() for name in names}
-    losses = inputs.sensitivity.losses
-    found: Losses = {}
-    if cross is not None:
-        cross.subtract(weights[names[0]], moments)
-    if cross is not None or unjudged:
-        factor = factorise(moments.learned, DAMPING, in_place=True)
-        found = predict_tensors(weights, moments, channels, count_held_out(inputs.tokens.shape), unjudged, factor)
-        if cross is not None:
-            # No family turns rows or columns of what writes to the residual stream.
-            matrices[names[0]] = matrices[names[0]] + correction(factor, moments, cross, channels[names[0]], workers)
-        factor.undamp()
-        del factor  # as large as H
-    choices = {name: (found if name in unjudged else losses)[name][kind] for name, kind in types.items()}
-    with quick_products():
-        merged = moments.merge()
-    shared, importance = _factor(merged, list(choices.values()))
-    return {
-        name: _Prepared(matrices[name], kind, shared if choices[name].rounding == "feedback" else None, importance)
-        for name, kind in types.items()
-    }
-
-
-def _factor(moments: Array, choices: Sequence[TypeLoss]) -> tuple[Factor | None, Array]:
-    """The factor of H, whose memory is taken, where it is needed, and the importance of the columns."""
-    from .rounding.factor import factorise
-
-    importance = importance_of(moments.diagonal().copy())
-    needed = any(choice.rounding == "feedback" for choice in choices)
-    return factorise(moments, DAMPING, in_place=True) if needed else None, importance
-
-
-def _pieces(prepared: Mapping[str, _Prepared]) -> list[tuple[str, slice]]:
-    """Rows to be rounded at a time, so that all workers have work where there is a single matrix."""
-    rows = sum(len(matrix.matrix) for matrix in prepared.values())
-    columns = max(matrix.matrix.shape[1] for matrix in prepared.values())
-    step = max(_FEWEST_ROWS, min(rows // 2, _MOST_ROWS, _MOST_WEIGHTS // columns))
-    return [
-        (name, slice(start, start + step))
-        for name, matrix in prepared.items()
-        for start in range(0, len(matrix.matrix), step)
-    ]
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A matrix that can be rounded, some rows at a time: by feedback or, where that was judged worse, by importance."""
-
-    matrix: Array
-    type_name: str
-    factor: Factor | None
-    importance: Array
-
-    def round(
-        self, rows: slice = slice(None), threads: int | None = 1, *, keep_values: bool = True
-    ) -> tuple[Packed, Array]:
-        """Bytes and decoded values of some rows."""
-        matrix = self.matrix[rows]
-        if self.factor is not None:
-            rounded = round_by_factor(matrix, self.factor, self.type_name, threads=threads, keep_values=keep_values)
-            return rounded.packed, rounded.values
-        packed = ggml.encode(matrix, self.type_name, self.importance, threads)
-        if not keep_values:
-            return packed, matrix[:0]
-        return packed, ggml.dequantize(packed, self.type_name, (matrix.shape[0], matrix.shape[1]))

@@ -107,7 +107,7 @@ def search_affine(
             for r in range(count):
                 cost[r] += lowest[r] * (lowest[r] * total[r] - _TWO * total_x[r])
             for r in range(count):
-                better[r] = (inverse[r] > 0) & (cost[r] < best[r])
+                better[r] = (inverse[r] > 0) & (fitted[r] > 0) & (cost[r] < best[r])
             for r in range(count):
                 best[r] = cost[r] if better[r] else best[r]
                 scale[r] = fitted[r] if better[r] else scale[r]
