@@ -76,6 +76,7 @@ def measure_geometry(
 
     from .compactness import gains, head_spectra
     from .llama_heads import Part, chosen_projections
+    from .threads import use_threads
     from .untrained import draw
 
     by_name: dict[str, list[Part]] = {}
@@ -96,8 +97,7 @@ def measure_geometry(
             ]
             results[part.block][part.role] = gains(spectra, torch.stack(untrained))
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     with torch.no_grad():
         _run(source, probe, frozenset(by_name), collect, "Measuring geometry", threads)
     for index, found in enumerate(results):

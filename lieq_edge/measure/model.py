@@ -16,6 +16,7 @@ from ..source.base import Array, Source
 from .modules import BelowHead, ExpertMatrices, block_list, empty_model, replace_modules
 from .outer import OuterWeights, missing, parameter_of
 from .sixteen_bits import turned_once
+from .threads import use_threads
 
 # Blocks stay in memory when all of them take at most this much in float32: a model of about 250M weights then
 # is read and dequantised once, and the whole program still stays below 2 GB.
@@ -54,15 +55,14 @@ class BlockModel:
 
         Args:
             source: the model to run.
-            threads: CPU threads for torch, or None to leave its setting alone.
+            threads: CPU threads for torch; see ``use_threads``.
             keep_blocks: keep blocks in memory once they were read; None decides by ``KEEP_BYTES``.
 
         Raises:
             InputError: transformers does not know the architecture, or the weights do not match the configuration.
         """
         keep_freed_memory()
-        if threads is not None:
-            torch.set_num_threads(threads)
+        use_threads(threads)
         self.source = source
         self.causal_lm = empty_model(source.config())
         self._turned = replace_modules(self.causal_lm)

@@ -172,3 +172,11 @@ def test_a_model_directory_equals_transformers_own_loading(family: str, options:
     tokens = random_tokens(2, 140, plain.config.vocab_size)
     with torch.no_grad():
         torch.testing.assert_close(model.logits(run(model, tokens)), plain(tokens).logits, atol=5e-5, rtol=1e-5)
+
+
+def test_threads_of_one_model_are_not_left_to_the_next() -> None:
+    source = open_source(str(cached_model("llama")))
+    before = torch.get_num_threads()
+    for threads, expected in ((3, 3), (2, 2), (None, before), (None, before)):
+        BlockModel(source, threads=threads)
+        assert torch.get_num_threads() == expected
