@@ -60,22 +60,21 @@ def correction(
     Args:
         factor: of the damped H of the tokens to learn from.
         moments: of its inputs; those held out are used.
-        cross: C with what its outputs should change by.
+        cross: C with what its outputs should change by; the result takes the memory of C.
         channels: relative energy of the gradient at each row, ``(rows,)``.
         workers: solve for some of the rows each.
     """
-    solution = np.empty_like(cross.learned)
-    parts = list(zip(np.array_split(cross.learned, _PARTS), np.array_split(solution, _PARTS), strict=True))
 
-    def solve(part: tuple[Floats, Floats]) -> None:
-        part[1][:] = factor.solve(part[0])
+    def solve(part: Floats) -> None:
+        part[:] = factor.solve(part)
 
+    parts = np.array_split(cross.learned, _PARTS)
     if workers is not None:
         workers.map(solve, parts)
     else:
         for part in parts:
             solve(part)
-    found = torch.from_numpy(solution)
+    found = torch.from_numpy(cross.learned)
     # The held-out sum of w |r - a D x|^2 is least at this a.
     with quick_products():
         change = (torch.from_numpy(moments.held_out) @ found.T).float()
@@ -83,5 +82,5 @@ def correction(
     rows = torch.from_numpy(channels)
     fitting, energy = (float((change * other).sum(0) @ rows) for other in (wanted, change))
     share = min(max(fitting / energy, 0.0), 1.0) if energy > 0 else 0.0
-    result: Floats = found.mul(share).contiguous().numpy()
+    result: Floats = found.mul_(share).numpy()
     return result

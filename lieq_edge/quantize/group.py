@@ -111,7 +111,9 @@ def _prepare(
         found = predict_tensors(weights, moments, channels, count_held_out(inputs.tokens.shape), unjudged, factor)
         if cross is not None:
             # No family turns rows or columns of what writes to the residual stream.
-            matrices[names[0]] = matrices[names[0]] + correction(factor, moments, cross, channels[names[0]], workers)
+            change = correction(factor, moments, cross, channels[names[0]], workers)
+            matrices[names[0]] = np.add(matrices[names[0]], change, out=change)
+            del change
         factor.undamp()
         del factor  # as large as H
     choices = {name: (found if name in unjudged else losses)[name][kind] for name, kind in types.items()}
