@@ -28,6 +28,7 @@ RULES: tuple[tuple[str, str, str], ...] = (
     ("H", "quantize/statistics.py", "*"),
     ("rounding", "quantize/rounding/", "*"),
     ("rounding", "quantize/feedback.py", "*"),
+    ("rounding", "quantize/drift.py", "*"),
     ("rounding", "quantize/q2_0.py", "*"),
     ("encode", "quantize/ggml.py", "*"),
     ("encode", "quantize/tensors.py", "*"),
