@@ -218,9 +218,11 @@ def _round_block(
         linears = model.linears(module, index)
         with quick_products(), kept.finding_ends(module, linears), seeing_inputs(linears) as seen:
             model.run_block(module, index, hidden[:1])
+        sharing = _sharing(inputs.weights.readers(index), seen)
+        seen.clear()
 
         packed: dict[str, Packed] = {}
-        for together in _sharing(inputs.weights.readers(index), seen):
+        for together in sharing:
             columns = linears[together[0][0]].in_features
             settled = all(plans[name].type in losses.get(name, {}) for readers in together for name in readers)
             with quick_products():
