@@ -26,7 +26,7 @@ from .planning import (
     settle_rounding,
 )
 from .progress import stage
-from .resources import Stopwatch, forget_garbage, peak_rss_bytes
+from .resources import Stopwatch, peak_rss_bytes
 from .scoring import check_text_length, validate_export, validation_text
 from .settings import ExportSettings
 
@@ -147,13 +147,12 @@ def _export(
             rounding=rounding,
             ready=lambda path: _remember(path, started),
         )
+        # The end of the stage gives their memory back; the original and the file come next.
+        del inputs, feedback, encoded, stepped
     if original is not None:
         original.close(done=True)  # the largest thing on the disk, and of no use any more
     validation = None
     if settings.validation:
-        # The original and the file come into memory next.
-        del inputs, feedback, encoded, stepped
-        forget_garbage()
         with watch.measure("validate"):
             validation = validate_export(out, source, settings, cache)
     return ExportReport(

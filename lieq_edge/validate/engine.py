@@ -138,7 +138,8 @@ class Engine:
     def _tokens_at_once(self) -> int:
         vocabulary = int(self._api.llama_vocab_n_tokens(self._api.llama_model_get_vocab(self._model)))
         fitting = _MOST_LOGITS // (4 * max(vocabulary, 1))
-        return max(_FEWEST_TOKENS, min(1 << fitting.bit_length() - 1, UBATCH)) if fitting else _FEWEST_TOKENS
+        # The power of two below.
+        return max(_FEWEST_TOKENS, min(1 << fitting.bit_length() >> 1, UBATCH))
 
     def _check_vocabulary(self) -> None:
         """Refuse a damaged tokenizer, at which llama.cpp would end the process."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..codec import Layout
 from ..codec.bits import ScaleBits
-from .scales import Fields
+from .scales import Fields, half
 
 Floats = npt.NDArray[np.float32]
 
@@ -204,7 +204,7 @@ def search(layout: Layout, weights: Tensor, importance: Floats) -> Fields:
             search_affine(*given, highest, _STEPS, scales[sub], mins[sub], energies[:, sub])
     if layout.scales is None:
         stored = torch.from_numpy(mins).mul_(layout.min_sign) if layout.m is not None else None
-        return Fields(_half(torch.from_numpy(scales)), _half(stored) if stored is not None else None, None, None)
+        return Fields(half(torch.from_numpy(scales)), half(stored) if stored is not None else None, None, None)
     per_block = layout.block // layout.sub
     d, codes = _super(scales, energies[0], per_block, layout.scales)
     if layout.m is None:
@@ -222,11 +222,7 @@ def _super(values: Floats, energies: Floats, per_block: int, bits: ScaleBits) ->
         here = slice(block * per_block, (block + 1) * per_block)
         given = values[here], energies[here], np.float32(bits.lowest), np.float32(bits.highest)
         search_scale(*given, _STEPS, found[block], spent[block])
-    d = _half(torch.from_numpy(found))
+    d = half(torch.from_numpy(found))
     each = d.repeat_interleave(per_block, 0)
     codes = (torch.from_numpy(values) / each).round_().clamp_(bits.lowest, bits.highest)
     return d, torch.where(each == 0, torch.zeros(()), codes)
-
-
-def _half(values: Tensor) -> Tensor:
-    return values.half().float()

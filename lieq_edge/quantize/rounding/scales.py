@@ -104,10 +104,10 @@ class Scales:
         block = sub * layout.sub // layout.block
         d, m = self.d[block], self.m[block] if self.m is not None else None
         if self.scale_codes is None:
-            stored = _half(d * (1 + scale_steps))
+            stored = half(d * (1 + scale_steps))
             if m is None:
                 return Candidates(stored, None, stored, None)
-            stored_mins = _half(m + d * min_steps)
+            stored_mins = half(m + d * min_steps)
             return Candidates(stored, stored_mins * layout.min_sign, stored, stored_mins)
         codes, scales = self._neighbours(self.scale_codes[sub], scale_steps, d)
         if self.min_codes is None or m is None:
@@ -167,5 +167,6 @@ def _nearest(steps: Sequence[float]) -> tuple[float, ...]:
     return tuple(steps[max(middle - 1, 0) : middle + 2])
 
 
-def _half(values: torch.Tensor) -> torch.Tensor:
+def half(values: torch.Tensor) -> torch.Tensor:
+    """The nearest float16 numbers, as float32."""
     return values.half().float()
