@@ -29,7 +29,7 @@ from lieq_edge.quantize import ggml
 from lieq_edge.quantize.feedback import DAMPING, round_by_factor
 from lieq_edge.quantize.rounding.factor import factorise
 from lieq_edge.quantize.sensitivity import sample_rows
-from lieq_edge.quantize.statistics import Moments, importance_of, tokens_of
+from lieq_edge.quantize.statistics import Moments, importance_of, squared_norms, tokens_of
 from lieq_edge.scoring import validation_text
 from lieq_edge.settings import ExportSettings
 from lieq_edge.source import open_source
@@ -105,7 +105,7 @@ class Watcher:
             start, stop = max(batch.start, first), min(batch.stop, last if last is not None else batch.stop)
             if start < stop:
                 part = slice(start - batch.start, stop - batch.start)
-                for some in tokens_of(slice(start, stop), x[part], weights[part], frozenset()):
+                for some in tokens_of(slice(start, stop), squared_norms(x[part]), weights[part], frozenset()):
                     moments.add(some.of(x[part]), some.weights, held_out=some.held_out)
         return moments.whole()
 

@@ -16,7 +16,7 @@ NAME = "lieq_causal"
 """What transformers knows this attention by, once ``register`` has run."""
 
 # Scores that are made together: they stay in the processor's cache.
-_SCORES = 1 << 20
+_SCORES = 1 << 21
 # Queries that meet their keys together: fewer waste less above the diagonal, more make larger products.
 _MOST_QUERIES = 128
 _FEWEST_QUERIES = 16
@@ -84,46 +84,46 @@ class _Causal(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, quick: bool) -> Tensor:
         n, heads, length, width = query.shape
-        shared = key.shape[1]
         kind = torch.bfloat16 if quick else torch.float32
-        # Heads that share keys side by side.
-        queries = (query.float() * scale).view(n, shared, heads // shared, length, width)
-        keys, values = key.float(), value.to(kind)
-        out = values.new_empty(n, shared, heads // shared, length, values.shape[-1])
+        # Heads that share keys side by side; sequences and key heads are one dimension, which is what products want.
+        queries = torch.mul(query.float(), scale, out=torch.empty(query.shape))
+        queries = queries.view(n * key.shape[1], -1, length, width)
+        keys, values = key.float().flatten(0, 1), value.to(kind).flatten(0, 1)
+        turned = keys.transpose(1, 2).contiguous()
+        out = values.new_empty(*queries.shape[:3], values.shape[-1])
         shares = []
         for here in _pieces(query.shape):
             count = here.stop - here.start
-            scores = _flat(queries, here) @ keys[:, :, : here.stop].transpose(2, 3)
+            scores = _flat(queries, here) @ turned[:, :, : here.stop]
             later = torch.ones(count, count, dtype=torch.bool).triu(1)
-            scores.view(n, shared, -1, count, here.stop)[..., here].masked_fill_(later, -torch.inf)
+            scores.view(len(keys), -1, count, here.stop)[..., here].masked_fill_(later, -torch.inf)
             part = torch.softmax(scores, -1).to(kind)
-            out[:, :, :, here] = (part @ values[:, :, : here.stop]).view(n, shared, heads // shared, -1, out.shape[-1])
+            out[:, :, here] = (part @ values[:, : here.stop]).view_as(out[:, :, here])
             shares.append(part)
-        out = out.flatten(1, 2)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(queries.to(kind), keys.to(kind), values, out, *shares)
-            ctx.scale, ctx.kinds = scale, (query.dtype, key.dtype, value.dtype)
-        return out
+            ctx.scale, ctx.kinds, ctx.sequences = scale, (query.dtype, key.dtype, value.dtype), n
+        return out.view(n, heads, length, -1)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, values, out, *shares = ctx.saved_tensors
-        n, shared, group, length, _ = queries.shape
-        slope = slopes[0].to(values.dtype).reshape(n, shared, group, length, -1)
+        n = ctx.sequences
+        slope = slopes[0].to(values.dtype).reshape(out.shape)
         # What all shares of a query lose together, for they sum to one.
-        level = (slope.float() * out.view_as(slope)).sum(-1, keepdim=True)
+        level = (slope.float() * out).sum(-1, keepdim=True)
         to_queries = torch.empty_like(queries, dtype=torch.float32)
         to_keys, to_values = (torch.zeros_like(x, dtype=torch.float32) for x in (keys, values))
-        for here, part in zip(_pieces(out.shape), shares, strict=True):
+        for here, part in zip(_pieces(slopes[0].shape), shares, strict=True):
             before = slice(0, here.stop)
             piece = _flat(slope, here)
-            to_values[:, :, before] += part.transpose(2, 3) @ piece
-            scores = (piece @ values[:, :, before].transpose(2, 3)).float()
+            to_values[:, before] += part.transpose(1, 2) @ piece
+            scores = (piece @ values[:, before].transpose(1, 2)).float()
             scores = scores.sub_(_flat(level, here)).mul_(part).to(values.dtype)
-            to_queries[:, :, :, here] = (scores @ keys[:, :, before]).view(n, shared, group, -1, keys.shape[-1])
-            to_keys[:, :, before] += scores.transpose(2, 3) @ _flat(queries, here)
-        found = (to_queries.mul_(ctx.scale).flatten(1, 2), to_keys, to_values)
-        return (*(x.to(kind) for x, kind in zip(found, ctx.kinds, strict=True)), None, None)
+            to_queries[:, :, here] = (scores @ keys[:, before]).view_as(to_queries[:, :, here])
+            to_keys[:, before] += scores.transpose(1, 2) @ _flat(queries, here)
+        found = (to_queries.mul_(ctx.scale), to_keys, to_values)
+        return (*(x.view(n, -1, *x.shape[-2:]).to(kind) for x, kind in zip(found, ctx.kinds, strict=True)), None, None)
 
 
 def _pieces(shape: tuple[int, ...]) -> list[slice]:
@@ -135,5 +135,5 @@ def _pieces(shape: tuple[int, ...]) -> list[slice]:
 
 
 def _flat(x: Tensor, here: slice) -> Tensor:
-    """Queries ``here`` of ``(n, key heads, group, T, d)``, those of a group in one row: ``(n, key heads, -1, d)``."""
-    return x[:, :, :, here].flatten(2, 3)
+    """Queries ``here`` of ``(n * key heads, group, T, d)``, those of a group in one row: ``(n * key heads, -1, d)``."""
+    return x[:, :, here].flatten(1, 2)

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .statistics import KEPT, CrossMoments, Moments, tokens_of
+import numpy as np
+import numpy.typing as npt
+
+from .statistics import KEPT, CrossMoments, Moments, squared_norms, tokens_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,13 +45,17 @@ class Collecting:
 
     def add(self, batch: slice, received: Mapping[Readers, Received]) -> None:
         """Add the sequences ``batch``."""
+        # By input: some groups of linears receive the same.
+        norms: dict[Tensor, npt.NDArray[np.float64]] = {}
         for names, some in received.items():
             columns = some.x.shape[-1]
             if names not in self._moments:
                 self._moments[names] = Moments.zeros(columns, divided=self._divided)
             if some.wanted is not None and names not in self._crosses:
                 self._crosses[names] = CrossMoments.zeros(some.wanted.shape[-1], columns)
-            for tokens in tokens_of(batch, some.x, some.weights, self._held_out, self._kept):
+            if some.x not in norms:
+                norms[some.x] = squared_norms(some.x)
+            for tokens in tokens_of(batch, norms[some.x], some.weights, self._held_out, self._kept):
                 x = tokens.of(some.x)
                 self._moments[names].add(x, tokens.weights, held_out=tokens.held_out)
                 if some.wanted is not None:

@@ -197,7 +197,17 @@ class Tokens:
         return x.flatten(0, 1).index_select(0, self.index)
 
 
-def tokens_of(batch: slice, x: Tensor, weights: Tensor, held_out: frozenset[int], kept: float = KEPT) -> list[Tokens]:
+def squared_norms(x: Tensor) -> npt.NDArray[np.float64]:
+    """|x_t|^2 ``(...)`` of inputs ``(..., columns)``."""
+    import torch
+
+    norms: npt.NDArray[np.float64] = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).double().numpy()
+    return np.square(norms)
+
+
+def tokens_of(
+    batch: slice, norms: npt.NDArray[np.float64], weights: Tensor, held_out: frozenset[int], kept: float = KEPT
+) -> list[Tokens]:
     """The tokens of the sequences ``batch`` that are worth a column of a product, by what they add to H.
 
     That is very uneven (a quarter of the tokens often carries nine tenths of the sum), and H costs the same for
@@ -209,46 +219,42 @@ def tokens_of(batch: slice, x: Tensor, weights: Tensor, held_out: frozenset[int]
 
     Args:
         batch: the sequences.
-        x: their inputs ``(b, T, columns)``.
+        norms: |x_t|^2 of their inputs, ``(b, T)``.
         weights: their w_t ``(b, T)``.
         held_out: sequences that are held out.
         kept: share of the tokens that is taken.
     """
     import torch
 
-    energies = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).double().square() * weights
+    # numpy, for these are many steps on few numbers.
+    own = weights.double().numpy()
+    energies = norms * own
     parts = []
     for judged in (False, True):
-        rows = torch.tensor(
-            [i for i in range(len(weights)) if (batch.start + i in held_out) == judged], dtype=torch.int64
-        )
+        rows = np.array([i for i in range(len(own)) if (batch.start + i in held_out) == judged], np.int64)
         if len(rows) == 0:
             continue
-        mine, added = weights[rows].flatten().double(), energies[rows].flatten()
+        mine, added = own[rows].reshape(-1), energies[rows].reshape(-1)
         limit = _limit(added, kept)
-        rate = (added / limit).clamp(max=1.0) if limit > 0 else torch.ones_like(mine)
-        steps = torch.floor(rate.cumsum(0) + 0.5)
-        chosen = torch.nonzero(steps.diff(prepend=steps.new_zeros(1)) > 0)[:, 0]
-        index = (rows[:, None] * weights.shape[1] + torch.arange(weights.shape[1])).flatten()[chosen]
-        parts.append(Tokens(index, (mine[chosen] / rate[chosen]).float(), judged))
+        rate = np.minimum(added / limit, 1.0) if limit > 0 else np.ones_like(mine)
+        steps = np.floor(rate.cumsum() + 0.5)
+        chosen = np.flatnonzero(np.diff(steps, prepend=0.0) > 0)
+        length = own.shape[1]
+        index = rows[chosen // length] * length + chosen % length
+        counts = (mine[chosen] / rate[chosen]).astype(np.float32)
+        parts.append(Tokens(torch.from_numpy(index), torch.from_numpy(counts), judged))
     return parts
 
 
-def _limit(weights: Tensor, share: float) -> float:
+def _limit(weights: npt.NDArray[np.float64], share: float) -> float:
     """The weight above which tokens are kept for certain, so that ``share`` of them are kept in all; 0 keeps all."""
-    ordered = weights.sort(descending=True).values
+    ordered = np.sort(weights)[::-1]
     # With the k heaviest kept for certain and limit l, k + (sum of the others) / l tokens are kept.
-    rest = ordered.flip(0).cumsum(0).flip(0)
+    rest = ordered[::-1].cumsum()[::-1]
     count = len(weights)
-    limits = rest / (share * count - _arange(count, ordered)).clamp(min=1e-9)
-    fitting = (limits >= ordered).nonzero()
-    return float(limits[fitting[0, 0]]) if len(fitting) else 0.0
-
-
-def _arange(count: int, like: Tensor) -> Tensor:
-    import torch
-
-    return torch.arange(count, dtype=like.dtype)
+    limits = rest / np.maximum(share * count - np.arange(count), 1e-9)
+    fitting = np.flatnonzero(limits >= ordered)
+    return float(limits[fitting[0]]) if len(fitting) else 0.0
 
 
 def importance_of(diagonal: Floats) -> Floats:
@@ -287,7 +293,8 @@ def weighted_moments(sequences: Iterable[Tensor], weights: Tensor) -> Moments:
     for sequence, x in enumerate(sequences):
         if found is None:
             found = Moments.zeros(x.shape[1])
-        for some in tokens_of(slice(sequence, sequence + 1), x[None], weights[sequence : sequence + 1], held_out):
+        own = weights[sequence : sequence + 1]
+        for some in tokens_of(slice(sequence, sequence + 1), squared_norms(x[None]), own, held_out):
             found.add(some.of(x[None]), some.weights, held_out=some.held_out)
     assert found is not None
     return found.whole()

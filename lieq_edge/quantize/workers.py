@@ -13,6 +13,7 @@ import scipy.linalg.lapack  # noqa: F401  loads scipy's own BLAS, which the cont
 import torch
 from threadpoolctl import ThreadpoolController
 
+from ..measure.precision import quick_float32
 from ..resources import WIDE
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ class Workers:
         self._pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
         self._libraries = ThreadpoolController()
         self._threads = count
-        self._one_thread = contextlib.ExitStack()
+        self._within = contextlib.ExitStack()
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """``function`` of each item, in order."""
@@ -50,11 +51,12 @@ class Workers:
         return limited
 
     def __enter__(self) -> Workers:
-        self._one_thread.enter_context(self._libraries.limit(limits=1, user_api="blas"))
+        self._within.enter_context(self._libraries.limit(limits=1, user_api="blas"))
+        self._within.enter_context(quick_float32())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
-        self._one_thread.close()
+        self._within.close()

@@ -16,9 +16,10 @@ class _Layer(torch.nn.Module):
 
 
 def _inputs(length: int) -> list[torch.Tensor]:
+    """As transformers gives them: heads lie side by side in memory."""
     generator = torch.Generator().manual_seed(length)
-    shapes = ((2, 4, length, 8), (2, 2, length, 8), (2, 2, length, 8))
-    return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+    inputs = [torch.randn(2, length, heads, 8, generator=generator).transpose(1, 2) for heads in (4, 2, 2)]
+    return [x.requires_grad_() for x in inputs]
 
 
 def _expected(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None) -> torch.Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lieq_edge.quantize.collecting import Collecting, Received
-from lieq_edge.quantize.statistics import Moments, tokens_of
+from lieq_edge.quantize.statistics import Moments, squared_norms, tokens_of
 
 COLUMNS = {"q": 8, "k": 8, "down": 24}
 HELD_OUT = frozenset({3})
@@ -35,7 +35,7 @@ def test_every_linear_gets_its_own_tokens(divided: bool) -> None:
     for batch, made in batches():
         found.add(batch, {(name,): Received(x, weights) for name, (x, weights) in made.items()})
         for name, (x, weights) in made.items():
-            for some in tokens_of(batch, x, weights, HELD_OUT):
+            for some in tokens_of(batch, squared_norms(x), weights, HELD_OUT):
                 expected[name,].add(some.of(x), some.weights, held_out=some.held_out)
     moments, crosses = found.done()
     assert not crosses

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lieq_edge.quantize.statistics import KEPT, CrossMoments, Moments, importance_of, tokens_of
+from lieq_edge.quantize.statistics import KEPT, CrossMoments, Moments, importance_of, squared_norms, tokens_of
 
 
 @given(seed=st.integers(0, 10_000), spread=st.floats(0.1, 4), sequences=st.integers(2, 5))
 def test_kept_tokens_carry_the_sum_of_all_weights(seed: int, spread: float, sequences: int) -> None:
     weights = torch.randn(sequences, 256, generator=torch.Generator().manual_seed(seed)).mul(spread).exp()
     held_out = frozenset({sequences - 1})
-    learned, judged = tokens_of(slice(0, sequences), torch.ones(sequences, 256, 1), weights, held_out)
+    learned, judged = tokens_of(slice(0, sequences), np.ones((sequences, 256)), weights, held_out)
     assert (learned.held_out, judged.held_out) == (False, True)
     for part, rows in ((learned, weights[:-1]), (judged, weights[-1:])):
         assert len(part.index) == pytest.approx(KEPT * rows.numel(), abs=2)
@@ -28,7 +29,7 @@ def test_kept_tokens_carry_the_sum_of_all_weights(seed: int, spread: float, sequ
 def test_heavy_tokens_count_as_they_are_and_equal_ones_evenly() -> None:
     weights = torch.full((1, 100), 1e-3)
     weights[0, 7] = 5.0
-    (part,) = tokens_of(slice(0, 1), torch.ones(1, 100, 1), weights, frozenset())
+    (part,) = tokens_of(slice(0, 1), np.ones((1, 100)), weights, frozenset())
     place = part.index.tolist().index(7)
     assert float(part.weights[place]) == 5.0
     others = part.weights[[i for i in range(len(part.index)) if i != place]]
@@ -40,13 +41,13 @@ def test_heavy_tokens_count_as_they_are_and_equal_ones_evenly() -> None:
 def test_a_token_that_all_attend_to_is_kept_however_little_the_loss_minds_it() -> None:
     x, weights = torch.ones(1, 100, 4), torch.ones(1, 100)
     x[0, 60], weights[0, 60] = 1000.0, 0.01
-    (part,) = tokens_of(slice(0, 1), x, weights, frozenset())
+    (part,) = tokens_of(slice(0, 1), squared_norms(x), weights, frozenset())
     assert float(part.weights[part.index.tolist().index(60)]) == pytest.approx(0.01)
     assert len(part.index) == pytest.approx(KEPT * 100, abs=1)
 
 
 def test_without_any_weight_all_tokens_stay() -> None:
-    (part,) = tokens_of(slice(0, 1), torch.ones(1, 20, 1), torch.zeros(1, 20), frozenset())
+    (part,) = tokens_of(slice(0, 1), np.ones((1, 20)), torch.zeros(1, 20), frozenset())
     assert len(part.index) == 20
 
 
@@ -55,7 +56,7 @@ def test_thinned_moments_are_near_those_of_all_tokens() -> None:
     x = torch.randn(4, 512, 16, generator=generator)
     weights = torch.randn(4, 512, generator=generator).mul(1.5).exp()
     moments = Moments.zeros(16)
-    for part in tokens_of(slice(0, 4), x, weights, frozenset({3})):
+    for part in tokens_of(slice(0, 4), squared_norms(x), weights, frozenset({3})):
         moments.add(part.of(x), part.weights, held_out=part.held_out)
     moments = moments.whole()
     judged = torch.from_numpy(moments.held_out.T @ moments.held_out)
