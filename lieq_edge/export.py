@@ -117,10 +117,12 @@ def _export(
     with watch.measure("calibration text"):
         tokens, calibration = calibration_tokens(source, settings, cache)
         calibration = given if settings.imatrix is not None else calibration
-    original = None
+    waiting = None
     if tokens is not None and settings.rounding == "feedback":
-        original = work.enter_context(cache.run("residual-stream", {"tokens": tokens}))
-    plan, inputs = plan_and_measure(source, diagnostics, settings, tokens, watch, cache, original)
+        waiting = work.enter_context(cache.run("residual-stream", {"tokens": tokens}))
+    elif tokens is not None and settings.feeds_back:
+        waiting = work.enter_context(Run(None))
+    plan, inputs = plan_and_measure(source, diagnostics, settings, tokens, watch, cache, waiting)
     check_space(out.parent, plan.file_bytes)
     if show_plan:
         show_plan(plan)
@@ -132,10 +134,11 @@ def _export(
 
         with watch.measure("calibrate"):
             importance = measure_importance(source, tokens, threads=settings.threads, cache=cache)
-    if rounding != "feedback":  # which has importance of its own for every matrix
+    feeds_back = settings.feeds_back and rounding != "nearest"
+    if not feeds_back:  # which has importance of its own for every matrix
         check_importance(plan, importance, allow_none=settings.calibration == "none")
     with watch.measure("quantize and write"), stage("Quantise and write", len(plan.tensors)) as advance:
-        feedback = inputs if rounding == "feedback" else None
+        feedback = inputs if feeds_back else None
         encoded = _encode(source, plan, importance, feedback, settings.threads, cache, work)
         stepped = (_step(item, advance) for item in encoded)
         file_bytes = write_model(
@@ -149,8 +152,8 @@ def _export(
         )
         # The end of the stage gives their memory back; the original and the file come next.
         del inputs, feedback, encoded, stepped
-    if original is not None:
-        original.close(done=True)  # the largest thing on the disk, and of no use any more
+    if waiting is not None:
+        waiting.close(done=True)  # the largest thing on the disk, and of no use any more
     validation = None
     if settings.validation:
         with watch.measure("validate"):

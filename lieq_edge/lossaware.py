@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from .errors import InputError
 from .ggml_types import I_QUANTS, TYPES, is_matrix
 from .measure.diagnostics import TensorInfo
 from .progress import stage
+from .resources import keep_freed_memory
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from .measure.model import BlockModel
     from .measure.residual import ResidualStream
     from .measure.texts import Windows
+    from .quantize.kept_moments import KeptMoments
     from .quantize.sensitivity import Sensitivity
     from .quantize.streamed import FeedbackInputs
     from .source.base import Source
@@ -74,7 +77,8 @@ def measure_loss(
     seed: int = 0,
     threads: int | None = None,
     cache: Cache = NO_CACHE,
-    original: Run | None = None,
+    once: bool = False,
+    waiting: Run | None = None,
 ) -> FeedbackInputs:
     """Loss weights on the calibration ``windows``, and the predicted losses of the candidate types.
 
@@ -82,12 +86,14 @@ def measure_loss(
         source: the model.
         windows: of the calibration text.
         candidates: types by tensor name.
-        predict_blocks: predict the block matrices too. Only allocation by loss needs that: rounding judges each
-            of them when its turn comes.
+        predict_blocks: predict the block matrices too. Only allocation by loss and ``once`` need that: rounding
+            else judges each of them when its turn comes.
         seed: of the sampled labels.
         threads: CPU threads.
         cache: for results of this model.
-        original: where the residual stream is put away for rounding, which goes on without else.
+        once: measure all that rounding needs of the blocks, from the original: H is kept in the cache.
+        waiting: where the residual stream is put away for rounding, which goes on without else; or with ``once`` what
+            the cache does not take.
     """
     import torch
 
@@ -95,6 +101,9 @@ def measure_loss(
     from .measure.model import BlockModel
     from .measure.precision import quick_products
     from .measure.residual import ResidualStream
+    from .measure.threads import use_threads
+    from .quantize import statistics
+    from .quantize.kept_moments import KeptMoments
     from .quantize.sensitivity import Sensitivity, losses_from_json, losses_to_json, predict_outer
     from .quantize.statistics import held_out_sequences
     from .quantize.streamed import FeedbackInputs
@@ -103,17 +112,28 @@ def measure_loss(
     held_out_sequences(len(windows))  # too few windows are told before any work
     tokens = torch.from_numpy(windows)
     parts = {"tokens": windows, "seed": seed}
-    wanted = {name: list(types) for name, types in candidates.items() if predict_blocks and name.startswith("blk.")}
-    model = BlockModel(source, threads=threads)
-    stream = ResidualStream(model, tokens, original, inside=True) if original is not None else None
+    predicted = predict_blocks or once
+    wanted = {name: list(types) for name, types in candidates.items() if predicted and name.startswith("blk.")}
+    # What follows runs no model where all is there.
+    keep_freed_memory()
+    use_threads(threads)
+    moments = KeptMoments(cache, {**parts, "kept": statistics.KEPT}, waiting) if once else None
+    predictions = {**parts, "candidates": wanted, "once": once}
     weights = cache.get("loss-weights", parts)
-    found = cache.get("loss-predictions", {**parts, "candidates": wanted}) if wanted else Entry(record={})
-    if weights is None or found is None:
-        weights, found = _measure(model, tokens, wanted, parts, threads, cache, stream)
-    elif stream is not None:
-        # Within the workers' limits, as when loss weights are measured: sums may depend on threads.
-        with Workers(threads), stage("Running the original", model.n_blocks) as advance, quick_products():
-            stream.forward(advance)
+    found = cache.get("loss-predictions", predictions) if wanted else Entry(record={})
+    model = stream = None
+    if weights is None or found is None or (moments is not None and not moments.complete(source.n_blocks)):
+        model = BlockModel(source, threads=threads)
+        if waiting is not None and not once:
+            stream = ResidualStream(model, tokens, waiting, inside=True)
+        weights, found = _measure(model, tokens, predictions, parts, threads, cache, stream, moments)
+    elif not once:
+        model = BlockModel(source, threads=threads)
+        if waiting is not None:
+            stream = ResidualStream(model, tokens, waiting, inside=True)
+            # Within the workers' limits, as when loss weights are measured: sums may depend on threads.
+            with Workers(threads), stage("Running the original", model.n_blocks) as advance, quick_products():
+                stream.forward(advance)
     measured = Measured.of_entry(weights)
     outer = {name: list(candidates.get(name, ())) for name in measured.outer}
 
@@ -122,35 +142,43 @@ def measure_loss(
 
     outer_losses = cache.entry("outer-predictions", {**parts, "candidates": outer}, predict)
     losses = losses_from_json({**found.record, **outer_losses.record})
-    # Rounding overwrites blocks as it goes, so it reads each anew.
-    model.stop_keeping()
-    moments = {name: moments.merge() for name, (moments, _) in measured.outer.items()}
-    return FeedbackInputs(model, tokens, measured.weights, Sensitivity(losses, moments), stream)
+    if model is not None:
+        # Rounding overwrites blocks as it goes, so it reads each anew.
+        model.stop_keeping()
+    merged = {name: own.merge() for name, (own, _) in measured.outer.items()}
+    return FeedbackInputs(
+        None if once else model, tokens, measured.weights, Sensitivity(losses, merged), stream, moments
+    )
 
 
 def _measure(
     model: BlockModel,
     tokens: Tensor,
-    candidates: Mapping[str, Sequence[str]],
+    predictions: Mapping[str, Any],
     parts: Mapping[str, Any],
     threads: int | None,
     cache: Cache,
     original: ResidualStream | None,
+    moments: KeptMoments | None,
 ) -> tuple[Entry, Entry]:
-    """Loss weights with H outside the blocks, and predictions for the block matrices in ``candidates``."""
+    """Loss weights with H outside the blocks, and predictions for the block matrices; H of these goes to ``moments``.
+
+    ``parts`` are what the first depend on, ``predictions`` what the second do.
+    """
     from .loss_entries import Measured
     from .measure.loss_weights import measure_loss_weights
+    from .quantize import sensitivity, statistics
     from .quantize.sensitivity import Predictor, outer_moments
     from .quantize.workers import Workers
 
     by_block: dict[int, Any] = {}
-    with (
-        cache.run("loss-weights", {**parts, "candidates": candidates}) as run,
-        Workers(threads) as workers,
-    ):
+    candidates = predictions["candidates"]
+    kept = sensitivity.KEPT if moments is None else statistics.KEPT
+    with cache.run("loss-weights", predictions) as run, Workers(threads) as workers:
 
         def listen(module: nn.Module, index: int) -> Predictor:
-            return Predictor(model.linears(module, index), tokens.shape, candidates, workers)
+            keep = functools.partial(moments.put, index) if moments is not None else None
+            return Predictor(model.linears(module, index), tokens.shape, candidates, workers, keep, kept)
 
         weights, hidden = measure_loss_weights(
             model,
@@ -165,13 +193,19 @@ def _measure(
         cache.put("loss-weights", parts, entry)
         losses = Entry(record={name: loss for found in by_block.values() for name, loss in (found or {}).items()})
         if candidates:
-            cache.put("loss-predictions", {**parts, "candidates": candidates}, losses)
+            cache.put("loss-predictions", predictions, losses)
+    if moments is not None and not moments.complete(model.n_blocks):
+        # The way back was interrupted before, and what was kept of the blocks behind is gone.
+        return _measure(model, tokens, predictions, parts, threads, NO_CACHE, original, moments)
     return entry, losses
 
 
 def losses_of(sensitivity: Sensitivity, rounding: str) -> Losses:
     """Predicted losses with the rounding that the file will get."""
     return {
-        name: {kind: found.loss if rounding == "feedback" else found.nearest_loss for kind, found in by_type.items()}
+        name: {
+            kind: found.nearest_loss if rounding in ("nearest", "imatrix") else found.loss
+            for kind, found in by_type.items()
+        }
         for name, by_type in sensitivity.losses.items()
     }

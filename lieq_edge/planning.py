@@ -32,7 +32,7 @@ def open_model(model: str, settings: ExportSettings) -> Source:
     from .source import open_source
 
     source = open_source(model, revision=settings.revision, lora=settings.lora, allow_pickle=settings.allow_pickle)
-    follows_loss = settings.metric == "loss" or settings.rounding == "feedback"
+    follows_loss = settings.metric == "loss" or settings.feeds_back
     if follows_loss and any(len(tensor.shape) > 2 for tensor in source.tensors()):
         raise InputError(
             f"{model} is a mixture of experts, on which the metric loss and --rounding feedback do not work yet; "
@@ -147,8 +147,8 @@ def check_runnable(source: Source, settings: ExportSettings, saved: Diagnostics 
     from .measure.analyze import check_measurable
 
     by_loss = settings.metric == "loss"
-    if by_loss or settings.rounding == "feedback":
-        flag, instead = ("--metric loss", "geometry") if by_loss else ("--rounding feedback", "imatrix")
+    if by_loss or settings.feeds_back:
+        flag, instead = ("--metric loss", "geometry") if by_loss else (f"--rounding {settings.rounding}", "imatrix")
         raise InputError(
             f"{source.label} ({source.architecture}) is run through llama.cpp, which gives no gradients for {flag}; "
             f"take {instead} instead."
@@ -178,7 +178,7 @@ _LEAST_TOKENS, _TOKENS_A_COLUMN, _WINDOW = 16384, 3, 512
 
 def default_tokens(source: Source, settings: ExportSettings) -> int:
     """Tokens to calibrate on unless the user says: where the loss is followed, more for models with wider rows."""
-    if settings.metric != "loss" and settings.rounding != "feedback":
+    if settings.metric != "loss" and not settings.feeds_back:
         return 8192
     widest = max(spec.shape[-1] for spec in source.tensors() if is_matrix(spec.name, spec.shape))
     return max(_LEAST_TOKENS, -(-_TOKENS_A_COLUMN * widest // _WINDOW) * _WINDOW)
@@ -195,8 +195,10 @@ def calibration_tokens(
     if settings.calibration == "none":
         if settings.metric == "loss":
             raise InputError("The metric loss is measured on a calibration text; choose one, or another --metric.")
-        if settings.rounding == "feedback":
-            raise InputError("--rounding feedback follows a calibration text; choose one, or another --rounding.")
+        if settings.feeds_back:
+            raise InputError(
+                f"--rounding {settings.rounding} follows a calibration text; choose one, or another --rounding."
+            )
         return None, None
     from .measure.texts import calibration_windows
 
@@ -213,23 +215,28 @@ def plan_and_measure(
     tokens: Windows | None,
     watch: Stopwatch,
     cache: Cache = NO_CACHE,
-    original: Run | None = None,
+    waiting: Run | None = None,
 ) -> tuple[Plan, FeedbackInputs | None]:
     """The plan, and what feedback needs: predicted losses come before the one or after it.
 
-    Where feedback follows, ``original`` keeps the residual stream for it.
+    Where feedback follows, ``waiting`` keeps what waits for it: the residual stream, or H where no cache does.
     """
     options = plan_options(settings)
     by_loss = settings.metric == "loss"
     if not by_loss:
         with watch.measure("allocate"):
             plan = make_plan(diagnostics, settings.budget, options)
-        if settings.rounding != "feedback" or tokens is None:
+        if not settings.feeds_back or tokens is None:
             return plan, None
     assert tokens is not None  # the metric loss without calibration was refused
     from .lossaware import candidate_types, losses_of, measure_loss, planned_types
 
+    once = settings.rounding == "feedback-once"
     candidates = candidate_types(diagnostics.tensors, settings.types) if by_loss else planned_types(plan)
+    if once and not by_loss:
+        # Other budgets give other types, whose losses are then known.
+        usual = candidate_types(diagnostics.tensors, "k")
+        candidates = {name: tuple(dict.fromkeys((*usual[name], *types))) for name, types in candidates.items()}
     if by_loss:
         # Which budgets are possible does not depend on the losses: told before the model is run.
         nothing = {name: dict.fromkeys(names, 0.0) for name, names in candidates.items()}
@@ -243,7 +250,8 @@ def plan_and_measure(
             seed=settings.seed,
             threads=settings.threads,
             cache=cache,
-            original=original,
+            once=once,
+            waiting=waiting,
         )
     if by_loss:
         with watch.measure("allocate"):

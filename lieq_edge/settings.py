@@ -10,7 +10,7 @@ from .errors import InputError
 from .files import read_text
 
 Metric = Literal["geometry", "composite", "saliency", "loss", "random", "first", "last"]
-RoundingName = Literal["nearest", "imatrix", "feedback"]
+RoundingName = Literal["nearest", "imatrix", "feedback", "feedback-once"]
 Granularity = Literal["block", "tensor"]
 Projections = Literal["qkv", "all"]
 Baseline = Literal["projection", "network"]
@@ -26,9 +26,10 @@ class ExportSettings:
         levels: ascending nominal bits that blocks may get.
         types: candidates of the metric ``loss``: ``k``, ``all``, or names with commas between them.
         granularity: of the metric ``loss``: one type a ``block`` or a ``tensor``; None is by tensor.
-        rounding: ``nearest``, ``imatrix`` (weighted by the inputs' mean squares), or ``feedback`` (error feedback that
-            follows the model's loss). None takes feedback where PyTorch runs the model and there is text enough to
-            calibrate on, else imatrix.
+        rounding: ``nearest``, ``imatrix`` (weighted by the inputs' mean squares), ``feedback`` (error feedback that
+            follows the model's loss), or ``feedback-once`` (the same from what the original receives, which other
+            budgets use again). None takes feedback where PyTorch runs the model and there is text enough to calibrate
+            on, else imatrix.
         projections: ``qkv``, or ``all`` linears of a block, for the geometry.
         baseline: the untrained counterpart: ``projection`` or ``network``.
         seed: first seed of everything that is drawn.
@@ -88,6 +89,11 @@ class ExportSettings:
     cache_dir: Path | None = None
     cache_limit: str = "10GB"
     max_ppl_ratio: float | None = None
+
+    @property
+    def feeds_back(self) -> bool:
+        """The rounding is one of those with error feedback."""
+        return self.rounding in ("feedback", "feedback-once")
 
 
 def load_recipe(path: Path) -> dict[str, Any]:

@@ -294,6 +294,10 @@ def test_feedback_is_closer_to_the_reference_than_importance(tmp_path: Path, lla
     assert fed["rounding"] == "feedback"
     assert fed["file_bytes"] == pytest.approx(plain["file_bytes"], abs=64)
     assert fed["validation"]["kld"] < 0.9 * plain["validation"]["kld"]
+    once = export(llama, out, *flags, "--rounding", "feedback-once")
+    assert once["rounding"] == "feedback-once"
+    assert once["file_bytes"] == pytest.approx(plain["file_bytes"], abs=64)
+    assert fed["validation"]["kld"] != once["validation"]["kld"] < 0.9 * plain["validation"]["kld"]
 
 
 def test_the_metric_loss_keeps_a_byte_budget_and_repeats_itself(tmp_path: Path, llama: Path) -> None:

@@ -22,6 +22,7 @@ from lieq_edge.cache import store as store_module
 
 FAST = ("--calibration-tokens", "1024", "--probe-tokens", "64", "--context", "64", "--chunks", "2", "--threads", "1")
 BY_LOSS = (*FAST, "--calibration", "docs", "--metric", "loss", "--budget", "700kB", "--types", "Q2_K,Q4_K")
+ONCE = (*BY_LOSS, "--rounding", "feedback-once")
 BY_GEOMETRY = (*FAST, "--calibration", "self", "--rounding", "imatrix", "--budget", "2.5")
 
 needs_kill = pytest.mark.skipif(sys.platform == "win32", reason="sends SIGKILL")
@@ -43,14 +44,14 @@ def undisturbed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[t
     """What each command writes without a cache."""
     out = tmp_path_factory.mktemp("undisturbed") / "o.gguf"
     found = {}
-    for flags in (BY_LOSS, BY_GEOMETRY):
+    for flags in (BY_LOSS, ONCE, BY_GEOMETRY):
         _export(model, out, flags, "--no-cache", "--no-validate", "--force")
         found[flags] = out.read_bytes()
     return found
 
 
 @needs_kill
-@pytest.mark.parametrize("flags", [BY_LOSS, BY_GEOMETRY], ids=["loss", "geometry"])
+@pytest.mark.parametrize("flags", [BY_LOSS, ONCE, BY_GEOMETRY], ids=["loss", "once", "geometry"])
 def test_kill_9_at_any_moment_and_the_same_command_goes_on(
     tmp_path: Path, model: Path, undisturbed: dict[tuple[str, ...], bytes], flags: tuple[str, ...]
 ) -> None:
@@ -114,19 +115,69 @@ def test_another_budget_measures_nothing_again(
     assert out.read_bytes() == expected != undisturbed[BY_LOSS]
 
 
-def test_another_budget_of_geometry_needs_no_torch(tmp_path: Path, model: Path) -> None:
-    flags = ["--out", str(tmp_path / "o.gguf"), "--force", "--no-validate", "--cache-dir", str(tmp_path / "cache")]
+@pytest.mark.parametrize(
+    ("flags", "budgets", "package"),
+    [(BY_GEOMETRY, ("2.5", "3"), "torch"), (ONCE, ("700kB", "650kB"), "transformers")],
+    ids=["geometry", "once"],
+)
+def test_another_budget_runs_no_model(
+    tmp_path: Path, model: Path, flags: tuple[str, ...], budgets: tuple[str, str], package: str
+) -> None:
+    out = tmp_path / "o.gguf"
+    common = ["export", str(model), *flags, "--out", str(out), "--force", "--no-validate"]
     program = (
         "import sys; from lieq_edge.cli import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
-        "print('torch' in sys.modules)"
+        f"print({package!r} in sys.modules)"
     )
     imported = []
-    for budget in ("2.5", "3"):
-        command = [sys.executable, "-c", program, "export", str(model), *flags, *BY_GEOMETRY, "--budget", budget]
+    for budget in budgets:
+        command = [sys.executable, "-c", program, *common, "--budget", budget, "--cache-dir", str(tmp_path / "cache")]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         imported.append(done.stdout.split()[-1])
     assert imported == ["True", "False"]
+    from_cache = out.read_bytes()
+    _export(model, out, flags, "--budget", budgets[1], "--force", "--no-validate", "--no-cache")
+    assert out.read_bytes() == from_cache
+
+
+@pytest.mark.parametrize("trouble", ["damaged", "gone"])
+def test_moments_that_are_lost_are_measured_again(
+    tmp_path: Path, model: Path, undisturbed: dict[tuple[str, ...], bytes], own_cache: Path, trouble: str
+) -> None:
+    out = tmp_path / "o.gguf"
+    _export(model, out, ONCE, "--no-validate")
+    lost = sorted(own_cache.glob("entries/moments.*"))[1]
+    if trouble == "damaged":
+        lost.write_bytes(lost.read_bytes()[:-10])
+    else:
+        lost.unlink()
+    done = _export(model, out, ONCE, "--no-validate", "--force")
+    assert ("is damaged" in done.stderr) == (trouble == "damaged")
+    assert out.read_bytes() == undisturbed[ONCE]
+    assert len(list(own_cache.glob("entries/moments.*"))) == 2
+
+
+def test_moments_that_are_lost_while_work_was_interrupted_are_measured_again(
+    tmp_path: Path,
+    model: Path,
+    undisturbed: dict[tuple[str, ...], bytes],
+    own_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "o.gguf"
+
+    def stop(*_: object, **__: object) -> Any:
+        raise _Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lieq_edge.quantize.sensitivity.outer_moments", stop)
+        with pytest.raises(_Stopped):
+            run("export", model, "--out", out, *ONCE, "--no-validate")
+    for lost in own_cache.glob("entries/moments.*"):
+        lost.unlink()
+    _export(model, out, ONCE, "--no-validate")
+    assert out.read_bytes() == undisturbed[ONCE]
 
 
 def test_a_changed_model_is_measured_anew(tmp_path: Path) -> None:

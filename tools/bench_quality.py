@@ -110,7 +110,7 @@ class Bench:
     def _measured(self, types: str) -> FeedbackInputs:
         """The second to be measured finds the residual stream that the first put away, and takes that much less."""
         candidates = candidate_types(self.shapes.tensors, types)
-        return measure_loss(self.source, self.tokens, candidates, original=self.original)
+        return measure_loss(self.source, self.tokens, candidates, waiting=self.original)
 
     @cached_property
     def errors(self) -> dict[str, dict[str, float]]:

@@ -30,8 +30,8 @@ class Cache(ABC):
         """What was kept of ``kind`` for ``parts``; None when there is nothing. A damaged entry is dropped."""
 
     @abstractmethod
-    def put(self, kind: str, parts: Parts, entry: Entry) -> None:
-        """Keep an entry, if there is room and the folder can be written."""
+    def put(self, kind: str, parts: Parts, entry: Entry) -> bool:
+        """Keep an entry, if there is room and the folder can be written; True when it is kept."""
 
     @abstractmethod
     def run(self, kind: str, parts: Parts) -> Run:
@@ -61,8 +61,8 @@ class NoCache(Cache):
     def get(self, kind: str, parts: Parts) -> Entry | None:
         return None
 
-    def put(self, kind: str, parts: Parts, entry: Entry) -> None:
-        pass
+    def put(self, kind: str, parts: Parts, entry: Entry) -> bool:
+        return False
 
     def run(self, kind: str, parts: Parts) -> Run:
         return Run(None)
@@ -120,20 +120,22 @@ class FolderCache(Cache):
         _touch(path)
         return found
 
-    def put(self, kind: str, parts: Parts, entry: Entry) -> None:
+    def put(self, kind: str, parts: Parts, entry: Entry) -> bool:
         if not self._state.writing:
-            return
+            return False
         path = self.store.entry_path(kind, self._key(kind, parts))
         # It must not go while others make room for it.
         self._state.used.add(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, entry.arrays, entry.record)
-            if not self._make_room():
-                remove_file(path)
+            if self._make_room():
+                return True
+            remove_file(path)
         except OSError as error:
             self._state.writing = False
             self._complain(error.strerror or str(error))
+        return False
 
     def run(self, kind: str, parts: Parts) -> Run:
         if not self._state.writing:

@@ -34,7 +34,10 @@ EmbeddingFlag = Annotated[
 OutputTypeFlag = Annotated[str | None, typer.Option(help="Type of a separate output head; default Q6_K.")]
 RoundingFlag = Annotated[
     str | None,
-    typer.Option(help="feedback (error feedback that follows the model's loss; default), imatrix (quick), or nearest."),
+    typer.Option(
+        help="feedback (error feedback that follows the model's loss; default), feedback-once (nearly as good; other "
+        "budgets are quick), imatrix (quick), or nearest."
+    ),
 ]
 ImatrixFlag = Annotated[
     Path | None, typer.Option(help="Importance that llama-imatrix measured, instead of a calibration text.")

@@ -228,6 +228,9 @@ class ResidualStream:
         with torch.no_grad(), self._model.block(index) as module:
             if inside:
                 return _pass(self._model, module, index, hidden)
+            written = _pass(self._model, module, index, hidden[:1].clone())
+            if written is not None:
+                self._last_writers[index] = list(written.streams)[-1]
             self._model.advance(module, index, hidden)
             return None
 

@@ -63,10 +63,17 @@ def round_group(
         parts = workers.map(prepare, group) if len(group) > 1 else [prepare(group[0])]
     prepared = {name: one for part in parts for name, one in part.items()}
     del parts
+    return round_prepared(prepared, workers)
+
+
+def round_prepared(
+    prepared: dict[str, Prepared], workers: Workers, *, keep_values: bool = True
+) -> dict[str, tuple[Packed, Array]]:
+    """Bytes and, unless told, decoded values by name; what was ``prepared`` goes."""
 
     def work(piece: tuple[str, slice]) -> tuple[Packed, Array]:
         name, rows = piece
-        return prepared[name].round(rows)
+        return prepared[name].round(rows, keep_values=keep_values)
 
     pieces = _pieces(prepared)
     rounded: dict[str, list[tuple[Packed, Array]]] = {name: [] for name in prepared}
@@ -96,6 +103,7 @@ def _prepare(
     from .drift import correction
     from .rounding.factor import factorise
 
+    assert inputs.model is not None
     names = list(types)
     # Rows in llama.cpp's order, which may differ from the module's; they are rounded one by one.
     matrices = {name: inputs.model.source.read(name) for name in names}

@@ -22,6 +22,7 @@ from . import ggml
 from .codec import LAYOUTS
 from .collecting import Collecting, Received
 from .feedback import DAMPING, round_by_factor
+from .kept_moments import Correlations
 from .statistics import Moments, count_held_out, held_out_sequences, importance_of, weighted_moments
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ OUTER_ROWS = 1024
 """The same of embedding and head, whose rows differ more, and which decide more: 64 would be off by up to a quarter."""
 
 KEPT = 0.2
-"""Share of the tokens that predictions are made from; rounding takes more of them."""
+"""Share of the tokens that predictions are made from, unless rounding goes by the same ones: it takes more of them."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ class TypeLoss:
     nearest_loss: float
     rounding: str
 
+
+Keep = Callable[[Mapping["Readers", Correlations]], None]
+"""Gets H of all tokens, by the linears that read the input."""
 
 Losses = dict[str, dict[str, TypeLoss]]
 """Predictions by GGUF tensor name and type name."""
@@ -86,6 +90,8 @@ class Predictor:
         shape: tuple[int, ...],
         candidates: Mapping[str, Sequence[str]],
         workers: Workers,
+        keep: Keep | None = None,
+        kept: float = KEPT,
     ) -> None:
         """Start listening.
 
@@ -94,12 +100,15 @@ class Predictor:
             shape: of the calibration tokens, ``(n, T)``.
             candidates: types to try by tensor name; all must fit the tensor's rows.
             workers: where tensors are worked on, with one thread of torch each.
+            keep: gets H of all tokens.
+            kept: share of the tokens that H is made from.
         """
         self._linears = linears
         self._held_out_tokens = count_held_out(shape)
         self._candidates = candidates
         self._workers = workers
-        self._collecting = Collecting(held_out_sequences(shape[0]), kept=KEPT)
+        self._keep = keep
+        self._collecting = Collecting(held_out_sequences(shape[0]), kept=kept)
 
     def add(self, batch: slice, received: dict[Readers, tuple[Tensor, Tensor]]) -> None:
         """Collect H."""
@@ -107,22 +116,38 @@ class Predictor:
 
     def done(self, channels: dict[str, Tensor]) -> dict[str, Any]:
         """Predict, input after input; their H go. The predictions are as ``losses_to_json`` gives them."""
+        from ..measure.precision import quick_products
+        from .rounding.factor import factorise
+
         moments, _ = self._collecting.done()
+        order = list(moments)
+        kept: dict[Readers, Correlations] = {}
 
         def predict(names: Readers) -> Losses:
-            return predict_tensors(
+            own = moments.pop(names)
+            factor = factorise(own.learned, DAMPING, in_place=True)
+            losses = predict_tensors(
                 {name: self._linears[name].weight.numpy() for name in names},
-                moments.pop(names),
+                own,
                 {name: channels[name].numpy() for name in names},
                 self._held_out_tokens,
                 self._candidates,
+                factor,
             )
+            if self._keep is not None:
+                factor.undamp()
+                del factor  # as large as H
+                with quick_products():
+                    kept[names] = Correlations.of(own.merge())
+            return losses
 
         # The longest work first, so that no worker is left with it at the end.
         longest_first = sorted(moments, key=lambda names: -self._linears[names[0]].in_features)
         losses: Losses = {}
         for found in self._workers.map(predict, longest_first):
             losses |= found
+        if self._keep is not None:
+            self._keep({names: kept[names] for names in order})
         return losses_to_json(losses)
 
 
@@ -169,7 +194,7 @@ def predict_tensors(
     channels: Mapping[str, Floats],
     held_out_tokens: float,
     candidates: Mapping[str, Sequence[str]],
-    factor: Factor | None = None,
+    factor: Factor,
     *,
     rows: int = ROWS,
 ) -> Losses:
@@ -177,7 +202,7 @@ def predict_tensors(
 
     Args:
         matrices: float32 ``(rows, columns)``, by name.
-        moments: of their input; unless ``factor`` is given, the memory of their H is taken for one.
+        moments: of their input.
         channels: what an error of each row counts: the relative energy of the gradient there, times the coherence
             where it is known, ``(rows,)``, by name.
         held_out_tokens: how many tokens ``moments.held_out`` is of.
@@ -185,13 +210,10 @@ def predict_tensors(
         factor: of the damped H of the tokens to learn from.
         rows: of each matrix that are rounded.
     """
-    from .rounding.factor import factorise
-
     types = {name: candidates[name] for name in matrices if candidates.get(name)}
     if not types:
         return {}
-    given = factor or factorise(moments.learned, DAMPING, in_place=True)
-    held_out, importance = moments.held_out.T, importance_of(given.diagonal.numpy())
+    held_out, importance = moments.held_out.T, importance_of(factor.diagonal.numpy())
     chosen = {name: sample_rows(channels[name], rows) for name in types}
     samples = {name: np.ascontiguousarray(matrices[name][chosen[name][0]]) for name in types}
 
@@ -214,7 +236,7 @@ def predict_tensors(
         return ggml.dequantize(ggml.encode(rows, kind, importance, 1), kind, (rows.shape[0], rows.shape[1]))
 
     def fed_back(kind: str, rows: Floats) -> Floats:
-        return round_by_factor(rows, given, kind, threads=1).values
+        return round_by_factor(rows, factor, kind, threads=1).values
 
     nearest = losses(types, encoded)
     reached = losses({name: _anchor(kinds) for name, kinds in types.items()}, fed_back)

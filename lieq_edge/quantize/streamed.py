@@ -1,7 +1,8 @@
 """Round block after block with error feedback, each measured through all that is already rounded.
 
 Linears that read the same input share its H and are rounded together, in the order in which a block runs them; those
-that write to the residual stream make up for its drift (``drift``).
+that write to the residual stream make up for its drift (``drift``). Where H of the original was kept, that does instead
+(``once``).
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..allocate.plan import Plan, TensorPlan
 from ..cache import NO_CACHE, Cache, Entry, Run, Steps
+from ..cache.entry import Arrays
 from ..resources import WIDE, give_back_memory
 from ..source.base import Array, Source
 from .collecting import Collecting, Received
 from .ggml import Packed
 from .group import Prepared, factor_of, round_group
-from .sensitivity import Sensitivity, TypeLoss
+from .kept_moments import KeptMoments
+from .once import round_block
+from .sensitivity import Losses, Sensitivity, TypeLoss
 from .statistics import CrossMoments, Moments, held_out_sequences
 from .tensors import Importance, encode_tensor
 
@@ -39,19 +43,22 @@ class FeedbackInputs:
     """What rounding with feedback needs beside the plan.
 
     Attributes:
-        model: in full precision; its blocks must not be kept in memory, for they are overwritten.
+        model: in full precision; its blocks must not be kept in memory, for they are overwritten. None where
+            ``moments`` are all that is needed.
         tokens: the calibration windows ``(n, T)``.
         weights: of the loss on them.
         sensitivity: rounding by tensor and type, judged on held-out sequences, and H of the matrices
             outside the blocks. Block matrices that it leaves out are judged when their turn comes.
         original: the residual stream of the model on the tokens, inside blocks too; None when nobody kept it.
+        moments: H of all blocks, of what they receive in the original: rounding then follows nothing else.
     """
 
-    model: BlockModel
+    model: BlockModel | None
     tokens: Tensor
     weights: LossWeights
     sensitivity: Sensitivity
     original: ResidualStream | None = None
+    moments: KeptMoments | None = None
 
 
 def rounding_parts(plan: Plan, inputs: FeedbackInputs) -> dict[str, Any]:
@@ -64,6 +71,7 @@ def rounding_parts(plan: Plan, inputs: FeedbackInputs) -> dict[str, Any]:
         "weights": [list(inputs.weights.tokens), list(inputs.weights.tokens.values()), inputs.weights.channels],
         "choices": chosen,
         "outer": inputs.sensitivity.outer,
+        "once": inputs.moments is not None,
     }
 
 
@@ -97,8 +105,13 @@ def encode_streamed(
 
     run = run or Run(None)
     by_name = {tensor.name: tensor for tensor in plan.tensors}
-    with torch.no_grad(), Workers(threads) as workers, _original(inputs) as original:
-        blocks = _Blocks(by_name, inputs, original, workers, run)
+    with torch.no_grad(), Workers(threads) as workers, contextlib.ExitStack() as stack:
+        step: _Step
+        if inputs.moments is not None:
+            step = _Once(source, by_name, inputs.moments, inputs.sensitivity.losses, workers)
+        else:
+            step = _Following(by_name, inputs, stack.enter_context(_original(inputs)), workers)
+        blocks = _Blocks(step, source.n_blocks, run)
         done = 0
         packed: dict[str, Packed] = {}
         for tensor in plan.tensors:
@@ -127,6 +140,7 @@ def _original(inputs: FeedbackInputs) -> Iterator[ResidualStream]:
     if inputs.original is not None:
         yield inputs.original
         return
+    assert inputs.model is not None
     with tempfile.TemporaryDirectory(prefix="lieq-stream.") as folder, Run(Path(folder)) as run:
         original = ResidualStream(inputs.model, inputs.tokens, run, inside=True)
         with quick_products():
@@ -134,23 +148,70 @@ def _original(inputs: FeedbackInputs) -> Iterator[ResidualStream]:
         yield original
 
 
-class _Blocks:
-    """Rounds one block after the other, or takes what an interrupted run has rounded."""
+class _Step(Protocol):
+    """Rounds blocks in their order.
+
+    Attributes:
+        state: what the next block needs of those before; None before the first.
+    """
+
+    state: Arrays | None
+
+    def block(self, index: int) -> dict[str, Packed]:
+        """Round the next block; its matrices by GGUF name."""
+
+
+class _Once:
+    """Each block by itself."""
 
     def __init__(
         self,
+        source: Source,
         plans: Mapping[str, TensorPlan],
-        inputs: FeedbackInputs,
-        original: ResidualStream,
+        moments: KeptMoments,
+        losses: Losses,
         workers: Workers,
-        run: Run,
     ) -> None:
+        self.state: Arrays | None = {}
+        self._given = source, plans, moments, losses, workers
+
+    def block(self, index: int) -> dict[str, Packed]:
+        source, plans, moments, losses, workers = self._given
+        return round_block(source, index, plans, moments, losses, workers)
+
+
+class _Following:
+    """Each block behind those that are rounded; the state is what enters the next one."""
+
+    def __init__(
+        self, plans: Mapping[str, TensorPlan], inputs: FeedbackInputs, original: ResidualStream, workers: Workers
+    ) -> None:
+        self.state: Arrays | None = None
         self._plans = plans
         self._inputs = inputs
-        self._workers = workers
-        self._steps = Steps(run, range(inputs.model.n_blocks))
         self._original = original
-        self._hidden: Tensor | None = None
+        self._workers = workers
+
+    def block(self, index: int) -> dict[str, Packed]:
+        import torch
+
+        assert self._inputs.model is not None
+        if self.state is None:
+            self.state = {"hidden": self._inputs.model.embed(self._inputs.tokens).clone().numpy()}
+        self._inputs.model.release_outer()
+        hidden = torch.from_numpy(self.state["hidden"])
+        return _round_block(index, self._plans, hidden, self._original, self._inputs, self._workers)
+
+
+class _Blocks:
+    """Rounds one block after the other, or takes what an interrupted run has rounded."""
+
+    def __init__(self, step: _Step, count: int, run: Run) -> None:
+        self._step = step
+        self._steps = Steps(run, range(count))
+        if self._steps.state is not None:
+            # In memory of its own, for it is changed in place.
+            self._step.state = {name: array.copy() for name, array in self._steps.state.arrays.items()}
 
     def round(self, index: int) -> dict[str, Packed]:
         """The matrices of block ``index`` by GGUF name; blocks are asked for in order."""
@@ -159,27 +220,13 @@ class _Blocks:
             if kept is not None:
                 return kept.arrays
             self._steps.forget()
-            self._hidden = None
+            self._step.state = None
         packed: dict[str, Packed] = {}
         # One block, unless what was kept of earlier ones is damaged: then all of them are rounded once more.
         for step in [step for step in self._steps.remaining if step <= index]:
-            hidden = self._enter()
-            packed = _round_block(step, self._plans, hidden, self._original, self._inputs, self._workers)
-            self._steps.finish(step, Entry(packed), {"hidden": hidden.numpy()})
+            packed = self._step.block(step)
+            self._steps.finish(step, Entry(packed), self._step.state or {})
         return packed
-
-    def _enter(self) -> Tensor:
-        """What enters the next block behind rounded blocks."""
-        if self._hidden is None:
-            import torch
-
-            state = self._steps.state
-            if state is None:
-                self._hidden = self._inputs.model.embed(self._inputs.tokens).clone()
-            else:
-                self._hidden = torch.from_numpy(state.arrays["hidden"]).clone()
-            self._inputs.model.release_outer()
-        return self._hidden
 
 
 def _round_outer(
@@ -210,6 +257,7 @@ def _round_block(
     from .kept_inputs import KeptInputs, seeing_inputs
 
     model, losses = inputs.model, inputs.sensitivity.losses
+    assert model is not None
     give_back_memory(model.columns)
     kept = KeptInputs(len(inputs.tokens))
     with quick_products():
@@ -268,6 +316,7 @@ def _measure(
     from .kept_inputs import input_of
 
     model = inputs.model
+    assert model is not None
     linears = model.linears(module, index)
     writers = list(targets.streams) if targets else []
     first = together[0][0]

@@ -19,7 +19,7 @@ from lieq_edge.measure.residual import ResidualStream
 from lieq_edge.quantize.drift import correction
 from lieq_edge.quantize.rounding.factor import factorise
 from lieq_edge.quantize.statistics import CrossMoments, Moments
-from lieq_edge.quantize.streamed import _Blocks
+from lieq_edge.quantize.streamed import _Following
 from lieq_edge.quantize.workers import Workers
 from lieq_edge.source import open_source
 
@@ -84,10 +84,11 @@ def test_rounded_blocks_drift_less_when_it_is_made_up_for(tmp_path: Path, monkey
             with quick_products():
                 last = original.forward()
             by_name = {tensor.name: tensor for tensor in plan.tensors}
-            blocks = _Blocks(by_name, inputs, original, workers, Run(None))
+            following = _Following(by_name, inputs, original, workers)
             for index in range(3):
-                blocks.round(index)
-            rounded = blocks._enter()
+                following.block(index)
+            assert following.state is not None
+            rounded = torch.from_numpy(following.state["hidden"])
         return float((rounded - last).square().mean())
 
     with_targets = drift()

@@ -14,7 +14,9 @@ from lieq_edge.allocate.plan import PlanOptions, make_plan
 from lieq_edge.errors import InputError
 from lieq_edge.lossaware import candidate_types, measure_loss, planned_types
 from lieq_edge.measure.analyze import describe
+from lieq_edge.quantize.feedback import DAMPING
 from lieq_edge.quantize.ggml import dequantize, encode
+from lieq_edge.quantize.rounding.factor import factorise
 from lieq_edge.quantize.sensitivity import ROWS, Losses, predict_tensors, sample_rows
 from lieq_edge.quantize.statistics import Moments, held_out_sequences
 from lieq_edge.quantize.streamed import FeedbackInputs, encode_streamed
@@ -75,7 +77,8 @@ def test_the_prediction_is_the_quadratic_form_of_the_error() -> None:
     moments = Moments(x[:300].T @ x[:300], x[300:])
     importance = moments.learned.diagonal().copy()
     channels = np.ones(ROWS, np.float32)
-    found = predict_tensors({"a": matrix}, moments, {"a": channels}, 100, {"a": ["Q3_K", "Q4_K"]})["a"]
+    factor = factorise(moments.learned, DAMPING)
+    found = predict_tensors({"a": matrix}, moments, {"a": channels}, 100, {"a": ["Q3_K", "Q4_K"]}, factor)["a"]
     error = matrix - dequantize(encode(matrix, "Q3_K", importance), "Q3_K", matrix.shape)
     assert found["Q3_K"].nearest_loss == pytest.approx(0.5 * np.square(x[300:] @ error.T).sum() / 100, rel=1e-3)
     assert found["Q4_K"].loss < found["Q3_K"].loss <= found["Q3_K"].nearest_loss
@@ -90,7 +93,8 @@ def test_tensors_that_read_the_same_are_predicted_as_each_by_itself() -> None:
 
     def predict(*names: str) -> Losses:
         moments = Moments(x[:300].T @ x[:300], x[300:])
-        return predict_tensors({name: matrices[name] for name in names}, moments, channels, 100, types)
+        factor = factorise(moments.learned, DAMPING)
+        return predict_tensors({name: matrices[name] for name in names}, moments, channels, 100, types, factor)
 
     together = predict("a", "b")
     for name in matrices:
