@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -17,6 +18,9 @@ def main() -> None:
         run()
     except KeyboardInterrupt:
         sys.exit(130)
+    # All is done and told. Python would take a second to take PyTorch and transformers apart, object by object.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

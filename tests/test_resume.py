@@ -159,21 +159,10 @@ def test_moments_that_are_lost_are_measured_again(
 
 
 def test_moments_that_are_lost_while_work_was_interrupted_are_measured_again(
-    tmp_path: Path,
-    model: Path,
-    undisturbed: dict[tuple[str, ...], bytes],
-    own_cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, model: Path, undisturbed: dict[tuple[str, ...], bytes], own_cache: Path
 ) -> None:
     out = tmp_path / "o.gguf"
-
-    def stop(*_: object, **__: object) -> Any:
-        raise _Stopped
-
-    with monkeypatch.context() as patch:
-        patch.setattr("lieq_edge.quantize.sensitivity.outer_moments", stop)
-        with pytest.raises(_Stopped):
-            run("export", model, "--out", out, *ONCE, "--no-validate")
+    _stop_at("lieq_edge.quantize.sensitivity.outer_moments", model, out, ONCE)
     for lost in own_cache.glob("entries/moments.*"):
         lost.unlink()
     _export(model, out, ONCE, "--no-validate")
@@ -200,22 +189,23 @@ class _Stopped(BaseException):
     """Ends the work as a kill would, but for what finalisers do."""
 
 
-def test_damaged_states_cost_time_only(
-    tmp_path: Path,
-    model: Path,
-    undisturbed: dict[tuple[str, ...], bytes],
-    own_cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    out = tmp_path / "o.gguf"
+def _stop_at(function: str, model: Path, out: Path, flags: tuple[Any, ...]) -> None:
+    """An export that ends where it calls ``function``."""
 
     def stop(*_: object, **__: object) -> Any:
         raise _Stopped
 
-    with monkeypatch.context() as patch:
-        patch.setattr("lieq_edge.export._remember", stop)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(function, stop)
         with pytest.raises(_Stopped):
-            run("export", model, "--out", out, *BY_LOSS, "--no-validate")
+            run("export", model, "--out", out, *flags, "--no-validate")
+
+
+def test_damaged_states_cost_time_only(
+    tmp_path: Path, model: Path, undisturbed: dict[tuple[str, ...], bytes], own_cache: Path
+) -> None:
+    out = tmp_path / "o.gguf"
+    _stop_at("lieq_edge.export._remember", model, out, BY_LOSS)
     [rounded] = own_cache.glob("runs/rounding.*/step.1.safetensors")
     rounded.write_bytes(rounded.read_bytes()[:-10])
     [losses] = own_cache.glob("entries/loss-weights.*")

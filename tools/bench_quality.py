@@ -56,6 +56,10 @@ UNIFORM = {"Q2_K": 2, "Q3_K": 3}
 T = TypeVar("T")
 
 
+# By rounding, the attribute of ``Bench`` with the measurements that files by loss are made from.
+_MEASURED = {"feedback": "inputs", "feedback-once": "inputs_once", "imatrix": "inputs"}
+
+
 @dataclass
 class Bench:
     """One model, its measurements (made when first asked for) and what they took in seconds."""
@@ -107,10 +111,15 @@ class Bench:
         """With i-quants among the candidates."""
         return self._timed("inputs_all", lambda: self._measured("all"))
 
-    def _measured(self, types: str) -> FeedbackInputs:
+    @cached_property
+    def inputs_once(self) -> FeedbackInputs:
+        """With H of the original."""
+        return self._timed("inputs_once", lambda: self._measured("k", once=True))
+
+    def _measured(self, types: str, *, once: bool = False) -> FeedbackInputs:
         """The second to be measured finds the residual stream that the first put away, and takes that much less."""
         candidates = candidate_types(self.shapes.tensors, types)
-        return measure_loss(self.source, self.tokens, candidates, waiting=self.original)
+        return measure_loss(self.source, self.tokens, candidates, once=once, waiting=self.original)
 
     @cached_property
     def errors(self) -> dict[str, dict[str, float]]:
@@ -169,7 +178,7 @@ class Bench:
     def ours(self, metric: str, rounding: str, size: str, seed: int = 0, *, all_types: bool = False) -> None:
         """One metric with one rounding at a preset's size; with ``all_types`` the metric loss takes i-quants too."""
         detail = f" {seed}" if metric == "random" else ", all types" if all_types else ""
-        name, measured = f"{metric}{detail} + {rounding}", "inputs_all" if all_types else "inputs"
+        name, measured = f"{metric}{detail} + {rounding}", "inputs_all" if all_types else _MEASURED[rounding]
         budget = self.bytes_of(size)
         options = PlanOptions(metric=metric, seed=seed, granularity="tensor" if metric == "loss" else "block")
 
@@ -191,12 +200,13 @@ class Bench:
         def make(path: Path) -> Plan:
             return self.write(path, make_plan(self.shapes, str(bits), options), rounding)
 
-        self.row(f"uniform + {rounding}", type_name, make, ("inputs",) if rounding == "feedback" else ("importance",))
+        shared = ("importance",) if rounding == "imatrix" else (_MEASURED[rounding],)
+        self.row(f"uniform + {rounding}", type_name, make, shared)
 
     def write(self, path: Path, plan: Plan, rounding: str, inputs: FeedbackInputs | None = None) -> Plan:
         """Encode and write; ``inputs`` for feedback are those without i-quants unless given."""
-        if rounding == "feedback":
-            encoded = encode_streamed(self.source, plan, {}, inputs or self.inputs)
+        if "feedback" in rounding:
+            encoded = encode_streamed(self.source, plan, {}, inputs or getattr(self, _MEASURED[rounding]))
         else:
             encoded = encode_tensors(self.source, plan, self.importance)
         write_model(path, self.source, plan, encoded, calibration=None, rounding=rounding)
@@ -211,14 +221,15 @@ def run(bench: Bench, args: argparse.Namespace) -> None:
             bench.preset(name)
     for name in sizes if args.lagrange else ():
         bench.lagrange(name)
-    for name in sizes:
-        bench.ours("loss", "feedback", name)
+    for rounding in args.roundings.split(","):
+        for name in sizes:
+            bench.ours("loss", rounding, name)
     for name in args.all_types_sizes.split(","):
         if name:
             bench.ours("loss", "feedback", name, all_types=True)
     for name in UNIFORM if args.uniform else ():
-        bench.uniform(name, "imatrix")
-        bench.uniform(name, "feedback")
+        for rounding in ("imatrix", *args.roundings.split(",")):
+            bench.uniform(name, rounding)
     for name in sizes:
         bench.ours("loss", "imatrix", name)
     for rounding in ("imatrix", "feedback"):
@@ -242,6 +253,7 @@ def main() -> int:
         "--control-sizes", default=CONTROL_SIZES, help=f"for the other metrics; default {CONTROL_SIZES}"
     )
     parser.add_argument("--all-types-sizes", default="", help="where we take i-quants too, e.g. IQ2_XS,Q3_K_M")
+    parser.add_argument("--roundings", default="feedback,feedback-once", help="of files by loss; default both")
     parser.add_argument("--metrics", default="geometry,composite,saliency,first,last,random")
     parser.add_argument("--random-seeds", type=int, default=5)
     parser.add_argument("--no-uniform", dest="uniform", action="store_false")

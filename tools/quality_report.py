@@ -71,7 +71,7 @@ def ratios(rows: list[Row], ours: str, peer: str) -> dict[str, float]:
 def summary(rows: list[Row]) -> str:
     """Geometric mean and worst ratio of our methods against the peers."""
     lines = ["| ours | against | geometric mean of KLD ratios | worst | by size |", "|---|---|---|---|---|"]
-    for ours in ("loss + feedback", "loss, all types + feedback", "loss + imatrix"):
+    for ours in ("loss + feedback", "loss + feedback-once", "loss, all types + feedback", "loss + imatrix"):
         for peer in ("preset", "lagrange"):
             found = ratios(rows, ours, peer)
             if found:
@@ -80,10 +80,12 @@ def summary(rows: list[Row]) -> str:
                 lines.append(f"| {ours} | {peer} | {mean:.3f} | {max(found.values()):.3f} | {each} |")
     by_key = {(row.method, row.size): row for row in rows}
     for size in ("Q2_K", "Q3_K"):
-        pair = [by_key.get((f"uniform + {rounding}", size)) for rounding in ("feedback", "imatrix")]
-        if pair[0] is not None and pair[1] is not None:
-            value = pair[0].kld / pair[1].kld
-            lines.append(f"| uniform {size}, feedback | the same, imatrix | {value:.3f} | {value:.3f} | |")
+        plain = by_key.get(("uniform + imatrix", size))
+        for rounding in ("feedback", "feedback-once"):
+            own = by_key.get((f"uniform + {rounding}", size))
+            if own is not None and plain is not None:
+                value = own.kld / plain.kld
+                lines.append(f"| uniform {size}, {rounding} | the same, imatrix | {value:.3f} | {value:.3f} | |")
     return "\n".join(lines)
 
 

@@ -29,6 +29,8 @@ RULES: tuple[tuple[str, str, str], ...] = (
     ("rounding", "quantize/rounding/", "*"),
     ("rounding", "quantize/feedback.py", "*"),
     ("rounding", "quantize/drift.py", "*"),
+    ("rounding", "quantize/kept_moments.py", "*"),
+    ("rounding", "quantize/once.py", "*"),
     ("rounding", "quantize/q2_0.py", "*"),
     ("encode", "quantize/ggml.py", "*"),
     ("encode", "quantize/tensors.py", "*"),
@@ -182,7 +184,8 @@ def main() -> int:
     start = time.perf_counter()
     code: object = 0
     with Sampler() as sampler:
-        from lieq_edge.__main__ import main as run
+        # Not of the program, which ends the process.
+        from lieq_edge.cli import main as run
 
         try:
             run()

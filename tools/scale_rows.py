@@ -126,6 +126,7 @@ class Setup:
 
 
 QUALITY = ("--metric", "loss")
+ONCE = (*QUALITY, "--rounding", "feedback-once")
 GEOMETRY = ("--metric", "geometry", "--rounding", "imatrix")
 
 
@@ -144,6 +145,11 @@ def wide_peers(setup: Setup) -> list[Command]:
 def wide_quality(setup: Setup) -> list[Command]:
     ours = setup.export(setup.path("wide"), *QUALITY, *setup.size_flags())
     return [*wide_peers(setup), Command("wide/quality", ours, setup.repeats)]
+
+
+def wide_once(setup: Setup) -> list[Command]:
+    ours = setup.export(setup.path("wide"), *ONCE, *setup.size_flags())
+    return [*wide_peers(setup), Command("wide/once", ours, setup.repeats)]
 
 
 def wide_geometry(setup: Setup) -> list[Command]:
@@ -175,8 +181,11 @@ def saliency(setup: Setup) -> list[Command]:
 
 def memory_quality(setup: Setup) -> list[Command]:
     tokens = () if setup.memory_tokens is None else ("--calibration-tokens", str(setup.memory_tokens))
-    flags = (*QUALITY, "--budget", setup.budget, *tokens)
-    return [Command("memory/quality/1.5b", setup.export(setup.model("1.5b"), *flags))]
+    flags = ("--budget", setup.budget, *tokens)
+    return [
+        Command(f"memory/{name}/1.5b", setup.export(setup.model("1.5b"), *own, *flags))
+        for name, own in (("quality", QUALITY), ("once", ONCE))
+    ]
 
 
 def memory_geometry(setup: Setup) -> list[Command]:
@@ -188,7 +197,7 @@ def cache(setup: Setup) -> list[Command]:
     if "export" not in setup.cache:
         return []
     found = []
-    for name, flags in (("quality", QUALITY), ("geometry", GEOMETRY)):
+    for name, flags in _ALL:
         tokens = ("--calibration-tokens", str(setup.tokens), "--no-validate")
         first, second = (
             setup.export(setup.path("wide"), *flags, *tokens, "--budget", budget) for budget in ("3.0bpw", "3.6bpw")
@@ -199,17 +208,17 @@ def cache(setup: Setup) -> list[Command]:
 
 
 def where(setup: Setup) -> list[Command]:
-    found = [_profile(setup, f"where/{name}", setup.path("wide"), *flags, *setup.size_flags()) for name, flags in _BOTH]
+    found = [_profile(setup, f"where/{name}", setup.path("wide"), *flags, *setup.size_flags()) for name, flags in _ALL]
     tokens = ("--tokens", str(setup.tokens))
     return [*found, Command("where/operations", setup.work_on("operations", setup.path("wide-f32.gguf"), *tokens))]
 
 
 def where_large(setup: Setup) -> list[Command]:
     flags = ("--budget", setup.budget, "--no-validate")
-    return [_profile(setup, f"where-1.5b/{name}", setup.model("1.5b"), *own, *flags) for name, own in _BOTH]
+    return [_profile(setup, f"where-1.5b/{name}", setup.model("1.5b"), *own, *flags) for name, own in _ALL]
 
 
-_BOTH = (("quality", QUALITY), ("geometry", GEOMETRY))
+_ALL = (("quality", QUALITY), ("once", ONCE), ("geometry", GEOMETRY))
 
 
 def _profile(setup: Setup, name: str, model: str, *flags: str) -> Command:
@@ -220,6 +229,7 @@ def _profile(setup: Setup, name: str, model: str, *flags: str) -> Command:
 ROWS: dict[str, Callable[[Setup], list[Command]]] = {
     "hardware": hardware,
     "wide-quality": wide_quality,
+    "wide-once": wide_once,
     "wide-geometry": wide_geometry,
     "quantize": quantize,
     "geometry": geometry,
@@ -262,16 +272,18 @@ def results(setup: Setup, samples: Samples) -> list[Result]:
     """All rows of the table of targets; those without samples have no value."""
     return [
         _memory("memory-quality", "memory/quality/1.5b", "peak memory, whole quality export, 1.5B", 3.0, samples),
+        _memory("memory-quality", "memory/once/1.5b", "the same with feedback-once", 3.0, samples),
         _memory(
             "memory-geometry", "memory/geometry/4b", "peak memory, 4B, geometry and imatrix rounding", 3.5, samples
         ),
         _growth(setup, samples),
         _against_peer("quality", "quality export over llama.cpp's imatrix + preset", 2.0, samples),
+        _against_peer("once", "the same with feedback-once", 2.0, samples),
         _against_peer("geometry", "geometry and importance rounding over the same", 1.0, samples),
         _quantize(samples),
         _seconds("geometry", "geometry analysis, 1.5B", samples.of("geometry/1.5b"), 180.0),
         _saliency(samples),
-        *(_cached(setup, name, samples) for name, _ in _BOTH),
+        *(_cached(setup, name, samples) for name, _ in _ALL),
     ]
 
 

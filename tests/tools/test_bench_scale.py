@@ -92,7 +92,7 @@ def test_a_command_that_fails_is_told(setup: Setup, samples: Samples) -> None:
 
 def test_rows_that_share_a_peer_are_made_together(setup: Setup) -> None:
     found = [[command.name for command in group] for group in groups(list(ROWS), setup)]
-    assert ["wide/peer", "wide/torch-imatrix", "wide/quality", "wide/geometry"] in found
+    assert ["wide/peer", "wide/torch-imatrix", "wide/quality", "wide/once", "wide/geometry"] in found
     names = [name for group in found for name in group]
     assert len(names) == len(set(names))
     assert "cache/quality/second" in names
@@ -102,7 +102,7 @@ def test_without_a_cache_its_row_says_so(samples: Samples, tmp_path: Path) -> No
     setup = Setup(tmp_path, SIZES)
     assert groups(["cache"], setup) == [[]]
     notes = [result.note for result in results(setup, samples) if result.row == "cache"]
-    assert len(notes) == 2
+    assert len(notes) == 3
     assert all("not available" in note for note in notes)
 
 
