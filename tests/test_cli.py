@@ -87,10 +87,11 @@ def test_a_budget_out_of_range_is_told_before_the_model_is_run(tmp_path: Path, m
         assert "Measuring" not in done.stderr
 
 
-def test_feedback_without_calibration_is_refused(tmp_path: Path, model: Path) -> None:
-    flags = ("--calibration", "none", "--rounding", "feedback", "--metric", "first")
+@pytest.mark.parametrize("rounding", ["feedback", "feedback-once"])
+def test_feedback_without_calibration_is_refused(tmp_path: Path, model: Path, rounding: str) -> None:
+    flags = ("--calibration", "none", "--rounding", rounding, "--metric", "first")
     done = run("export", model, "--budget", "4", "--out", tmp_path / "o.gguf", *flags)
-    assert_refused(done, "--rounding")
+    assert_refused(done, f"--rounding {rounding} follows a calibration text")
     assert list(tmp_path.iterdir()) == []
 
 

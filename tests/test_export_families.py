@@ -1,4 +1,4 @@
-"""Families whose measuring or tensors are special go the whole way, with either rounding."""
+"""Families whose measuring or tensors are special go the whole way, with each rounding."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EXPERTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize(
     ("family", "rounding"),
-    [(family, rounding) for family in MODELS for rounding in ("imatrix", "feedback")]
+    [(family, rounding) for family in MODELS for rounding in ("imatrix", "feedback", "feedback-once")]
     + [(family, "imatrix") for family in EXPERTS],
 )
 def test_a_family_is_exported_and_stays_close(
@@ -87,7 +87,7 @@ def test_windows_beyond_learned_positions_are_refused(tmp_path: Path) -> None:
         assert np.isfinite(engine.logits(np.arange(128, dtype=np.int32)[None])).all()
 
 
-@pytest.mark.parametrize("flags", [{"metric": "loss"}, {"rounding": "feedback"}])
+@pytest.mark.parametrize("flags", [{"metric": "loss"}, {"rounding": "feedback"}, {"rounding": "feedback-once"}])
 def test_what_does_not_work_on_experts_is_refused(tmp_path: Path, flags: dict[str, Any]) -> None:
     settings = lieq_edge.ExportSettings(budget="4", **flags)
     with pytest.raises(InputError, match="mixture of experts, on which the metric loss and --rounding feedback"):

@@ -87,6 +87,7 @@ def test_importance_brings_the_model_closer(tmp_path: Path, model: Path) -> None
     [
         (("--metric", "loss"), "no gradients for --metric loss"),
         (("--rounding", "feedback"), "no gradients for --rounding feedback"),
+        (("--rounding", "feedback-once"), "no gradients for --rounding feedback-once"),
         (("--metric", "saliency"), "--metric geometry"),
         (("--metric", "composite"), "--metric geometry"),
         (("--baseline", "network"), "--baseline projection"),

@@ -8,6 +8,7 @@ Prints one JSON object: GFLOP/s (a multiplication and an addition count as two) 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -31,19 +32,30 @@ def best_seconds(work: Callable[[], object], seconds: float = 3.0, least: int = 
 
 
 def product_rates(sizes: tuple[int, ...], threads: int, seconds: float) -> dict[str, float]:
-    """GFLOP/s of square products by type and size, and the best of each type under its bare name."""
+    """GFLOP/s of square products by type and size, and the best of each type under its bare name.
+
+    ``oneDNN float32`` are those of ``quick_float32``: where it changes nothing they are as quick as the others.
+    """
     import torch
+
+    from lieq_edge.measure.precision import quick_float32
 
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(0)
     rates: dict[str, float] = {}
+    kinds: tuple[tuple[str, torch.dtype, contextlib.AbstractContextManager[None]], ...] = (
+        ("float32", torch.float32, contextlib.nullcontext()),
+        ("oneDNN float32", torch.float32, quick_float32()),
+        ("bfloat16", torch.bfloat16, contextlib.nullcontext()),
+    )
     with torch.no_grad():
-        for name, kind in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-            for size in sizes:
-                a, b = (torch.randn(size, size, generator=generator).to(kind) for _ in range(2))
-                out = torch.empty(size, size, dtype=kind)
-                taken = best_seconds(lambda a=a, b=b, out=out: torch.matmul(a, b, out=out), seconds)  # type: ignore[misc]
-                rates[f"{name} {size}"] = 2 * size**3 / taken / 1e9
+        for name, kind, within in kinds:
+            with within:
+                for size in sizes:
+                    a, b = (torch.randn(size, size, generator=generator).to(kind) for _ in range(2))
+                    out = torch.empty(size, size, dtype=kind)
+                    taken = best_seconds(lambda a=a, b=b, out=out: torch.matmul(a, b, out=out), seconds)  # type: ignore[misc]
+                    rates[f"{name} {size}"] = 2 * size**3 / taken / 1e9
             rates[name] = max(rate for key, rate in rates.items() if key.startswith(f"{name} "))
     return rates
 

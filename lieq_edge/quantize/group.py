@@ -76,14 +76,19 @@ def round_prepared(
         return prepared[name].round(rows, keep_values=keep_values)
 
     pieces = _pieces(prepared)
-    rounded: dict[str, list[tuple[Packed, Array]]] = {name: [] for name in prepared}
-    for (name, _), done in zip(pieces, workers.map(work, pieces), strict=True):
-        rounded[name].append(done)
-    prepared.clear()  # the factor is as large as H
-    return {
-        name: (np.concatenate([own for own, _ in parts]), np.concatenate([values for _, values in parts]))
-        for name, parts in rounded.items()
+    # The longest first, so that no worker is left with it at the end.
+    longest_first = sorted(pieces, key=lambda piece: -prepared[piece[0]].matrix[piece[1]].size)
+    rounded = {
+        (name, rows.start): done
+        for (name, rows), done in zip(longest_first, workers.map(work, longest_first), strict=True)
     }
+    names = list(prepared)
+    prepared.clear()  # the factor is as large as H
+    found = {}
+    for name in names:
+        packed, values = zip(*(rounded.pop((own, rows.start)) for own, rows in pieces if own == name), strict=True)
+        found[name] = np.concatenate(packed), np.concatenate(values)
+    return found
 
 
 def _prepare(
