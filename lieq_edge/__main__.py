@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -16,11 +17,13 @@ def main() -> None:
         from .cli import main as run
 
         run()
+        if sys.stderr is not None:  # as it is where the caller has closed it
+            with contextlib.suppress(OSError):
+                sys.stderr.flush()
+        # All is done and told. Python would take a second to take PyTorch and transformers apart, object by object.
+        os._exit(0)
     except KeyboardInterrupt:
         sys.exit(130)
-    # All is done and told. Python would take a second to take PyTorch and transformers apart, object by object.
-    sys.stderr.flush()
-    os._exit(0)
 
 
 if __name__ == "__main__":

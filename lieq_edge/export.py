@@ -21,6 +21,7 @@ from .planning import (
     calibration_tokens,
     check_runnable,
     measure_blocks,
+    moments_run,
     open_model,
     plan_and_measure,
     settle_rounding,
@@ -121,7 +122,7 @@ def _export(
     if tokens is not None and settings.rounding == "feedback":
         waiting = work.enter_context(cache.run("residual-stream", {"tokens": tokens}))
     elif tokens is not None and settings.feeds_back:
-        waiting = work.enter_context(Run(None))
+        waiting = work.enter_context(moments_run(cache, tokens, settings))
     plan, inputs = plan_and_measure(source, diagnostics, settings, tokens, watch, cache, waiting)
     check_space(out.parent, plan.file_bytes)
     if show_plan:
@@ -153,7 +154,7 @@ def _export(
         # The end of the stage gives their memory back; the original and the file come next.
         del inputs, feedback, encoded, stepped
     if waiting is not None:
-        waiting.close(done=True)  # the largest thing on the disk, and of no use any more
+        waiting.close(done=True)  # residual streams are the largest thing on the disk, and of no use any more
     validation = None
     if settings.validation:
         with watch.measure("validate"):

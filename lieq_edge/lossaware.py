@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .allocate.loss import Losses
 from .allocate.plan import Plan
-from .cache import NO_CACHE, Cache, Entry, Run
+from .cache import NO_CACHE, Cache, Entry, Run, Steps
 from .errors import InputError
 from .ggml_types import I_QUANTS, TYPES, is_matrix
 from .measure.diagnostics import TensorInfo
@@ -33,12 +33,13 @@ NARROW: tuple[str, ...] = ("Q2_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 """Candidates for other rows. ggml encodes Q2_0 without looking for a scale; it serves with our own search for one."""
 
 
-def candidate_types(tensors: Sequence[TensorInfo], types: str) -> dict[str, tuple[str, ...]]:
+def candidate_types(tensors: Sequence[TensorInfo], types: str, *, strict: bool = True) -> dict[str, tuple[str, ...]]:
     """Types to try for each matrix.
 
     Args:
         tensors: of the model.
         types: ``k``, ``all``, or type names with commas between them.
+        strict: refuse a matrix that none of them fits, and do not just give it none.
 
     Raises:
         InputError: a name is unknown, or none of the types fits a matrix.
@@ -57,7 +58,7 @@ def candidate_types(tensors: Sequence[TensorInfo], types: str) -> dict[str, tupl
             continue
         columns = tensor.shape[-1]
         fitting = tuple(name for name in (names if columns % 256 == 0 else narrow) if TYPES[name].fits(columns))
-        if not fitting:
+        if not fitting and strict:
             raise InputError(f"None of the types {types} fits the rows of {columns} weights of {tensor.name}; add one.")
         found[tensor.name] = fitting
     return found
@@ -91,9 +92,9 @@ def measure_loss(
         seed: of the sampled labels.
         threads: CPU threads.
         cache: for results of this model.
-        once: measure all that rounding needs of the blocks, from the original: H is kept in the cache.
-        waiting: where the residual stream is put away for rounding, which goes on without else; or with ``once`` what
-            the cache does not take.
+        once: measure all that rounding needs of the blocks, from the original.
+        waiting: where the residual stream is put away for rounding, which goes on without else; or with ``once`` H,
+            which rounding cannot go on without.
     """
     import torch
 
@@ -102,7 +103,6 @@ def measure_loss(
     from .measure.precision import quick_products
     from .measure.residual import ResidualStream
     from .measure.threads import use_threads
-    from .quantize import statistics
     from .quantize.kept_moments import KeptMoments
     from .quantize.sensitivity import Sensitivity, losses_from_json, losses_to_json, predict_outer
     from .quantize.statistics import held_out_sequences
@@ -111,22 +111,22 @@ def measure_loss(
 
     held_out_sequences(len(windows))  # too few windows are told before any work
     tokens = torch.from_numpy(windows)
-    parts = {"tokens": windows, "seed": seed}
+    parts = moments_parts(windows, seed)
     predicted = predict_blocks or once
     wanted = {name: list(types) for name, types in candidates.items() if predicted and name.startswith("blk.")}
     # What follows runs no model where all is there.
     keep_freed_memory()
     use_threads(threads)
-    moments = KeptMoments(cache, {**parts, "kept": statistics.KEPT}, waiting) if once else None
+    moments = KeptMoments(waiting, source.n_blocks) if once and waiting is not None else None
     predictions = {**parts, "candidates": wanted, "once": once}
     weights = cache.get("loss-weights", parts)
     found = cache.get("loss-predictions", predictions) if wanted else Entry(record={})
     model = stream = None
-    if weights is None or found is None or (moments is not None and not moments.complete(source.n_blocks)):
+    if weights is None or found is None or (moments is not None and not moments.complete()):
         model = BlockModel(source, threads=threads)
         if waiting is not None and not once:
             stream = ResidualStream(model, tokens, waiting, inside=True)
-        weights, found = _measure(model, tokens, predictions, parts, threads, cache, stream, moments)
+        weights, found = _measure(model, tokens, predictions, threads, cache, stream, moments)
     elif not once:
         model = BlockModel(source, threads=threads)
         if waiting is not None:
@@ -146,16 +146,19 @@ def measure_loss(
         # Rounding overwrites blocks as it goes, so it reads each anew.
         model.stop_keeping()
     merged = {name: own.merge() for name, (own, _) in measured.outer.items()}
-    return FeedbackInputs(
-        None if once else model, tokens, measured.weights, Sensitivity(losses, merged), stream, moments
-    )
+    needed = model if moments is None else None
+    return FeedbackInputs(needed, tokens, measured.weights, Sensitivity(losses, merged), stream, moments)
+
+
+def moments_parts(windows: Windows, seed: int) -> dict[str, Any]:
+    """What loss weights and moments depend on beside the model."""
+    return {"tokens": windows, "seed": seed}
 
 
 def _measure(
     model: BlockModel,
     tokens: Tensor,
     predictions: Mapping[str, Any],
-    parts: Mapping[str, Any],
     threads: int | None,
     cache: Cache,
     original: ResidualStream | None,
@@ -163,7 +166,7 @@ def _measure(
 ) -> tuple[Entry, Entry]:
     """Loss weights with H outside the blocks, and predictions for the block matrices; H of these goes to ``moments``.
 
-    ``parts`` are what the first depend on, ``predictions`` what the second do.
+    ``predictions`` are what the second depend on.
     """
     from .loss_entries import Measured
     from .measure.loss_weights import measure_loss_weights
@@ -172,9 +175,13 @@ def _measure(
     from .quantize.workers import Workers
 
     by_block: dict[int, Any] = {}
-    candidates = predictions["candidates"]
-    kept = sensitivity.KEPT if moments is None else statistics.KEPT
+    candidates, seed = predictions["candidates"], predictions["seed"]
+    parts = {name: predictions[name] for name in ("tokens", "seed")}
+    kept = statistics.KEPT if predictions["once"] else sensitivity.KEPT
     with cache.run("loss-weights", predictions) as run, Workers(threads) as workers:
+        steps = Steps(run, range(model.n_blocks, -1, -1))
+        if moments is not None and any(steps.is_done(i) and not moments.has(i) for i in range(model.n_blocks)):
+            steps.forget()  # their blocks have to be run again
 
         def listen(module: nn.Module, index: int) -> Predictor:
             keep = functools.partial(moments.put, index) if moments is not None else None
@@ -183,7 +190,7 @@ def _measure(
         weights, hidden = measure_loss_weights(
             model,
             tokens,
-            seed=parts["seed"],
+            seed=seed,
             listen=listen if candidates else None,
             found=by_block,
             run=run,
@@ -194,9 +201,6 @@ def _measure(
         losses = Entry(record={name: loss for found in by_block.values() for name, loss in (found or {}).items()})
         if candidates:
             cache.put("loss-predictions", predictions, losses)
-    if moments is not None and not moments.complete(model.n_blocks):
-        # The way back was interrupted before, and what was kept of the blocks behind is gone.
-        return _measure(model, tokens, predictions, parts, threads, NO_CACHE, original, moments)
     return entry, losses
 
 

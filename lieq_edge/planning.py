@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -137,7 +138,20 @@ def plan_model(model: str, settings: ExportSettings, diagnostics: Diagnostics | 
     cache = about_model(cache_of(settings), source)
     measured = measure_blocks(source, settings, diagnostics, cache)
     tokens = calibration_tokens(source, settings, cache)[0] if settings.metric == "loss" else None
-    return plan_and_measure(source, measured, settings, tokens, Stopwatch(), cache)[0]
+    with contextlib.ExitStack() as work:
+        waiting = None
+        if tokens is not None and settings.rounding == "feedback-once":
+            # For an export later on; without a cache it would be for nothing.
+            moments = work.enter_context(moments_run(cache, tokens, settings))
+            waiting = moments if moments.resumable else None
+        return plan_and_measure(source, measured, settings, tokens, Stopwatch(), cache, waiting)[0]
+
+
+def moments_run(cache: Cache, tokens: Windows, settings: ExportSettings) -> Run:
+    """Where H of all blocks is kept, for this budget and others."""
+    from .lossaware import moments_parts
+
+    return cache.run("moments", moments_parts(tokens, settings.seed), lasting=True)
 
 
 def check_runnable(source: Source, settings: ExportSettings, saved: Diagnostics | None) -> None:
@@ -219,7 +233,7 @@ def plan_and_measure(
 ) -> tuple[Plan, FeedbackInputs | None]:
     """The plan, and what feedback needs: predicted losses come before the one or after it.
 
-    Where feedback follows, ``waiting`` keeps what waits for it: the residual stream, or H where no cache does.
+    Where feedback follows, ``waiting`` keeps what waits for it: the residual stream, or H of all blocks.
     """
     options = plan_options(settings)
     by_loss = settings.metric == "loss"
@@ -235,7 +249,7 @@ def plan_and_measure(
     candidates = candidate_types(diagnostics.tensors, settings.types) if by_loss else planned_types(plan)
     if once and not by_loss:
         # Other budgets give other types, whose losses are then known.
-        usual = candidate_types(diagnostics.tensors, "k")
+        usual = candidate_types(diagnostics.tensors, "k", strict=False)
         candidates = {name: tuple(dict.fromkeys((*usual[name], *types))) for name, types in candidates.items()}
     if by_loss:
         # Which budgets are possible does not depend on the losses: told before the model is run.

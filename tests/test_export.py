@@ -300,6 +300,16 @@ def test_feedback_is_closer_to_the_reference_than_importance(tmp_path: Path, lla
     assert fed["validation"]["kld"] != once["validation"]["kld"] < 0.9 * plain["validation"]["kld"]
 
 
+def test_rows_that_no_candidate_fits_are_rounded_with_feedback_as_else(tmp_path: Path) -> None:
+    narrow = make_model(tmp_path / "model", "llama", hidden=48, intermediate=96, heads=(2, 1), blocks=2)
+    flags = ("--budget", "3", "--calibration-tokens", "1024", "--no-validate", "--force")
+    reports = [
+        export(narrow, tmp_path / "o.gguf", *flags, "--rounding", name) for name in ("feedback", "feedback-once")
+    ]
+    assert reports[0]["fallbacks"] == reports[1]["fallbacks"]
+    assert "F16" in str(reports[1]["layers"])
+
+
 def test_the_metric_loss_keeps_a_byte_budget_and_repeats_itself(tmp_path: Path, llama: Path) -> None:
     first, second = tmp_path / "a.gguf", tmp_path / "b.gguf"
     flags = ("--budget", "1.0MB", "--metric", "loss", "--rounding", "feedback", "--calibration-tokens", "2048")

@@ -77,7 +77,7 @@ def test_kill_9_at_any_moment_and_the_same_command_goes_on(
     assert (tmp_path / "validating").exists()
     assert out.read_bytes() == undisturbed[flags]
     assert [path.name for path in out.parent.iterdir()] == ["o.gguf"]
-    assert list((cache / "runs").iterdir()) == []
+    assert [path.name for path in (cache / "runs").iterdir() if not path.name.startswith("moments.")] == []
 
 
 @needs_kill
@@ -147,7 +147,7 @@ def test_moments_that_are_lost_are_measured_again(
 ) -> None:
     out = tmp_path / "o.gguf"
     _export(model, out, ONCE, "--no-validate")
-    lost = sorted(own_cache.glob("entries/moments.*"))[1]
+    lost = sorted(own_cache.glob("runs/moments.*/block.*"))[1]
     if trouble == "damaged":
         lost.write_bytes(lost.read_bytes()[:-10])
     else:
@@ -155,7 +155,7 @@ def test_moments_that_are_lost_are_measured_again(
     done = _export(model, out, ONCE, "--no-validate", "--force")
     assert ("is damaged" in done.stderr) == (trouble == "damaged")
     assert out.read_bytes() == undisturbed[ONCE]
-    assert len(list(own_cache.glob("entries/moments.*"))) == 2
+    assert len(list(own_cache.glob("runs/moments.*/block.*"))) == 2
 
 
 def test_moments_that_are_lost_while_work_was_interrupted_are_measured_again(
@@ -163,10 +163,34 @@ def test_moments_that_are_lost_while_work_was_interrupted_are_measured_again(
 ) -> None:
     out = tmp_path / "o.gguf"
     _stop_at("lieq_edge.quantize.sensitivity.outer_moments", model, out, ONCE)
-    for lost in own_cache.glob("entries/moments.*"):
+    for lost in own_cache.glob("runs/moments.*/block.*"):
         lost.unlink()
     _export(model, out, ONCE, "--no-validate")
     assert out.read_bytes() == undisturbed[ONCE]
+
+
+def test_moments_beyond_half_of_the_limit_are_measured_for_each_budget(
+    tmp_path: Path, model: Path, undisturbed: dict[tuple[str, ...], bytes], own_cache: Path
+) -> None:
+    out = tmp_path / "o.gguf"
+    done = _export(model, out, ONCE, "--no-validate", "--cache-limit", "2MB")
+    assert done.stderr.count("cannot be used in full") == 1
+    assert out.read_bytes() == undisturbed[ONCE]
+    assert not list(own_cache.glob("runs/moments.*/block.*"))
+    assert list(own_cache.glob("entries/loss-weights.*"))
+
+
+@needs_kill
+def test_two_that_keep_moments_at_once_write_the_same(
+    tmp_path: Path, model: Path, undisturbed: dict[tuple[str, ...], bytes]
+) -> None:
+    outs = [tmp_path / "a.gguf", tmp_path / "b.gguf"]
+    shared = ["--cache-dir", str(tmp_path / "cache"), "--no-validate", *ONCE]
+    processes = [start(["export", str(model), "--out", str(out), *shared], tmp_path) for out in outs]
+    for process in processes:
+        process.join(300)
+    assert [process.exitcode for process in processes] == [0, 0], (tmp_path / "output.txt").read_text()
+    assert [out.read_bytes() for out in outs] == [undisturbed[ONCE]] * 2
 
 
 def test_a_changed_model_is_measured_anew(tmp_path: Path) -> None:

@@ -30,12 +30,15 @@ class Cache(ABC):
         """What was kept of ``kind`` for ``parts``; None when there is nothing. A damaged entry is dropped."""
 
     @abstractmethod
-    def put(self, kind: str, parts: Parts, entry: Entry) -> bool:
-        """Keep an entry, if there is room and the folder can be written; True when it is kept."""
+    def put(self, kind: str, parts: Parts, entry: Entry) -> None:
+        """Keep an entry, if there is room and the folder can be written."""
 
     @abstractmethod
-    def run(self, kind: str, parts: Parts) -> Run:
-        """Unfinished work on ``parts``, to go on with; no other process has it meanwhile."""
+    def run(self, kind: str, parts: Parts, *, lasting: bool = False) -> Run:
+        """Unfinished work on ``parts``, to go on with; no other process has it meanwhile.
+
+        What is ``lasting`` stays when the work is done, for other work.
+        """
 
     def entry(self, kind: str, parts: Parts, make: Callable[[], Entry]) -> Entry:
         """The entry that was kept for ``parts``, or the one that ``make`` gives, which is kept.
@@ -61,10 +64,10 @@ class NoCache(Cache):
     def get(self, kind: str, parts: Parts) -> Entry | None:
         return None
 
-    def put(self, kind: str, parts: Parts, entry: Entry) -> bool:
-        return False
+    def put(self, kind: str, parts: Parts, entry: Entry) -> None:
+        pass
 
-    def run(self, kind: str, parts: Parts) -> Run:
+    def run(self, kind: str, parts: Parts, *, lasting: bool = False) -> Run:
         return Run(None)
 
 
@@ -120,27 +123,26 @@ class FolderCache(Cache):
         _touch(path)
         return found
 
-    def put(self, kind: str, parts: Parts, entry: Entry) -> bool:
+    def put(self, kind: str, parts: Parts, entry: Entry) -> None:
         if not self._state.writing:
-            return False
+            return
         path = self.store.entry_path(kind, self._key(kind, parts))
         # It must not go while others make room for it.
         self._state.used.add(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, entry.arrays, entry.record)
-            if self._make_room():
-                return True
-            remove_file(path)
+            if not self._make_room():
+                remove_file(path)
         except OSError as error:
             self._state.writing = False
             self._complain(error.strerror or str(error))
-        return False
 
-    def run(self, kind: str, parts: Parts) -> Run:
+    def run(self, kind: str, parts: Parts, *, lasting: bool = False) -> Run:
         if not self._state.writing:
             return Run(None)
-        return Run(self.store.run_path(kind, self._key(kind, parts)), self._complain, self._make_room, self.limit)
+        folder = self.store.run_path(kind, self._key(kind, parts))
+        return Run(folder, self._complain, self._make_room, self.limit, lasting=lasting)
 
     def _make_room(self) -> bool:
         """Evict what is beyond the limit; False when what this process is at is beyond it."""

@@ -11,11 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..files import check_space
+from ..files import check_space, process_ended, process_mark
 from ..progress import log
 from .entry import Arrays, DamagedError, Entry, read_entry
 from .lock import FileLock
 from .store import LOCK, SUFFIX, remove_file, write_whole
+
+# How folders for what the cache does not take begin in the folder for temporary files.
+_PRIVATE = "lieq-run"
 
 
 class Run:
@@ -34,6 +37,8 @@ class Run:
         complain: Callable[[str], None] = lambda reason: None,
         fits: Callable[[], bool] = lambda: True,
         limit: int | None = None,
+        *,
+        lasting: bool = False,
     ) -> None:
         """Take the folder, if it can be had.
 
@@ -42,10 +47,12 @@ class Run:
             complain: is told, once, why states cannot be kept.
             fits: tells whether there is room for more states.
             limit: bytes that all the cache may take.
+            lasting: the folder stays when the work is done, for other work that needs the same states.
         """
         self._complain = complain
         self._fits = fits
         self._limit = limit
+        self._lasting = lasting
         self._private: Path | None = None
         self._spilled: dict[str, Path] = {}
         self._folder, self._lock = self._take(folder)
@@ -146,7 +153,8 @@ class Run:
         if self.save(name, arrays, record):
             return
         if self._private is None:
-            self._private = Path(tempfile.mkdtemp(prefix="lieq-run."))
+            _sweep()
+            self._private = Path(tempfile.mkdtemp(prefix=f"{_PRIVATE}.{process_mark()}."))
         path = self._path(self._private, name)
         write_whole(path, arrays, record)
         self._spilled[name] = path
@@ -179,14 +187,25 @@ class Run:
         if self._folder is None or self._lock is None:
             return
         empty = all(path.name == LOCK for path in _listed(self._folder))
-        if done or empty:
+        goes = empty or (done and not self._lasting)
+        if goes:
             shutil.rmtree(self._folder, ignore_errors=True)
+        elif self._lasting:
+            with contextlib.suppress(OSError):
+                os.utime(self._folder)  # it was used now
         self._lock.release()
-        if os.name == "nt" and (done or empty):
+        if os.name == "nt" and goes:
             # There the lock's file could not go before.
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = self._lock = None
         self._writing = False
+
+
+def _sweep() -> None:
+    """Remove what killed processes have left in the folder for temporary files."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PRIVATE}.*.*"):
+        if process_ended(path.name.split(".")[1]):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -24,6 +24,8 @@ from .lock import FileLock
 
 SUFFIX = ".safetensors"
 LOCK = "lock"
+# Kinds of folders that stay when the work on them is done.
+_LASTING = ("moments",)
 
 _NAME = re.compile(r"(?P<kind>[a-z-]+)\.(?P<key>[0-9a-f]{64})")
 # Files in writing are named after their process.
@@ -41,7 +43,7 @@ class Stored:
         key: of it.
         bytes: that it takes.
         used: when it was last written or read, seconds since 1970.
-        unfinished: it is a folder of unfinished work.
+        unfinished: it is of unfinished work.
     """
 
     path: Path
@@ -88,11 +90,12 @@ class Store:
             if match:
                 parts = [part for _, part in _files(path)]
                 used = max([status.st_mtime, *(part.st_mtime for part in parts)])
-                yield Stored(path, match["kind"], match["key"], sum(p.st_size for p in parts), used, unfinished=True)
+                size, unfinished = sum(part.st_size for part in parts), match["kind"] not in _LASTING
+                yield Stored(path, match["kind"], match["key"], size, used, unfinished)
 
     def remove(self, stored: Stored) -> bool:
         """Remove it; False when it is in use or cannot be removed. What is gone already counts as removed."""
-        return remove_run(stored.path) if stored.unfinished else remove_file(stored.path)
+        return remove_run(stored.path) if stored.path.is_dir() else remove_file(stored.path)
 
     def evict(self, limit: int, keep: Collection[Path] = ()) -> int:
         """Remove what was longest unused until the rest takes at most ``limit`` bytes; returns what it takes.

@@ -265,10 +265,14 @@ class _Collector:
                     self.model.run_block(module, index, piece).backward(gradient[batch])
                     assert piece.grad is not None
                     gradient[batch] = piece.grad
-                    for names, x in inputs:
+                    plain: Tensor | None = None
+                    for place, (names, x) in enumerate(inputs):
+                        # One tensor for all that read the same: what is made of it is made once.
+                        if plain is None or x is not inputs[place - 1][1]:
+                            plain = x.detach()
                         outputs = sum(linears[name].out_features for name in names)
                         weights = torch.stack([sums[name] for name in names]).sum(0) / outputs
-                        received[tuple(names)] = x.detach(), weights
+                        received[tuple(names)] = plain, weights
                         self.tokens.setdefault(tuple(names), torch.zeros(self.ids.shape))[batch] = weights
                     inputs.clear()
                     erring.clear()

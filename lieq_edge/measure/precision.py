@@ -63,7 +63,9 @@ def quick_float32() -> Iterator[None]:
     bfloat16), nothing is changed. The setting is the whole process's, all threads', until all who are within have left.
     """
     global _within, _before
-    if not _onednn_is_exact():
+    with _lock:  # it changes the setting too
+        exact = _onednn_is_exact()
+    if not exact:
         yield
         return
     setting: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
@@ -83,7 +85,10 @@ def quick_float32() -> Iterator[None]:
 
 @functools.cache
 def _onednn_is_exact() -> bool:
-    """True when oneDNN multiplies in float32 though it may round, by trying it; PyTorch before 2.9 has no setting."""
+    """True when oneDNN multiplies in float32 though it may round, by trying it; PyTorch before 2.9 has no setting.
+
+    To be called by one thread at a time.
+    """
     setting: Any = getattr(torch.backends.mkldnn, "matmul", None)
     if setting is None or not torch.backends.mkldnn.is_available():
         return False

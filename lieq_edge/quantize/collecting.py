@@ -63,5 +63,10 @@ class Collecting:
                     self._crosses[names].add(x, wanted, tokens.weights, held_out=tokens.held_out)
 
     def done(self) -> tuple[dict[Readers, Moments], dict[Readers, CrossMoments]]:
-        """The moments, symmetric, when all batches are through, and C of those whose outputs were wanted."""
-        return {names: moments.whole() for names, moments in self._moments.items()}, self._crosses
+        """The moments, symmetric, when all batches are through, and C of those whose outputs were wanted.
+
+        They are the caller's then, and this has none any more.
+        """
+        moments, crosses = self._moments, self._crosses
+        self._moments, self._crosses = {}, {}
+        return {names: own.whole() for names, own in moments.items()}, crosses

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..cache import Cache, Entry, Run
-from ..cache.keys import Parts
+from ..cache import Run
 from ..errors import InputError
 from .statistics import Moments
 
@@ -74,32 +73,37 @@ def _strips(n: int) -> Iterator[slice]:
 
 
 class KeptMoments:
-    """H of every block, in the cache, or where the run puts away what the cache does not take."""
+    """H of every block, in a run that lasts, or where it puts away what the cache does not take."""
 
-    def __init__(self, cache: Cache, parts: Parts, waiting: Run | None) -> None:
-        """What depends on ``parts``; ``waiting`` None forgets what the cache does not take."""
-        self._cache = cache
-        self._parts = parts
-        self._waiting = waiting
+    def __init__(self, run: Run, blocks: int) -> None:
+        """In ``run``, for a model of so many ``blocks``."""
+        self._run = run
+        self._blocks = range(blocks)
         self._put: set[int] = set()
 
     def put(self, block: int, moments: Mapping[Readers, Correlations]) -> None:
-        """Keep those of a block, by the linears that read the input."""
+        """Keep those of a block, by the linears that read the input.
+
+        Raises:
+            InputError: there is not space enough for all blocks.
+            OSError: it cannot be written.
+        """
         arrays: dict[str, npt.NDArray] = {}
         for number, one in enumerate(moments.values()):
             arrays |= {f"diagonal {number}": one.diagonal, f"values {number}": one.values}
-        entry = Entry(arrays, [list(names) for names in moments])
-        if not self._cache.put("moments", {**self._parts, "block": block}, entry) and self._waiting is not None:
-            self._waiting.spill(f"moments.{block}", entry.arrays, entry.record)
+        if not self._put:
+            left = sum(not self.has(other) for other in self._blocks)
+            self._run.reserve(left * sum(array.nbytes for array in arrays.values()))
+        self._run.spill(_name(block), arrays, [list(names) for names in moments])
         self._put.add(block)
 
-    def _find(self, block: int) -> Entry | None:
-        found = self._cache.get("moments", {**self._parts, "block": block})
-        return found or (self._waiting.fetch(f"moments.{block}") if self._waiting is not None else None)
+    def has(self, block: int) -> bool:
+        """Those of a block are there, whole or damaged."""
+        return block in self._put or self._run.has(_name(block))
 
-    def complete(self, blocks: int) -> bool:
+    def complete(self) -> bool:
         """Those of all blocks were put by this process, or are there and whole."""
-        return all(block in self._put or self._find(block) is not None for block in range(blocks))
+        return all(block in self._put or self._run.fetch(_name(block)) is not None for block in self._blocks)
 
     def get(self, block: int) -> dict[Readers, Correlations]:
         """Those of a block.
@@ -107,10 +111,14 @@ class KeptMoments:
         Raises:
             InputError: they are gone.
         """
-        found = self._find(block)
+        found = self._run.fetch(_name(block))
         if found is None:
-            raise InputError(f"What was measured of block {block} has gone from the cache; run the command again.")
+            raise InputError(f"What was measured of block {block} is gone or damaged; run the command again.")
         return {
             tuple(names): Correlations(found.arrays[f"diagonal {number}"], found.arrays[f"values {number}"])
             for number, names in enumerate(found.record)
         }
+
+
+def _name(block: int) -> str:
+    return f"block.{block}"

@@ -210,8 +210,11 @@ class _Blocks:
         self._step = step
         self._steps = Steps(run, range(count))
         if self._steps.state is not None:
-            # In memory of its own, for it is changed in place.
-            self._step.state = {name: array.copy() for name, array in self._steps.state.arrays.items()}
+            import torch
+
+            # In memory of its own and of PyTorch's, for it is changed in place, and sums may depend on where it lies.
+            arrays = self._steps.state.arrays
+            self._step.state = {name: torch.from_numpy(array).clone().numpy() for name, array in arrays.items()}
 
     def round(self, index: int) -> dict[str, Packed]:
         """The matrices of block ``index`` by GGUF name; blocks are asked for in order."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from lieq_edge.cache import NO_CACHE, Run, open_cache
+from lieq_edge.cache import Run
 from lieq_edge.errors import InputError
 from lieq_edge.quantize.kept_moments import Correlations, KeptMoments
 
@@ -46,30 +47,47 @@ def test_little_more_than_a_half_is_kept() -> None:
     assert kept.values.size == 1024 * 1024 * 5 / 8
 
 
-@pytest.mark.parametrize("cached", [True, False])
-def test_what_was_put_is_there(tmp_path: Path, cached: bool) -> None:
-    cache = open_cache(tmp_path) if cached else NO_CACHE
+def _kept(run: Run, blocks: int = 1) -> KeptMoments:
+    return KeptMoments(run, blocks)
+
+
+@pytest.mark.parametrize("folder", ["run", None])
+def test_what_was_put_is_there(tmp_path: Path, folder: str | None) -> None:
+    place = tmp_path / folder if folder else None
     one = Correlations.of(_moments(20))
-    with Run(None) as waiting:
-        kept = KeptMoments(cache, {}, waiting)
-        assert not kept.complete(1)
+    with Run(place, lasting=True) as run:
+        assert not _kept(run).complete()
+        kept = _kept(run)
         kept.put(0, {READERS: one})
-        assert kept.complete(1)
-        assert not kept.complete(2)
+        assert kept.complete()
+        assert not _kept(run, 2).complete()
         [(readers, found)] = kept.get(0).items()
         assert readers == READERS
         assert np.array_equal(found.matrix(), one.matrix())
-        assert KeptMoments(cache, {}, None).complete(1) == cached
-        assert not KeptMoments(cache, {"other": 1}, None).complete(1)
+    with Run(place, lasting=True) as again:
+        assert _kept(again).complete() == (folder is not None)
 
 
 def test_a_cache_that_is_too_small_leaves_it_to_temporary_files(tmp_path: Path) -> None:
-    with Run(None) as waiting:
-        kept = KeptMoments(open_cache(tmp_path, limit=100), {}, waiting)
+    complaints: list[str] = []
+    with Run(tmp_path / "run", complaints.append, limit=1000, lasting=True) as run:
+        kept = _kept(run)
         kept.put(0, {READERS: Correlations.of(_moments(20))})
         assert list(kept.get(0)) == [READERS]
+        assert kept.complete()
+    assert len(complaints) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_space_for_all_blocks_is_asked_for_at_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10_000))
+    one = Correlations.of(_moments(20))
+    with Run(None) as run:
+        KeptMoments(run, 2).put(0, {READERS: one})
+        with pytest.raises(InputError, match="MB free"):
+            KeptMoments(run, 100).put(0, {READERS: one})
 
 
 def test_what_is_gone_is_told() -> None:
-    with pytest.raises(InputError, match="block 3 has gone"):
-        KeptMoments(NO_CACHE, {}, None).get(3)
+    with Run(None) as run, pytest.raises(InputError, match="block 3 is gone"):
+        KeptMoments(run, 4).get(3)
