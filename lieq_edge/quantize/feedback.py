@@ -49,6 +49,9 @@ SWEEPS = 1
 
 # Columns whose scales are chosen together.
 _GROUP = 256
+# Sums over all earlier columns are as long as a multiple of this; later ones have no errors yet. For each other length
+# oneDNN compiles code of its own, 0.6 MB a time.
+_LENGTHS = 2048
 # Rows that are rounded together: each step is a call, and all their numbers are in memory several times.
 _ROWS = 1536
 
@@ -161,7 +164,8 @@ def _round_rows(
     for first in range(0, columns, _GROUP):
         last = min(first + _GROUP, columns)
         within = factor.feedback[first:last, first:last]
-        pull = factor.feedback[:first, first:last].T @ errors[:first]
+        before = min(-(-first // _LENGTHS) * _LENGTHS, columns)
+        pull = factor.feedback[:before, first:last].T @ errors[:before]
         current = original[first:last] + _solved(within, pull)
         scales.fill(_fields(layout, current, importance[first:last]), first)
         targets = pull.add_(original[first:last])

@@ -25,9 +25,6 @@ _MIRRORED = 256
 # Rows of H that are one product: it begins at the diagonal, so that little more than a half of H is multiplied.
 _MULTIPLIED = 256
 
-# Columns of W H that are made at a time.
-_SUBTRACTED = 1024
-
 KEPT = 0.4
 """Share of the tokens that enter H; see ``tokens_of``."""
 
@@ -173,11 +170,8 @@ class CrossMoments:
 
         from ..measure.precision import quick_products
 
-        own, learned = torch.from_numpy(matrix), torch.from_numpy(self.learned)
-        # Some columns at a time: oneDNN may copy what it multiplies by, and H is large.
-        for start in range(0, learned.shape[1], _SUBTRACTED):
-            part = slice(start, start + _SUBTRACTED)
-            learned[:, part].addmm_(own, torch.from_numpy(moments.learned[:, part]), alpha=-1)
+        own = torch.from_numpy(matrix)
+        torch.from_numpy(self.learned).addmm_(own, torch.from_numpy(moments.learned), alpha=-1)
         # What is held out only tells how much of a change to take, by a sum over all of it.
         with quick_products():
             outputs = torch.from_numpy(moments.held_out) @ own.T
