@@ -135,11 +135,10 @@ def _export(
 
         with watch.measure("calibrate"):
             importance = measure_importance(source, tokens, threads=settings.threads, cache=cache)
-    feeds_back = settings.feeds_back and rounding != "nearest"
-    if not feeds_back:  # which has importance of its own for every matrix
+    if not settings.feeds_back:  # which has importance of its own for every matrix
         check_importance(plan, importance, allow_none=settings.calibration == "none")
     with watch.measure("quantize and write"), stage("Quantise and write", len(plan.tensors)) as advance:
-        feedback = inputs if feeds_back else None
+        feedback = inputs if settings.feeds_back else None
         encoded = _encode(source, plan, importance, feedback, settings.threads, cache, work)
         stepped = (_step(item, advance) for item in encoded)
         file_bytes = write_model(

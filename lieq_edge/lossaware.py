@@ -122,15 +122,17 @@ def measure_loss(
     weights = cache.get("loss-weights", parts)
     found = cache.get("loss-predictions", predictions) if wanted else Entry(record={})
     model = stream = None
-    if weights is None or found is None or (moments is not None and not moments.complete()):
+
+    def build() -> tuple[BlockModel, ResidualStream | None]:
         model = BlockModel(source, threads=threads)
-        if waiting is not None and not once:
-            stream = ResidualStream(model, tokens, waiting, inside=True)
+        return model, ResidualStream(model, tokens, waiting, inside=True) if waiting is not None and not once else None
+
+    if weights is None or found is None or (moments is not None and not moments.complete()):
+        model, stream = build()
         weights, found = _measure(model, tokens, predictions, threads, cache, stream, moments)
     elif not once:
-        model = BlockModel(source, threads=threads)
-        if waiting is not None:
-            stream = ResidualStream(model, tokens, waiting, inside=True)
+        model, stream = build()
+        if stream is not None:
             # Within the workers' limits, as when loss weights are measured: sums may depend on threads.
             with Workers(threads), stage("Running the original", model.n_blocks) as advance, quick_products():
                 stream.forward(advance)

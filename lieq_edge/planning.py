@@ -151,7 +151,7 @@ def moments_run(cache: Cache, tokens: Windows, settings: ExportSettings) -> Run:
     """Where H of all blocks is kept, for this budget and others."""
     from .lossaware import moments_parts
 
-    return cache.run("moments", moments_parts(tokens, settings.seed), lasting=True)
+    return cache.run("moments", moments_parts(tokens, settings.seed))
 
 
 def check_runnable(source: Source, settings: ExportSettings, saved: Diagnostics | None) -> None:

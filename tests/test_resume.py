@@ -81,14 +81,17 @@ def test_kill_9_at_any_moment_and_the_same_command_goes_on(
 
 
 @needs_kill
-def test_two_at_once_write_the_same(tmp_path: Path, model: Path, undisturbed: dict[tuple[str, ...], bytes]) -> None:
+@pytest.mark.parametrize("flags", [BY_LOSS, ONCE], ids=["loss", "once"])
+def test_two_at_once_write_the_same(
+    tmp_path: Path, model: Path, undisturbed: dict[tuple[str, ...], bytes], flags: tuple[str, ...]
+) -> None:
     outs = [tmp_path / "a.gguf", tmp_path / "b.gguf"]
-    shared = ["--cache-dir", str(tmp_path / "cache"), "--no-validate", *BY_LOSS]
+    shared = ["--cache-dir", str(tmp_path / "cache"), "--no-validate", *flags]
     processes = [start(["export", str(model), "--out", str(out), *shared], tmp_path) for out in outs]
     for process in processes:
         process.join(300)
     assert [process.exitcode for process in processes] == [0, 0], (tmp_path / "output.txt").read_text()
-    assert [out.read_bytes() for out in outs] == [undisturbed[BY_LOSS]] * 2
+    assert [out.read_bytes() for out in outs] == [undisturbed[flags]] * 2
 
 
 def test_another_budget_measures_nothing_again(
@@ -178,19 +181,6 @@ def test_moments_beyond_half_of_the_limit_are_measured_for_each_budget(
     assert out.read_bytes() == undisturbed[ONCE]
     assert not list(own_cache.glob("runs/moments.*/block.*"))
     assert list(own_cache.glob("entries/loss-weights.*"))
-
-
-@needs_kill
-def test_two_that_keep_moments_at_once_write_the_same(
-    tmp_path: Path, model: Path, undisturbed: dict[tuple[str, ...], bytes]
-) -> None:
-    outs = [tmp_path / "a.gguf", tmp_path / "b.gguf"]
-    shared = ["--cache-dir", str(tmp_path / "cache"), "--no-validate", *ONCE]
-    processes = [start(["export", str(model), "--out", str(out), *shared], tmp_path) for out in outs]
-    for process in processes:
-        process.join(300)
-    assert [process.exitcode for process in processes] == [0, 0], (tmp_path / "output.txt").read_text()
-    assert [out.read_bytes() for out in outs] == [undisturbed[ONCE]] * 2
 
 
 def test_a_changed_model_is_measured_anew(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from .entry import DamagedError, Entry, read_entry
 from .folder import DEFAULT_LIMIT, default_folder
 from .keys import Parts, key_of, machine, versions
 from .run import Run
-from .store import Store, remove_file, write_whole
+from .store import LASTING, Store, remove_file, write_whole
 
 
 class Cache(ABC):
@@ -34,10 +34,10 @@ class Cache(ABC):
         """Keep an entry, if there is room and the folder can be written."""
 
     @abstractmethod
-    def run(self, kind: str, parts: Parts, *, lasting: bool = False) -> Run:
+    def run(self, kind: str, parts: Parts) -> Run:
         """Unfinished work on ``parts``, to go on with; no other process has it meanwhile.
 
-        What is ``lasting`` stays when the work is done, for other work.
+        That of kinds in ``store.LASTING`` stays when the work is done, for other work.
         """
 
     def entry(self, kind: str, parts: Parts, make: Callable[[], Entry]) -> Entry:
@@ -67,7 +67,7 @@ class NoCache(Cache):
     def put(self, kind: str, parts: Parts, entry: Entry) -> None:
         pass
 
-    def run(self, kind: str, parts: Parts, *, lasting: bool = False) -> Run:
+    def run(self, kind: str, parts: Parts) -> Run:
         return Run(None)
 
 
@@ -138,11 +138,11 @@ class FolderCache(Cache):
             self._state.writing = False
             self._complain(error.strerror or str(error))
 
-    def run(self, kind: str, parts: Parts, *, lasting: bool = False) -> Run:
+    def run(self, kind: str, parts: Parts) -> Run:
         if not self._state.writing:
             return Run(None)
         folder = self.store.run_path(kind, self._key(kind, parts))
-        return Run(folder, self._complain, self._make_room, self.limit, lasting=lasting)
+        return Run(folder, self._complain, self._make_room, self.limit, lasting=kind in LASTING)
 
     def _make_room(self) -> bool:
         """Evict what is beyond the limit; False when what this process is at is beyond it."""

@@ -24,8 +24,8 @@ from .lock import FileLock
 
 SUFFIX = ".safetensors"
 LOCK = "lock"
-# Kinds of folders that stay when the work on them is done.
-_LASTING = ("moments",)
+LASTING = ("moments",)
+"""Kinds of work whose folders stay when it is done."""
 
 _NAME = re.compile(r"(?P<kind>[a-z-]+)\.(?P<key>[0-9a-f]{64})")
 # Files in writing are named after their process.
@@ -90,7 +90,7 @@ class Store:
             if match:
                 parts = [part for _, part in _files(path)]
                 used = max([status.st_mtime, *(part.st_mtime for part in parts)])
-                size, unfinished = sum(part.st_size for part in parts), match["kind"] not in _LASTING
+                size, unfinished = sum(part.st_size for part in parts), match["kind"] not in LASTING
                 yield Stored(path, match["kind"], match["key"], size, used, unfinished)
 
     def remove(self, stored: Stored) -> bool:

@@ -132,20 +132,22 @@ def _prepare(
     choices = {name: (found if name in unjudged else losses)[name][kind] for name, kind in types.items()}
     with quick_products():
         merged = moments.merge()
-    shared, importance = factor_of(merged, list(choices.values()))
-    return {
-        name: Prepared(matrices[name], kind, shared if choices[name].rounding == "feedback" else None, importance)
-        for name, kind in types.items()
-    }
+    return prepare_matrices(matrices, types, choices, merged)
 
 
-def factor_of(moments: Array, choices: Sequence[TypeLoss]) -> tuple[Factor | None, Array]:
-    """The factor of H, whose memory is taken, where it is needed, and the importance of the columns."""
+def prepare_matrices(
+    matrices: Mapping[str, Array], types: Mapping[str, str], choices: Mapping[str, TypeLoss], moments: Array
+) -> dict[str, Prepared]:
+    """Matrices that read the same, by name, to be rounded as was chosen; the memory of H, ``moments``, is taken."""
     from .rounding.factor import factorise
 
     importance = importance_of(moments.diagonal().copy())
-    needed = any(choice.rounding == "feedback" for choice in choices)
-    return factorise(moments, DAMPING, in_place=True) if needed else None, importance
+    needed = any(choice.rounding == "feedback" for choice in choices.values())
+    factor = factorise(moments, DAMPING, in_place=True) if needed else None
+    return {
+        name: Prepared(matrices[name], kind, factor if choices[name].rounding == "feedback" else None, importance)
+        for name, kind in types.items()
+    }
 
 
 def _pieces(prepared: Mapping[str, Prepared]) -> list[tuple[str, slice]]:

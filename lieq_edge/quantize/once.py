@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..allocate.plan import TensorPlan
 from ..resources import WIDE, give_back_memory
 from .ggml import Packed
-from .group import Prepared, factor_of, round_prepared
+from .group import Prepared, prepare_matrices, round_prepared
 
 if TYPE_CHECKING:
     from ..measure.loss_weights import Readers
@@ -42,14 +42,10 @@ def round_block(
     found = moments.get(index)
 
     def prepare(readers: Readers) -> dict[str, Prepared]:
-        choices = {name: losses[name][plans[name].type] for name in readers}
-        factor, importance = factor_of(found.pop(readers).matrix(), list(choices.values()))
-        return {
-            name: Prepared(
-                source.read(name), plans[name].type, factor if choice.rounding == "feedback" else None, importance
-            )
-            for name, choice in choices.items()
-        }
+        types = {name: plans[name].type for name in readers}
+        choices = {name: losses[name][kind] for name, kind in types.items()}
+        matrices = {name: source.read(name) for name in readers}
+        return prepare_matrices(matrices, types, choices, found.pop(readers).matrix())
 
     # Side by side, unless H and its factor are large.
     columns = {readers: len(one.diagonal) for readers, one in found.items()}

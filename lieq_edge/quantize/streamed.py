@@ -21,7 +21,7 @@ from ..resources import WIDE, give_back_memory
 from ..source.base import Array, Source
 from .collecting import Collecting, Received
 from .ggml import Packed
-from .group import Prepared, factor_of, round_group
+from .group import prepare_matrices, round_group
 from .kept_moments import KeptMoments
 from .once import round_block
 from .sensitivity import Losses, Sensitivity, TypeLoss
@@ -238,9 +238,9 @@ def _round_outer(
     """A matrix outside the blocks. It depends on no other, so another budget that gives it this type takes it over."""
 
     def make() -> Entry:
-        matrix = source.read(tensor.name)
-        factor, importance = factor_of(moments.copy(), [choice])
-        prepared = Prepared(matrix, tensor.type, factor, importance)
+        name = tensor.name
+        matrices = {name: source.read(name)}
+        prepared = prepare_matrices(matrices, {name: tensor.type}, {name: choice}, moments.copy())[name]
         return Entry({"packed": prepared.round(threads=threads, keep_values=False)[0]})
 
     parts = {"tensor": tensor.name, "type": tensor.type, "choice": asdict(choice), "moments": moments}
