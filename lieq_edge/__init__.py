@@ -8,48 +8,48 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .openmp import share_openmp
+from .system.openmp import share_openmp
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .allocate.plan import Plan, PlanOptions, make_plan
     from .errors import GateError, InputError
-    from .export import export_model
-    from .export_report import ExportReport
-    from .jsonio import load_json, save_json
-    from .measure.diagnostics import Diagnostics
-    from .planning import analyze_model, plan_model
-    from .scoring import check_gate, validate_against
+    from .evidence.blocks.records import Diagnostics
+    from .gguf.inspect import FileReport, inspect_file
+    from .pipeline.export import export_model
+    from .pipeline.planning import analyze_model, plan_model
+    from .pipeline.report import ExportReport
+    from .pipeline.validation import check_gate, validate_against
     from .settings import ExportSettings, load_recipe
-    from .source import open_source
-    from .validate.inspect import FileReport, inspect_file
+    from .sources import open_source
+    from .system.jsonio import load_json, save_json
     from .validate.perplexity import Validation
 
 # Here, for nothing of this package may load llama.cpp before.
 share_openmp()
 
 _HOME = {
-    "Diagnostics": "measure.diagnostics",
-    "ExportReport": "export_report",
+    "Diagnostics": "evidence.blocks.records",
+    "ExportReport": "pipeline.report",
     "ExportSettings": "settings",
-    "FileReport": "validate.inspect",
+    "FileReport": "gguf.inspect",
     "GateError": "errors",
     "InputError": "errors",
     "Plan": "allocate.plan",
     "PlanOptions": "allocate.plan",
     "Validation": "validate.perplexity",
-    "analyze_model": "planning",
-    "check_gate": "scoring",
-    "export_model": "export",
-    "inspect_file": "validate.inspect",
-    "load_json": "jsonio",
+    "analyze_model": "pipeline.planning",
+    "check_gate": "pipeline.validation",
+    "export_model": "pipeline.export",
+    "inspect_file": "gguf.inspect",
+    "load_json": "system.jsonio",
     "load_recipe": "settings",
     "make_plan": "allocate.plan",
-    "open_source": "source",
-    "plan_model": "planning",
-    "save_json": "jsonio",
-    "validate_against": "scoring",
+    "open_source": "sources",
+    "plan_model": "pipeline.planning",
+    "save_json": "system.jsonio",
+    "validate_against": "pipeline.validation",
 }
 
 __all__ = [

@@ -10,7 +10,7 @@ import sys
 def main() -> None:
     """Run the command line; Ctrl-C while it is still being imported ends it quietly too."""
     try:
-        from . import interrupt
+        from .system import interrupt
 
         interrupt.watch()
         interrupt.hush()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import InputError
-from .files import read_text
+from .system.files import read_text
 
 Metric = Literal["geometry", "composite", "saliency", "loss", "random", "first", "last"]
 RoundingName = Literal["nearest", "imatrix", "feedback", "feedback-once"]

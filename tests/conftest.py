@@ -1,10 +1,14 @@
-"""Every test has a cache of its own."""
+"""Every test has a cache of its own, and PyTorch one thread; models as GGUF files are made once a session."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny
+import torch
 
 
 @pytest.fixture(autouse=True)
@@ -12,3 +16,37 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("LIEQ_CACHE_DIR", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Models are tiny here, and threads would only wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``tiny_gguf(family, type="F32", **options)``: the GGUF file of a tiny model, made once."""
+    from lieq_edge.sources import open_source
+    from lieq_edge.sources.plain import write_plain
+
+    folder = tmp_path_factory.mktemp("gguf")
+    made: dict[str, Path] = {}
+
+    def make(family: str = "llama", *, type: str = "F32", **options: Any) -> Path:
+        key = f"{family} {type} {sorted(options.items())!r}"
+        if key not in made:
+            made[key] = folder / f"{len(made)}.gguf"
+            write_plain(made[key], open_source(str(tiny.cached_model(family, **options))), type)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def text() -> str:
+    """About a thousand tokens for a tiny tokenizer."""
+    return tiny.sample_text(4000, seed=3)

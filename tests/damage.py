@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lieq_edge.source import open_source
+from lieq_edge.sources import open_source
 
 _JUNK: tuple[Any, ...] = (
     None, True, 0, -1, 1, 2**31, 2**63, 2**70, 1e308, -0.5, float("nan"), "", "x", "\0", "\ud800", "é" * 40, [], {},

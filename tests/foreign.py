@@ -9,10 +9,10 @@ import numpy as np
 from gguf import GGUFValueType
 from tiny import cached_model
 
-from lieq_edge.container import KeyValue, write_container
-from lieq_edge.ggml_types import TYPES
-from lieq_edge.quantize.ggml import encode
-from lieq_edge.source import open_source
+from lieq_edge.gguf.container import KeyValue, write_container
+from lieq_edge.gguf.types import TYPES
+from lieq_edge.llama.encoders import encode
+from lieq_edge.sources import open_source
 
 ARCHITECTURES = ("internlm2", "starcoder", "llama")
 """Separate projections; a fused one with biases and learned positions; a mixture of experts (Mixtral's)."""

@@ -11,14 +11,14 @@ from typing import Any
 # Imported once, in the process that the others are forked from.
 PRELOAD = [
     "lieq_edge.cli.program",
-    "lieq_edge.export",
-    "lieq_edge.parity",
-    "lieq_edge.measure.generate",
-    "lieq_edge.measure.importance",
-    "lieq_edge.measure.analyze",
-    "lieq_edge.quantize.streamed",
-    "lieq_edge.quantize.rounding.refine",
-    "lieq_edge.validate.engine",
+    "lieq_edge.pipeline.export",
+    "lieq_edge.validate.parity",
+    "lieq_edge.blockwise.sampling",
+    "lieq_edge.evidence.importance.measure",
+    "lieq_edge.evidence.blocks.measure",
+    "lieq_edge.rounding.sequential",
+    "lieq_edge.gptq.refine",
+    "lieq_edge.llama.engine",
     "transformers.models.llama.modeling_llama",
 ]
 
@@ -50,8 +50,9 @@ def start(
 def _run(arguments: list[str], folder: Path, renames: int | None, by: int, in_memory: bool) -> None:
     import sys
 
-    from lieq_edge import __main__, export
-    from lieq_edge.measure import residual
+    from lieq_edge import __main__
+    from lieq_edge.blockwise import residual
+    from lieq_edge.pipeline import export
 
     sys.stdout = sys.stderr = (folder / "output.txt").open("a")
     residual.is_little_memory = lambda size: in_memory

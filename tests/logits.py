@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lieq_edge.container import file_bytes, write_container
-from lieq_edge.ggml_types import TYPES
-from lieq_edge.source import Source
+from lieq_edge.gguf.container import file_bytes, write_container
+from lieq_edge.gguf.types import TYPES
+from lieq_edge.sources import Source
 
 Logits = npt.NDArray[np.float64]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lieq_edge.measure.diagnostics import BlockDiagnostics, Diagnostics, TensorInfo
+from lieq_edge.evidence.blocks.records import BlockDiagnostics, Diagnostics, TensorInfo
 
 
 def make_diagnostics(

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 from runner import run
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
 
-import families_table  # noqa: E402
+from tools import families_table  # noqa: E402
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_table_of_families_is_that_of_the_registry_and_the_tests() -> None:
-    """When this fails: python tools/families_table.py"""
+    """When this fails: python -m tools.families_table"""
     assert families_table.updated(README) == README
 
 

@@ -10,12 +10,12 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from wrapped import Wrapped
 
 from lieq_edge.errors import InputError
-from lieq_edge.header import StoredTensor, read_header, type_name
-from lieq_edge.quantize.codec import unpack
-from lieq_edge.source.base import Array, Source
+from lieq_edge.gguf.blocks import unpack
+from lieq_edge.gguf.header import StoredTensor, read_header, type_name
+from lieq_edge.sources.base import Array, Source
+from tools.wrapped import Wrapped
 
 _FLOATS = ("F32", "F16", "BF16")
 

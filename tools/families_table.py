@@ -1,7 +1,7 @@
 """The README's table of model families, from the registry and from the cases that the tests prove.
 
-python tools/families_table.py           # write it between the markers
-python tools/families_table.py --check   # exit 1 when the README is stale
+python -m tools.families_table           # write it between the markers
+python -m tools.families_table --check   # exit 1 when the README is stale
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 import sys
 from pathlib import Path
 
-from lieq_edge.source.families import FAMILIES, Family
-from lieq_edge.source.families.experts import ExpertFamily
+from lieq_edge.sources.families import FAMILIES, Family
+from lieq_edge.sources.families.experts import ExpertFamily
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- families: made by tools/families_table.py -->", "<!-- end of families -->"

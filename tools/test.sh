@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . tools/environment.sh
 install_project "test"
-"$VENV/bin/ruff" check lieq_edge tests tools
-"$VENV/bin/ruff" format --check lieq_edge tests tools
+"$VENV/bin/ruff" check lieq_edge tests tools benchmarks
+"$VENV/bin/ruff" format --check lieq_edge tests tools benchmarks
 "$VENV/bin/mypy"
 "$VENV/bin/python" -m pytest "$@"

@@ -1,6 +1,6 @@
 """Write a model with wider rows that computes exactly what the original does, so that 256-wide blocks fit it.
 
-    python tools/widen.py SmolLM2-135M-Instruct.Q4_1.gguf wide --hidden 768 --dither 0
+    python -m tools.widen SmolLM2-135M-Instruct.Q4_1.gguf wide --hidden 768 --dither 0
 
 OUT is a Hugging Face directory, or one GGUF file when it ends in .gguf.
 
@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dither import Dithered
-from wrapped import Wrapped
 
 from lieq_edge.errors import InputError
-from lieq_edge.files import check_output, check_space
-from lieq_edge.header import read_header
-from lieq_edge.progress import stage
-from lieq_edge.source.base import Array, KeyValue, Source, TensorSpec
-from lieq_edge.source.battery import BATTERY
-from lieq_edge.source.families import family_of_config
+from lieq_edge.gguf.header import read_header
+from lieq_edge.sources.base import Array, KeyValue, Source, TensorSpec
+from lieq_edge.sources.families import family_of_config
+from lieq_edge.sources.tokenizers.battery import BATTERY
+from lieq_edge.system.files import check_output, check_space
+from lieq_edge.system.progress import stage
+from tools.dither import Dithered
+from tools.wrapped import Wrapped
 
 _TOKENIZER_FILES = ("token*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*")
 
@@ -257,8 +257,8 @@ def main() -> int:
     parser.add_argument("--dither", type=int, metavar="SEED", help="take a quantised GGUF source off its grid")
     parser.add_argument("--force", action="store_true", help="replace an existing .gguf file")
     args = parser.parse_args()
-    from lieq_edge.source import DEMO, demo_path, open_source
-    from lieq_edge.write.plain import write_plain
+    from lieq_edge.sources import DEMO, demo_path, open_source
+    from lieq_edge.sources.plain import write_plain
 
     try:
         check_output(args.out, force=args.force)

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import replace
 from typing import Any
 
-from lieq_edge.source.base import Array, KeyValue, Source, TensorSpec
+from lieq_edge.sources.base import Array, KeyValue, Source, TensorSpec
 
 
 class Wrapped(Source):

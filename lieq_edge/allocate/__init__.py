@@ -1,1 +1,1 @@
-"""Stage: allocate."""
+"""From a budget and evidence to a plan: the type of every tensor."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..container import padded
 from ..errors import InputError
-from ..ggml_types import TYPES
-from ..measure.diagnostics import Diagnostics, TensorInfo
+from ..evidence.blocks.records import Diagnostics, TensorInfo
+from ..gguf.container import padded
+from ..gguf.types import TYPES
 from .budget import Budget, parse_budget
 from .knapsack import Option, solve
 from .plan import (

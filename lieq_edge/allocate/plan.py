@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-from ..container import header_size, padded
 from ..errors import InputError
-from ..ggml_types import TYPES, is_matrix, storage_type
-from ..measure.diagnostics import Diagnostics, TensorInfo, TextInfo
+from ..evidence.blocks.metrics import score_blocks
+from ..evidence.blocks.records import Diagnostics, TensorInfo, TextInfo
+from ..gguf.container import header_size, padded
+from ..gguf.types import TYPES, is_matrix, storage_type
 from .budget import Budget, parse_budget
 from .levels import check_range, levels_under, many_levels, two_levels
-from .scores import score_blocks
 from .types import LEVEL_TYPES, resolve
 
 # The key-values under ``lieq.`` hold scores, bits and hashes; the plan sets aside what they take at most.

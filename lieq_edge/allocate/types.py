@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..ggml_types import TYPES, GgmlType
+from ..gguf.types import TYPES, GgmlType
 
 LEVEL_TYPES = {2: "Q2_K", 3: "Q3_K", 4: "Q4_K", 5: "Q5_K", 6: "Q6_K", 8: "Q8_0"}
 """The type that stands for a level of nominal bits."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
-from ..progress import set_quiet
+from ..system.progress import set_quiet
 from .flags import (
     BaselineFlag,
     CacheDirFlag,
@@ -57,11 +57,11 @@ def analyze(
     debug: DebugFlag = False,
 ) -> None:
     """Measure how much each block matters."""
-    from .. import report
-    from ..files import check_output
-    from ..jsonio import save_json
-    from ..planning import analyze_model, open_model
+    from ..pipeline.planning import analyze_model, open_model
     from ..settings import merge
+    from ..system.files import check_output
+    from ..system.jsonio import save_json
+    from . import report
 
     set_quiet(quiet)
     for path in (out, plot):
@@ -76,7 +76,7 @@ def analyze(
     if out is not None:
         save_json(diagnostics, out)
     if plot is not None:
-        from ..measure.plot import plot_layers
+        from ..evidence.blocks.plot import plot_layers
 
         plot_layers(diagnostics, plot)
     report.show_diagnostics(diagnostics, as_json=json_output)

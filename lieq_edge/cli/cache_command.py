@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ..progress import set_quiet
+from ..system.progress import set_quiet
 from .flags import CacheDirFlag, DebugFlag, JsonFlag, QuietFlag
 
 if TYPE_CHECKING:
-    from ..cache.store import Store
+    from ..store.contents import Store
 
 app = typer.Typer(help="Look at what is kept of models that were measured, and remove it.")
 
@@ -72,7 +72,7 @@ def clear(
 
 
 def _store(folder: Path | None) -> Store:
-    from ..cache.folder import default_folder
-    from ..cache.store import Store
+    from ..store.contents import Store
+    from ..store.folder import default_folder
 
     return Store(folder.expanduser() if folder is not None else default_folder())

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
-from ..progress import set_quiet
+from ..system.progress import set_quiet
 from .flags import (
     BaselineFlag,
     BudgetFlag,
@@ -97,11 +97,11 @@ def export(
     debug: DebugFlag = False,
 ) -> None:
     """Measure, allocate, quantise, write and validate: one GGUF under a budget."""
-    from .. import report
-    from ..export import export_model
-    from ..planning import plan_model
-    from ..scoring import check_gate
+    from ..pipeline.export import export_model
+    from ..pipeline.planning import plan_model
+    from ..pipeline.validation import check_gate
     from ..settings import load_recipe, merge
+    from . import report
 
     set_quiet(quiet)
     if out is None and not dry_run:

@@ -8,15 +8,8 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
-from ..progress import set_quiet
-from .flags import (
-    ContextFlag,
-    DebugFlag,
-    JsonFlag,
-    QuietFlag,
-    TextFlag,
-    ThreadsFlag,
-)
+from ..system.progress import set_quiet
+from .flags import ContextFlag, DebugFlag, JsonFlag, QuietFlag, TextFlag, ThreadsFlag
 from .given import check_ratio
 
 
@@ -35,8 +28,8 @@ def validate(
     debug: DebugFlag = False,
 ) -> None:
     """Perplexity by llama.cpp's protocol and, with a reference, KL divergence and top-1 agreement."""
-    from .. import report
-    from ..scoring import check_gate, validate_against
+    from ..pipeline.validation import check_gate, validate_against
+    from . import report
 
     set_quiet(quiet)
     check_ratio(max_ppl_ratio)
@@ -54,8 +47,8 @@ def inspect(
     debug: DebugFlag = False,
 ) -> None:
     """Types, sizes and bits of a GGUF file, and how lieq-edge made it."""
-    from .. import report
-    from ..validate.inspect import inspect_file
+    from ..gguf.inspect import inspect_file
+    from . import report
 
     set_quiet(quiet)
     report.show_inspection(inspect_file(file), as_json=json_output)

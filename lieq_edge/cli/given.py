@@ -10,7 +10,7 @@ import typer
 from ..errors import InputError
 
 if TYPE_CHECKING:
-    from ..measure.diagnostics import Diagnostics
+    from ..evidence.blocks.records import Diagnostics
 
 
 _REFUSALS = {"no_validate": "validation", "no_reference": "reference", "no_parity": "parity", "no_cache": "cache"}
@@ -56,8 +56,8 @@ def given_flags(context: typer.Context) -> dict[str, Any]:
 
 def load_diagnostics(path: Path, asked: dict[str, Any]) -> Diagnostics:
     """Saved measurements; settings that say how to measure must agree with how they were made."""
-    from ..jsonio import load_json
-    from ..measure.diagnostics import Diagnostics
+    from ..evidence.blocks.records import Diagnostics
+    from ..system.jsonio import load_json
 
     saved = load_json(Diagnostics, path)
     made: dict[str, Any] = {"projections": saved.projections, "baseline": saved.baseline}

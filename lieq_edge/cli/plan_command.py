@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
-from ..progress import set_quiet
+from ..system.progress import set_quiet
 from .flags import (
     BaselineFlag,
     BudgetFlag,
@@ -76,11 +76,11 @@ def plan(
     debug: DebugFlag = False,
 ) -> None:
     """Share out the bits as `export` would; from saved measurements this takes no model and no time."""
-    from .. import report
     from ..allocate.budget import parse_budget
-    from ..files import check_output
-    from ..jsonio import save_json
     from ..settings import load_recipe, merge
+    from ..system.files import check_output
+    from ..system.jsonio import save_json
+    from . import report
 
     set_quiet(quiet)
     from_recipe, given = load_recipe(recipe) if recipe else {}, given_flags(context)
@@ -90,14 +90,14 @@ def plan(
         check_output(out, force=force)
     if model.endswith(".json"):
         from ..allocate.plan import make_plan
-        from ..planning import plan_options
+        from ..pipeline.planning import plan_options
 
         if settings.metric == "loss":
             raise InputError("The metric loss needs the model at hand; give it instead of saved measurements.")
         saved = load_diagnostics(Path(model), {**from_recipe, **given})
         made = make_plan(saved, settings.budget, plan_options(settings))
     else:
-        from ..planning import plan_model
+        from ..pipeline.planning import plan_model
 
         made = plan_model(model, settings)
     if out is not None:

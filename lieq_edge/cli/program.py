@@ -7,8 +7,8 @@ import os
 import sys
 import traceback
 
-from .. import interrupt
 from ..errors import GateError, InputError
+from ..system import interrupt
 from .app import app
 
 

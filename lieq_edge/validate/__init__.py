@@ -1,1 +1,1 @@
-"""Stage: validate."""
+"""Score written files, and compare llama.cpp with transformers."""

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..cache import NO_CACHE, Cache
 from ..errors import InputError
-from ..measure.diagnostics import TextInfo
-from ..progress import log, stage
-from .engine import UBATCH, Engine, Logits, Tokens, available_threads
+from ..evidence.blocks.records import TextInfo
+from ..llama.engine import UBATCH, Engine, Logits, Tokens, available_threads
+from ..store import NO_CACHE, Cache
+from ..system.progress import log, stage
 from .scores import Comparison, Scores, compare, negative_log_likelihood
 
 if TYPE_CHECKING:
-    from ..source.base import Source
+    from ..sources.base import Source
 
 MIN_CONTEXT = 8
 
@@ -129,7 +129,7 @@ def validate(
                 return [(slice(None), other.logits(windows[part]).reshape(-1, other.n_vocab))]
 
         elif reference is not None:
-            from .streamed import StreamedReference
+            from .reference import StreamedReference
 
             read, scored = engine.with_bos(windows), slice(engine.first, engine.first + engine.scored)
             # The file makes room while the original runs.

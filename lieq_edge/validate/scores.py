@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .engine import Logits, Tokens
+from ..llama.engine import Logits, Tokens
 
 Scores = npt.NDArray[np.float64]
 

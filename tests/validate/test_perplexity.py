@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from peer import quantize_with_llama_cpp
 
+from benchmarks.peer import quantize_with_llama_cpp
 from lieq_edge.errors import InputError
-from lieq_edge.jsonio import load_json, save_json, to_json
-from lieq_edge.validate.engine import Engine
+from lieq_edge.llama.engine import Engine
+from lieq_edge.system.jsonio import load_json, save_json, to_json
 from lieq_edge.validate.perplexity import Validation, validate
 
 MakeGguf = Callable[..., Path]
@@ -173,7 +173,7 @@ def test_references_of_another_tokenizer_are_refused(tiny_gguf: MakeGguf, text: 
 
 
 def test_outputs_that_are_not_numbers_are_refused(tiny_gguf: MakeGguf, text: str, tmp_path: Path) -> None:
-    from lieq_edge.header import read_header
+    from lieq_edge.gguf.header import read_header
 
     good = tiny_gguf("llama")
     tensor = next(t for t in read_header(good).tensors if t.name == "output_norm.weight")

@@ -1,0 +1,111 @@
+"""Score many files against one reference whose logits are computed once and kept on the disk."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from lieq_edge.llama.engine import Engine, available_threads
+from lieq_edge.sources.base import Source
+from lieq_edge.sources.plain import write_plain
+from lieq_edge.system.progress import stage
+from lieq_edge.validate.perplexity import mean_and_error
+from lieq_edge.validate.scores import Comparison, compare
+
+
+@dataclass(frozen=True)
+class Score:
+    """A file against the reference, on the same windows; see ``lieq_edge.validate.perplexity.Validation``."""
+
+    ppl: float
+    ppl_se: float
+    kld: float
+    kld_se: float
+    kld_p99: float
+    top1: float
+    decode_rate: float
+
+
+class Reference:
+    """The logits of a file in full precision, float32, for the second half of each window."""
+
+    def __init__(self, path: Path, text: str, folder: Path, *, context: int, chunks: int) -> None:
+        """Run ``path`` over the text, unless its logits lie in ``folder`` from an earlier run.
+
+        Args:
+            path: GGUF file.
+            text: to score on.
+            folder: where the logits go: 4 bytes x vocabulary x context / 2 x chunks.
+            context: tokens in a window.
+            chunks: windows.
+        """
+        store = folder / f"logits-{context}x{chunks}.npy"
+        with Engine(path, context=context) as engine:
+            tokens = engine.tokenize(text)
+            chunks = min(chunks, len(tokens) // context)
+            self.windows = tokens[: chunks * context].reshape(chunks, context)
+            if not store.exists():
+                shape = (chunks, engine.scored, engine.n_vocab)
+                part = store.with_suffix(".part")
+                logits = np.lib.format.open_memmap(part, "w+", np.float32, shape)
+                with stage("Running the reference", chunks) as advance:
+                    for index, window in enumerate(self.windows):
+                        logits[index] = engine.logits(window[None])[0]
+                        advance()
+                logits.flush()
+                part.rename(store)
+        self._logits = np.load(store, mmap_mode="r")
+
+    def score(self, path: Path) -> Score:
+        """Score a file."""
+        parts = []
+        context = self.windows.shape[1]
+        with ThreadPoolExecutor(available_threads()) as pool, Engine(path, context=context) as engine:
+            for window, theirs in zip(self.windows, self._logits, strict=True):
+                logits = engine.logits(window[None])[0]
+                parts.append(compare(np.asarray(theirs), logits, window[engine.first + 1 :], pool))
+        whole = Comparison(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Comparison)))
+        nll, nll_error = mean_and_error(whole.nll)
+        kld, kld_error = mean_and_error(whole.kld)
+        return Score(
+            ppl=float(np.exp(nll)),
+            ppl_se=float(np.exp(nll)) * nll_error,
+            kld=kld,
+            kld_se=kld_error,
+            kld_p99=float(np.percentile(whole.kld, 99)),
+            top1=float(whole.same_top.mean()),
+            decode_rate=decode_rate(path),
+        )
+
+
+def reference_of(source: Source, text: str, folder: Path, *, context: int, chunks: int) -> tuple[Path, Reference]:
+    """The GGUF file of a model in full precision, which is written to ``folder`` unless there is one, and its logits.
+
+    Args:
+        source: the model.
+        text, folder, context, chunks: as ``Reference`` takes them; the folder need not be there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = source.gguf_path or folder / "reference.gguf"
+    if not path.exists():
+        write_plain(path, source, "F32")
+    return path, Reference(path, text, folder, context=context, chunks=chunks)
+
+
+def decode_rate(path: Path, tokens: int = 48) -> float:
+    """Tokens a second that llama.cpp writes one after the other, behind a prompt of 16."""
+    import llama_cpp
+
+    model = llama_cpp.Llama(str(path), n_ctx=128, n_gpu_layers=0, verbose=False)
+    try:
+        model.eval(list(range(100, 116)))
+        start = time.perf_counter()
+        for token in range(200, 200 + tokens):
+            model.eval([token])
+        return tokens / (time.perf_counter() - start)
+    finally:
+        model.close()

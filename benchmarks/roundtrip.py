@@ -1,0 +1,181 @@
+"""Take a GGUF file to a Hugging Face directory and back, and list all that became different.
+
+    python -m benchmarks.roundtrip demo --report docs/roundtrip.md
+
+Both ends are compared as F16 files: key by key, tensor by tensor (bytes), on the tokens of odd strings, and by the KL
+divergence of their predictions. Keys may differ for the reasons in EXPLAINED only; anything else ends in exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lieq_edge.errors import InputError
+from lieq_edge.gguf.header import read_header
+from lieq_edge.sources import DEMO, Source, demo_path, open_source
+from lieq_edge.sources.plain import write_plain
+from lieq_edge.sources.tokenizers.battery import BATTERY
+from lieq_edge.validate.perplexity import validate
+from tools.widen import Widened, save_directory
+
+EXPLAINED = {
+    r"general\.name": "the directory's name, where the first converter had taken the repository's",
+    r"general\.(basename|finetune|languages|license|organization|size_label|tags|base_model\..*|author|version|"
+    r"description|repo_url|url|source\..*|quantized_by|dataset.*|datasets)": (
+        "from the model card or the name of the repository, which weights and configuration do not hold; "
+        "llama.cpp computes nothing with it"
+    ),
+    r"\w+\.attention\.(key|value)_length": "the hidden size over the number of heads, as where it is not said",
+    r"tokenizer\.ggml\.add_space_prefix": "false, as llama.cpp takes it for this vocabulary where it is not said",
+    r"quantize\..*|general\.(file_type|quantization_version)": "of the first file's quantisation",
+}
+"""Why a key may differ, by a pattern of its name."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A key that differs; ``reason`` is None where nobody has explained it. Values are as text, None is absent."""
+
+    key: str
+    before: str | None
+    after: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Trip:
+    """What came of it.
+
+    Attributes:
+        equal_keys: how many keys are equal in both.
+        differences: among the keys of either.
+        tensors: names of those whose bytes or shapes differ, or that one file lacks.
+        texts: strings whose tokens differ.
+        kld: mean KL divergence in nats a token between the two.
+    """
+
+    equal_keys: int
+    differences: tuple[Difference, ...]
+    tensors: tuple[str, ...]
+    texts: tuple[str, ...]
+    kld: float
+
+    @property
+    def faithful(self) -> bool:
+        """Nothing differs but explained keys."""
+        explained = all(difference.reason for difference in self.differences)
+        return explained and not self.tensors and not self.texts and self.kld < 1e-6
+
+
+def round_trip(source: Source, tokenizer: Path, folder: Path, *, context: int = 512, chunks: int = 2) -> Trip:
+    """Compare ``source`` with itself after the way through a directory.
+
+    Args:
+        source: a model that transformers can run.
+        tokenizer: GGUF file or Hugging Face directory whose tokenizer goes into the directory.
+        folder: for the files, about 8 bytes a weight.
+        context: tokens of a window that predictions are compared on.
+        chunks: windows.
+    """
+    from lieq_edge.texts.windows import builtin_text
+
+    directory = folder / "model"
+    save_directory(Widened(source, int(source.config()["hidden_size"])), directory, tokenizer=tokenizer)
+    again = open_source(str(directory))
+    files = [folder / "before.gguf", folder / "after.gguf"]
+    for path, model in zip(files, (source, again), strict=True):
+        write_plain(path, model, "F16")
+    text, name = builtin_text("validation")
+    scores = validate(files[1], text, text_name=name, context=context, chunks=chunks, reference=files[0])
+    assert scores.kld is not None
+    first, second = ({kv.key: (kv.value, kv.type, kv.item_type) for kv in m.metadata()} for m in (source, again))
+    return Trip(
+        equal_keys=sum(second.get(key) == value for key, value in first.items()),
+        differences=tuple(
+            Difference(key, _shown(first.get(key)), _shown(second.get(key)), _reason(key))
+            for key in sorted(first.keys() | second.keys())
+            if first.get(key) != second.get(key)
+        ),
+        tensors=tuple(_different_tensors(*files)),
+        texts=tuple(text for text in BATTERY if source.tokenize(text) != again.tokenize(text)),
+        kld=scores.kld,
+    )
+
+
+def render(trip: Trip, label: str) -> str:
+    """The report as Markdown."""
+    lines = [
+        f"# {label}: GGUF, Hugging Face directory, GGUF",
+        "",
+        "Made with `python -m benchmarks.roundtrip`. Both ends as F16 files:",
+        "",
+        f"- Keys that are equal: {trip.equal_keys}.",
+        f"- Tensors that differ: {', '.join(trip.tensors) or 'none; all bytes are equal'}.",
+        f"- Strings of the tokenizer battery ({len(BATTERY)}) that differ: {len(trip.texts) or 'none'}.",
+        f"- KL divergence of the predictions: {trip.kld:.2g} nats a token.",
+        "",
+        "| key | before | after | reason |",
+        "|---|---|---|---|",
+    ]
+    for difference in trip.differences:
+        cells = (difference.key, difference.before or "-", difference.after or "-", difference.reason or "UNEXPLAINED")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _reason(key: str) -> str | None:
+    return next((reason for pattern, reason in EXPLAINED.items() if re.fullmatch(pattern, key)), None)
+
+
+def _shown(entry: tuple[Any, int, int | None] | None) -> str | None:
+    if entry is None:
+        return None
+    text = str(entry[0])
+    return text if len(text) < 60 else f"{text[:57]}..."
+
+
+def _different_tensors(before: Path, after: Path) -> list[str]:
+    (one, data), (other, more) = ((read_header(path), np.memmap(path, np.uint8, "r")) for path in (before, after))
+    theirs = {tensor.name: tensor for tensor in other.tensors}
+    found = sorted(theirs.keys() - {tensor.name for tensor in one.tensors})
+    for tensor in one.tensors:
+        twin = theirs.get(tensor.name)
+        if twin is None or (twin.shape, twin.type) != (tensor.shape, tensor.type):
+            found.append(tensor.name)
+        else:
+            mine, its = (d[t.offset : t.offset + t.nbytes] for d, t in ((data, tensor), (more, twin)))
+            if not np.array_equal(mine, its):
+                found.append(tensor.name)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", help="GGUF file, or demo")
+    parser.add_argument("--report", type=Path, help="Markdown file to write")
+    args = parser.parse_args()
+    path = demo_path() if args.model == DEMO else Path(args.model)
+    try:
+        source = open_source(str(path))
+        with tempfile.TemporaryDirectory(prefix="roundtrip.") as folder:
+            trip = round_trip(source, path, Path(folder))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    text = render(trip, path.stem)
+    print(text, end="")
+    if args.report is not None:
+        args.report.write_text(text, encoding="utf-8")
+    return 0 if trip.faithful else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

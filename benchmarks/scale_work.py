@@ -1,0 +1,297 @@
+"""Single pieces of work for ``bench_scale``, each a process of its own: peers, and what is made beforehand.
+
+    python -m benchmarks.scale_work tokens MODEL tokens.npy --tokens 16384
+    python -m benchmarks.scale_work plain MODEL model-f32.gguf F32
+    python -m benchmarks.scale_work peer-export model-f32.gguf tokens.npy out.gguf Q3_K_M
+
+Each prints one JSON object; ``work_seconds`` in it leaves out the start of Python and its imports, which programs
+written in C++ do not have.
+
+The peer of a whole export is what llama.cpp's users do, ``llama-imatrix`` and ``llama-quantize``, in one process.
+``llama-imatrix`` is not part of llama-cpp-python, so it is rebuilt: the float32 file runs in llama.cpp over the same
+windows of tokens, one window a batch, with an evaluation callback (``cb_eval``) that sums the squares of what each
+matrix of the blocks receives, as ``llama-imatrix`` does; the sums are made by numpy instead of a loop in C++. Then
+``llama_model_quantize`` writes the preset with that importance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import re
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lieq_edge.errors import InputError
+from lieq_edge.gguf.types import is_matrix
+
+if TYPE_CHECKING:
+    from lieq_edge.sources.base import Source
+
+Importance = dict[str, npt.NDArray[np.float32]]
+Found = dict[str, Any]
+
+
+@contextmanager
+def timed(found: Found, name: str) -> Iterator[None]:
+    """Add the seconds of the block to ``found``, under ``name`` and to ``work_seconds``."""
+    start = time.perf_counter()
+    yield
+    taken = time.perf_counter() - start
+    found[name] = taken
+    found["work_seconds"] = found.get("work_seconds", 0.0) + taken
+
+
+def llama_imatrix(path: Path, tokens: npt.NDArray[np.int64], threads: int | None) -> Importance:
+    """Mean squares of the inputs of the blocks' matrices in llama.cpp; see the top of this file.
+
+    Args:
+        path: GGUF file.
+        tokens: ids ``(n, T)``.
+        threads: of llama.cpp.
+    """
+    from lieq_edge.gguf.header import read_header
+    from lieq_edge.llama.session import Floats, observed
+
+    stored = read_header(path).tensors
+    sums = {t.name: np.zeros(t.shape[-1]) for t in stored if t.name.startswith("blk.") and is_matrix(t.name, t.shape)}
+
+    def collect(name: str, x: Floats, _: int) -> None:
+        sums[name] += np.einsum("ij,ij->j", x, x)
+
+    with observed(path, frozenset(sums), collect, context=tokens.shape[1], threads=threads) as session:
+        for window in tokens:
+            session.run(window)
+    return {name: (total / tokens.size).astype(np.float32) for name, total in sums.items()}
+
+
+def peer_export(args: argparse.Namespace) -> Found:
+    """llama.cpp's importance and its preset."""
+    import llama_cpp  # noqa: F401
+
+    import lieq_edge.gguf.header
+    import lieq_edge.llama.session  # noqa: F401
+    from benchmarks.peer import quantize_with_llama_cpp
+
+    found: Found = {}
+    tokens = np.load(args.tokens)
+    with timed(found, "imatrix"):
+        importance = llama_imatrix(args.model, tokens, args.threads)
+    with timed(found, "quantize"):
+        size = quantize_with_llama_cpp(args.model, args.out, args.preset, imatrix=importance, threads=args.threads)
+    return found | {"file_bytes": size, "tokens": int(tokens.size)}
+
+
+def torch_imatrix(args: argparse.Namespace) -> Found:
+    """The project's own importance on the same tokens."""
+    from lieq_edge.evidence.importance.measure import measure_importance
+
+    found: Found = {}
+    source = open_with_torch(args.model)
+    tokens = np.load(args.tokens)
+    with timed(found, "imatrix"):
+        measure_importance(source, tokens, threads=args.threads)
+    return found
+
+
+def open_with_torch(model: str) -> Source:
+    """The model, with everything imported that running it needs, so that no import is timed."""
+    from lieq_edge.blockwise.modules import empty_model
+    from lieq_edge.sources import open_source
+
+    source = open_source(model)
+    empty_model(source.config())
+    return source
+
+
+def write_tokens(args: argparse.Namespace) -> Found:
+    """The windows that an export calibrates on."""
+    from lieq_edge.sources import open_source
+    from lieq_edge.texts.windows import calibration_windows
+
+    windows, info = calibration_windows(open_source(args.model), args.calibration, tokens=args.count, seed=0)
+    np.save(args.out, windows)
+    return {"tokens": int(windows.size), "text": info.name}
+
+
+def write_plain_file(args: argparse.Namespace) -> Found:
+    """The model as a GGUF file in one floating-point type."""
+    from lieq_edge.sources import open_source
+    from lieq_edge.sources.plain import write_plain
+
+    return {"file_bytes": write_plain(args.out, open_source(args.model), args.type)}
+
+
+def synthetic_importance(shapes: dict[str, tuple[int, ...]]) -> Importance:
+    """Seeded importance of any matrices, as uneven as measured ones: the encoders' time does not depend on it."""
+    found = {}
+    for name, shape in shapes.items():
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        found[name] = rng.lognormal(0.0, 1.5, shape[-1]).astype(np.float32)
+    return found
+
+
+def quantize_ours(args: argparse.Namespace) -> Found:
+    """The last stage of an export with importance rounding: quantise and write. The types go to ``--types``."""
+    from lieq_edge.allocate.plan import PlanOptions, make_plan
+    from lieq_edge.evidence.blocks.measure import describe
+    from lieq_edge.pipeline.write import write_model
+    from lieq_edge.rounding.importance import encode_tensors
+    from lieq_edge.sources import open_source
+
+    source = open_source(args.model)
+    plan = make_plan(describe(source), args.budget, PlanOptions(metric="first"))
+    matrices = {t.name: t for t in plan.tensors if is_matrix(t.name, t.shape)}
+    args.types.write_text(json.dumps({name: tensor.type for name, tensor in matrices.items()}), encoding="utf-8")
+    importance = synthetic_importance({name: tensor.shape for name, tensor in matrices.items()})
+    found: Found = {}
+    with timed(found, "quantize"):
+        encoded = encode_tensors(source, plan, importance, threads=args.threads)
+        size = write_model(args.out, source, plan, encoded, rounding="imatrix")
+    return found | {"file_bytes": size, "weights": weights_digest(args.out)}
+
+
+def quantize_peer(args: argparse.Namespace) -> Found:
+    """The same types and importance by ``llama_model_quantize``."""
+    import llama_cpp  # noqa: F401
+
+    from benchmarks.peer import quantize_with_llama_cpp
+    from lieq_edge.gguf.header import read_header
+
+    types = json.loads(args.types.read_text(encoding="utf-8"))
+    shapes = {t.name: t.shape for t in read_header(args.model).tensors if t.name in types}
+    importance = synthetic_importance(shapes)
+    found: Found = {}
+    with timed(found, "quantize"):
+        size = quantize_with_llama_cpp(
+            args.model,
+            args.out,
+            "Q4_K_M",  # for what is no matrix; every matrix has a type of its own
+            imatrix=importance,
+            tensor_types={f"^{re.escape(name)}$": kind for name, kind in types.items()},
+            token_embedding_type=types.get("token_embd.weight"),
+            output_type=types.get("output.weight"),
+            threads=args.threads,
+        )
+    return found | {"file_bytes": size, "weights": weights_digest(args.out)}
+
+
+def weights_digest(path: Path) -> str:
+    """SHA-256 over names, types and bytes of all tensors, whatever their order in the file."""
+    from lieq_edge.gguf.header import read_header
+
+    digest = hashlib.sha256()
+    for tensor in sorted(read_header(path).tensors, key=lambda t: t.name):
+        digest.update(f"{tensor.name} {tensor.type}\0".encode())
+        digest.update(np.memmap(path, np.uint8, "r", tensor.offset, (tensor.nbytes,)).data)
+    return digest.hexdigest()
+
+
+def saliency(args: argparse.Namespace) -> Found:
+    """Perplexity drops of all blocks as ``analyze`` measures them."""
+    from lieq_edge.evidence.blocks.measure import analyze
+
+    source = open_with_torch(args.model)
+    found: Found = {}
+    with timed(found, "saliency"):
+        made = analyze(source, metrics={"saliency"}, saliency_tokens=args.count, threads=args.threads)
+    return found | {"ppl": made.base_ppl, "drops": [block.delta_ppl for block in made.blocks]}
+
+
+def saliency_naive(args: argparse.Namespace) -> Found:
+    """The same drops by running the model once as it is and once without each block."""
+    import torch
+
+    from lieq_edge.blockwise.model import BlockModel
+    from lieq_edge.texts.windows import SALIENCY_CONTEXT, builtin_text, text_windows
+
+    source = open_with_torch(args.model)
+    found: Found = {}
+    with timed(found, "saliency"), torch.no_grad():
+        text, name = builtin_text("saliency")
+        windows, _ = text_windows(source, text, name, tokens=args.count, context=min(SALIENCY_CONTEXT, args.count))
+        tokens = torch.from_numpy(windows)
+        model = BlockModel(source, threads=args.threads)
+
+        def perplexity(skipped: int | None) -> float:
+            hidden = model.embed(tokens).clone()
+            for index in range(model.n_blocks):
+                if index != skipped:
+                    with model.block(index) as module:
+                        model.advance(module, index, hidden)
+            return math.exp(min(float(model.token_losses(hidden, tokens).double().mean()), 700.0))
+
+        whole = perplexity(None)
+        drops = [perplexity(index) - whole for index in range(model.n_blocks)]
+    return found | {"ppl": whole, "drops": drops}
+
+
+def operations(args: argparse.Namespace) -> Found:
+    """GFLOP of one pass over so many tokens, by part; a multiplication and an addition count as two."""
+    from lieq_edge.gguf.header import read_header
+
+    shapes = {t.name: t.shape for t in read_header(args.model).tensors if is_matrix(t.name, t.shape)}
+    blocks = {name: shape for name, shape in shapes.items() if name.startswith("blk.")}
+    queries = sum(shape[0] for name, shape in blocks.items() if name.endswith("attn_q.weight"))
+    head = shapes.get("output.weight") or shapes["token_embd.weight"]
+    for_token = {
+        "blocks": 2 * sum(math.prod(shape) for shape in blocks.values()),
+        # Scores and their products with the values, of the whole window.
+        "attention": 4 * queries * args.context,
+        "head": 2 * math.prod(head),
+        "H": 2 * sum(shape[-1] ** 2 for shape in blocks.values()),
+    }
+    return {"tokens": args.count, "gflop": {name: args.count * count / 1e9 for name, count in for_token.items()}}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    of_files = ("peer-export", "quantize-peer", "operations")
+
+    def add(name: str, function: Any, *positional: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=(function.__doc__ or "").splitlines()[0])
+        command.set_defaults(function=function)
+        for argument in positional:
+            as_path = argument in ("out", "tokens") or (argument == "model" and name in of_files)
+            command.add_argument(argument, type=Path if as_path else str)
+        command.add_argument("--threads", type=int)
+        return command
+
+    add("peer-export", peer_export, "model", "tokens", "out", "preset")
+    add("torch-imatrix", torch_imatrix, "model", "tokens")
+    tokens = add("tokens", write_tokens, "model", "out")
+    tokens.add_argument("--calibration", default="docs")
+    tokens.add_argument("--tokens", dest="count", type=int, default=16384)
+    add("plain", write_plain_file, "model", "out", "type")
+    for name, function in (("quantize-ours", quantize_ours), ("quantize-peer", quantize_peer)):
+        command = add(name, function, "model", "out")
+        command.add_argument("--types", type=Path, required=True, help="JSON: types by tensor")
+        command.add_argument("--budget", default="3.0bpw")
+    for name, function in (("saliency", saliency), ("saliency-naive", saliency_naive)):
+        add(name, function, "model").add_argument("--tokens", dest="count", type=int, default=4096)
+    flop = add("operations", operations, "model")
+    flop.add_argument("--tokens", dest="count", type=int, default=16384)
+    flop.add_argument("--context", type=int, default=512)
+    args = parser.parse_args()
+    try:
+        found = args.function(args)
+    except InputError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(found, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""The weights outside a model's blocks. Embedding and head, which are large, can go and come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..sources.base import Source
+from .sixteen_bits import DTYPES, keep_sixteen_bits, read_as_needed, suits
+
+# Rows that are checked at a time.
+_ROWS = 4096
+
+
+class OuterWeights:
+    """Embedding, final norm and head of a transformers model.
+
+    Attributes:
+        head_name: GGUF name of the matrix that makes the logits; a tied model's is its token embedding.
+    """
+
+    def __init__(
+        self, model: Any, source: Source, names: dict[str, str], blocks_prefix: str, read: Callable[[str], Tensor]
+    ) -> None:
+        """Load all of them, and tie a head without weights to the embedding.
+
+        Args:
+            model: the transformers model.
+            source: of the weights.
+            names: GGUF names by the model's names of the parameters.
+            blocks_prefix: of the names of what is not outside.
+            read: a parameter, float32, by its GGUF name.
+
+        Raises:
+            InputError: weights are missing, of another shape, or not finite.
+        """
+        self._source = source
+        self._read = read
+        self._head, self._embedding = model.get_output_embeddings(), model.get_input_embeddings()
+        self._released = False
+        tied = model.config.tie_word_embeddings
+        stored = {spec.name: spec.stored for spec in source.tensors()}
+        self._kinds: dict[str, torch.dtype | None] = {}
+        owners: dict[nn.Module, str] = {}
+        for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+            if name.startswith(blocks_prefix):
+                continue
+            owner_name, _, attribute = name.rpartition(".")
+            owner = model.get_submodule(owner_name)
+            if name in names:
+                kind = DTYPES.get(stored[names[name]])
+                large = owner in (self._head, self._embedding) and suits(owner) and (suits(self._head) or not tied)
+                self._kinds[names[name]] = kind if large else None
+                value = parameter_of(self._value(names[name]), parameter, name, source)
+                if value.dtype != torch.float32:
+                    keep_sixteen_bits(owner)
+                setattr(owner, attribute, value)
+                owners[owner] = names[name]
+            elif owner is not self._head or not tied:
+                raise missing(source, name)
+        if self._head not in owners:
+            owners[self._head] = owners[self._embedding]
+            self._head.weight = self._embedding.weight
+            if self._head.weight.dtype != torch.float32:
+                keep_sixteen_bits(self._head)
+        self._owners = {self._embedding: owners[self._embedding], self._head: owners[self._head]}
+        self.head_name = owners[self._head]
+
+    def _value(self, name: str) -> Tensor:
+        """A parameter, in its 16 bits if it is to keep them; read as these where that can be."""
+        kind = self._kinds[name]
+        if kind is None:
+            return self._read(name)
+        bits = self._source.read_rows(name, slice(0, None))
+        if bits is not None:
+            value = torch.from_numpy(bits).view(kind)
+            # A sum is not finite when one of them is not; then the source says so in a sentence. Some rows at a time,
+            # for they are turned into float32.
+            if all(bool(torch.isfinite(part.sum(dtype=torch.float32))) for part in value.split(_ROWS)):
+                return value
+        return self._read(name).to(kind)
+
+    def release(self) -> None:
+        """Let embedding and head go until ``hold``."""
+        self._released = True
+        for module in self._owners:
+            module.weight = nn.Parameter(module.weight.to("meta"), requires_grad=False)
+
+    def hold(self) -> None:
+        """Read what was released again."""
+        if not self._released:
+            return
+        self._released = False
+        values = {name: self._value(name) for name in set(self._owners.values())}
+        for module, name in self._owners.items():
+            module.weight = nn.Parameter(values[name], requires_grad=False)
+
+    def read_in_pieces(self) -> None:
+        """Let both go for good; the head reads rows of its matrix when it needs them, in float32 passes only.
+
+        Does nothing where the source cannot read them so.
+        """
+        name, kind = self.head_name, self._kinds[self.head_name]
+        if kind is None or self._source.read_rows(name, slice(0, 1)) is None:
+            return
+
+        def read(rows: slice) -> Tensor:
+            bits = self._source.read_rows(name, rows)
+            assert bits is not None
+            return torch.from_numpy(bits).view(kind)
+
+        self.release()
+        self._released = False
+        read_as_needed(self._head, read)
+
+
+def parameter_of(value: Tensor, expected: Tensor, name: str, source: Source) -> nn.Parameter:
+    """``value`` as the parameter ``name``.
+
+    Raises:
+        InputError: it has not the shape of the ``expected`` one.
+    """
+    if value.shape != expected.shape:
+        raise InputError(
+            f"{name} of {source.label} has shape {tuple(value.shape)} where its configuration asks for "
+            f"{tuple(expected.shape)}; the files do not belong together."
+        )
+    return nn.Parameter(value, requires_grad=False)
+
+
+def missing(source: Source, name: str) -> InputError:
+    """What to raise when the source has no weights for a parameter."""
+    return InputError(f"{source.label} has no weights for {name}; the model is incomplete.")

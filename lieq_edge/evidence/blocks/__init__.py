@@ -1,0 +1,1 @@
+"""Diagnostics of blocks, and the metrics that are made of them."""

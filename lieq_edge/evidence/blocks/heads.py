@@ -1,0 +1,102 @@
+"""Which rows of which GGUF tensors are the projections of a block, and how they divide into heads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gguf import Keys
+
+from ...errors import InputError
+from ...sources.base import Source
+from .geometry import ATTENTION, FUSED
+
+_MATRIX = re.compile(r"blk\.(\d+)\.(.+)\.weight")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A projection: rows of a tensor.
+
+    Attributes:
+        tensor: GGUF name.
+        block: of the tensor.
+        role: GGUF name without block and suffix; the parts of a fused ``attn_qkv`` are named like separate ones.
+        rows: of the tensor.
+        head: channels of one head; all of the rows where there are no heads.
+        place: of the role among those of the block, in order of name: it numbers the random weights.
+    """
+
+    tensor: str
+    block: int
+    role: str
+    rows: slice
+    head: int
+    place: int = 0
+
+
+def chosen_projections(source: Source, projections: str) -> dict[int, list[Part]]:
+    """The projections whose geometry counts, by block: ``qkv``, or ``all`` matrices but those of experts.
+
+    Raises:
+        InputError: a block has none.
+    """
+    keys = {kv.key: kv.value for kv in source.metadata()}
+    found: dict[int, list[Part]] = {index: [] for index in range(source.n_blocks)}
+    for spec in source.tensors():
+        match = _MATRIX.fullmatch(spec.name)
+        if match is None or spec.kept or len(spec.shape) != 2:
+            continue
+        block, role = int(match[1]), match[2]
+        found[block] += _parts(spec.name, block, role, spec.shape[0], _Heads(keys, source.architecture, block))
+    for index, parts in found.items():
+        wanted = [part for part in parts if projections == "all" or part.role in ATTENTION]
+        if not wanted:
+            raise InputError(
+                f"Block {index} of {source.label} ({source.architecture}) has no query, key and value projections; "
+                "pass --projections all, or --metric first or last."
+            )
+        order = sorted(part.role for part in wanted)
+        found[index] = [
+            Part(part.tensor, part.block, part.role, part.rows, part.head, order.index(part.role)) for part in wanted
+        ]
+    return found
+
+
+class _Heads:
+    """Numbers and sizes of the heads of a block, from the key-values; None where they do not say."""
+
+    def __init__(self, keys: Mapping[str, Any], architecture: str, block: int) -> None:
+        def get(key: str) -> int | None:
+            value = keys.get(key.format(arch=architecture))
+            if isinstance(value, list):
+                value = value[block] if block < len(value) else None
+            return value if isinstance(value, int) and value > 0 else None
+
+        width = get(Keys.LLM.EMBEDDING_LENGTH)
+        self.queries = get(Keys.Attention.HEAD_COUNT)
+        self.keys = get(Keys.Attention.HEAD_COUNT_KV) or self.queries
+        usual = width // self.queries if width and self.queries else None
+        self.key_size = get(Keys.Attention.KEY_LENGTH) or usual
+        self.value_size = get(Keys.Attention.VALUE_LENGTH) or usual
+
+
+def _parts(tensor: str, block: int, role: str, rows: int, heads: _Heads) -> list[Part]:
+    key, value = heads.key_size, heads.value_size
+    if role == FUSED and heads.queries and heads.keys and key and value:
+        sizes = (heads.queries * key, heads.keys * key, heads.keys * value)
+        if sum(sizes) == rows:
+            starts = (0, sizes[0], sizes[0] + sizes[1])
+            return [
+                Part(tensor, block, name, slice(start, start + size), head)
+                for name, start, size, head in zip(ATTENTION, starts, sizes, (key, key, value), strict=True)
+            ]
+    head = value if role == "attn_v" else key
+    if role == FUSED:
+        # Of another layout than queries, keys, values: one projection that has no heads.
+        role, head = "attn_q", None
+    if role not in ATTENTION or not head or rows % head:
+        head = rows
+    return [Part(tensor, block, role, slice(0, rows), head)]

@@ -1,0 +1,63 @@
+"""Functional saliency dPPL of every block in one sweep (LieQ, Eqs 1-2)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ...blockwise.model import BlockModel
+from ...blockwise.precision import quick_products, takes_bfloat16
+from ...blockwise.sixteen_bits import turned_once
+
+
+class SaliencyPass:
+    """Perplexity with each block left out, and of the whole model, in a single sweep over the blocks.
+
+    The model without block l shares its first l blocks with the whole model. So the hidden states of the whole
+    model and of all "without block j" with j < l go through block l together, and a new variant branches off
+    there: about half the work of removing blocks one after another, and each block is read once.
+
+    Memory: (blocks + 1) * tokens * width floats; ``windows_at_once`` says how much text that allows.
+    """
+
+    def __init__(self, model: BlockModel, tokens: Tensor, *, bfloat16: bool | None = None) -> None:
+        """Embed token ids ``(n, T)``; for ``bfloat16`` see ``precision.takes_bfloat16``."""
+        self._model = model
+        self._quick = takes_bfloat16(model.source, bfloat16)
+        self._tokens = tokens
+        base = model.embed(tokens)
+        # Row l is the model without block l, the last row the whole model.
+        self._hidden = torch.empty(model.n_blocks + 1, *base.shape)
+        self._hidden[-1] = base
+
+    def step(self, module: nn.Module, index: int) -> None:
+        """Take every variant through block ``index``; the variant that leaves it out starts here."""
+        self._hidden[index] = self._hidden[-1]
+        with quick_products(self._quick), turned_once(module):
+            for variant in (*range(index), -1):
+                self._model.advance(module, index, self._hidden[variant])
+
+    def losses(self) -> Tensor:
+        """Sum of the next-token losses in nats, float64 ``(blocks + 1,)``, the whole model's last."""
+        model = self._model
+        with quick_products(self._quick), turned_once(model.causal_lm.get_output_embeddings()):
+            return torch.stack([model.token_losses(h, self._tokens).double().sum() for h in self._hidden])
+
+
+def windows_at_once(model: BlockModel, length: int, memory_bytes: int = 512_000_000) -> int:
+    """How many windows of ``length`` tokens one ``SaliencyPass`` takes within ``memory_bytes``, at least 1."""
+    width = model.causal_lm.get_input_embeddings().weight.shape[1]
+    return max(1, memory_bytes // (4 * width * length * (model.n_blocks + 1)))
+
+
+def perplexity_drops(losses: Tensor, count: int) -> tuple[float, list[float]]:
+    """Perplexity of the whole model and ``dPPL_l = PPL(without block l) - PPL`` of each block.
+
+    Args:
+        losses: summed losses as ``SaliencyPass.losses`` gives them.
+        count: of the tokens that were predicted.
+    """
+    ppl = [math.exp(min(loss / count, 700.0)) for loss in losses.tolist()]
+    return ppl[-1], [without - ppl[-1] for without in ppl[:-1]]

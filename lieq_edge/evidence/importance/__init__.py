@@ -1,0 +1,1 @@
+"""Importance of the input columns of each matrix."""

@@ -1,0 +1,112 @@
+"""Importance that somebody else measured: the files of llama.cpp's ``llama-imatrix``, as GGUF or in the old form."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from gguf import Keys
+
+from ...errors import InputError
+from ...gguf.header import read_header
+from ...llama import library as ggml
+from ...sources.base import Source
+from ..blocks.records import TextInfo
+from .measure import matrix_means
+
+_SUMS, _COUNTS = ".in_sum2", ".counts"
+_CHUNKS, _CHUNK_SIZE = "imatrix.chunk_count", "imatrix.chunk_size"
+
+Sums = dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]]
+"""By tensor name: sums of squares ``(matrices, columns)``, and over how many inputs ``(matrices,)``."""
+
+
+def read_imatrix(path: Path, source: Source) -> tuple[dict[str, npt.NDArray[np.float32]], TextInfo]:
+    """The importance of the matrices of ``source``, and a record of the file in the place of the text.
+
+    Returns:
+        As ``importance.measure_importance``: ``(columns,)`` by GGUF name, ``(matrices, columns)`` for experts. A matrix
+        that no input reached gets the mean of the others of its tensor.
+
+    Raises:
+        InputError: the file is missing or damaged, or is of another model.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"Cannot read the importance matrix {path} ({error.strerror}); check the path.") from error
+    sums, tokens = _read_gguf(path, data) if data.startswith(b"GGUF") else _read_old(path, data)
+    found = {}
+    wanted = [spec for spec in source.tensors() if not spec.kept and len(spec.shape) >= 2]
+    for spec in wanted:
+        if spec.name not in sums:
+            continue
+        totals, counts = sums[spec.name]
+        matrices, columns = prod(spec.shape[:-2]), spec.shape[-1]
+        if totals.size != matrices * columns:
+            raise InputError(
+                f"The importance matrix {path} has {totals.size} values for {spec.name}, whose inputs are "
+                f"{matrices * columns}; it is of another model."
+            )
+        totals = totals.reshape(matrices, columns)
+        if not np.isfinite(totals).all() or totals.min() < 0:
+            raise InputError(f"The importance matrix {path} has no valid values for {spec.name}; make it anew.")
+        counts = np.broadcast_to(counts, matrices) if len(counts) == 1 else counts
+        if counts.any():
+            found[spec.name] = matrix_means(spec.name, totals, counts, several=len(spec.shape) > 2)
+    lacking = [spec.name for spec in wanted if spec.name.startswith("blk.") and spec.name not in found]
+    if lacking:
+        raise InputError(
+            f"The importance matrix {path} says nothing about {lacking[0]}; it is of another model or too short a text."
+        )
+    return found, TextInfo(path.name, hashlib.sha256(data).hexdigest(), tokens)
+
+
+def _read_gguf(path: Path, data: bytes) -> tuple[Sums, int]:
+    """A GGUF file with ``NAME.in_sum2`` and ``NAME.counts`` for each tensor."""
+    header = read_header(path)
+    if header.get(Keys.General.TYPE) != "imatrix":
+        raise InputError(f"{path} is a GGUF file but no importance matrix; give one that llama-imatrix made.")
+    raw = np.frombuffer(data, np.uint8)
+    values = {
+        tensor.name: ggml.decode(raw[tensor.offset : tensor.offset + tensor.nbytes], tensor.type, tensor.shape)
+        for tensor in header.tensors
+    }
+    found: Sums = {}
+    for name, sums in values.items():
+        if name.endswith(_SUMS):
+            base = name.removesuffix(_SUMS)
+            if (counts := values.get(base + _COUNTS)) is None:
+                raise InputError(f"The importance matrix {path} has no counts for {base}; make it anew.")
+            found[base] = sums.astype(np.float64), counts.reshape(-1).astype(np.int64)
+    return found, int(header.get(_CHUNKS, 0)) * int(header.get(_CHUNK_SIZE, 0))
+
+
+def _read_old(path: Path, data: bytes) -> tuple[Sums, int]:
+    """The form before GGUF: for each tensor its name, a number of calls and the means times that number."""
+    at = 0
+
+    def take(size: int) -> bytes:
+        nonlocal at
+        if size < 0 or at + size > len(data):
+            raise InputError(f"{path} is no importance matrix of llama.cpp, or is damaged; make it anew.")
+        at += size
+        return data[at - size : at]
+
+    def number() -> int:
+        (value,) = struct.unpack("<i", take(4))
+        return int(value)
+
+    found: Sums = {}
+    for _ in range(number()):
+        name = take(number()).decode("utf-8", "replace")
+        calls, count = number(), number()
+        values = np.frombuffer(take(4 * count), "<f4").astype(np.float64)
+        found[name] = values, np.array([max(calls, 1)])
+    if not found:
+        raise InputError(f"The importance matrix {path} is empty; make it anew.")
+    return found, 0

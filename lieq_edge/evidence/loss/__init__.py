@@ -1,0 +1,1 @@
+"""Loss weights, and the losses that they predict."""

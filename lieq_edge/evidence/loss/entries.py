@@ -1,0 +1,65 @@
+"""Loss weights as an entry of the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ...store import Entry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...gptq.hessian import Moments
+    from .weights import LossWeights
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the passes over a model give, whatever types are chosen later.
+
+    Attributes:
+        weights: of the loss.
+        outer: H and row energies ``(rows,)`` of the matrices outside the blocks, by GGUF name.
+    """
+
+    weights: LossWeights
+    outer: dict[str, tuple[Moments, npt.NDArray[np.float32]]]
+
+    def entry(self) -> Entry:
+        """All of it as arrays."""
+        weights = self.weights
+        arrays = {"embedding": weights.embedding.numpy(), "embedding columns": weights.embedding_columns.numpy()}
+        arrays |= {f"tokens {names[0]}": values.numpy() for names, values in weights.tokens.items()}
+        arrays |= {f"channels {name}": values.numpy() for name, values in weights.channels.items()}
+        for name, (moments, rows) in self.outer.items():
+            arrays |= {f"learned {name}": moments.learned, f"held_out {name}": moments.held_out, f"rows {name}": rows}
+        return Entry(arrays, list(weights.tokens))
+
+    @classmethod
+    def of_entry(cls, entry: Entry) -> Measured:
+        """From ``entry``."""
+        import torch
+
+        from ...gptq.hessian import Moments
+        from .weights import LossWeights
+
+        def part(kind: str) -> dict[str, npt.NDArray[np.float32]]:
+            found = (key.partition(" ") for key in entry.arrays)
+            return {name: entry.arrays[f"{kind} {name}"] for first, _, name in found if first == kind and name}
+
+        def tensors(kind: str) -> dict[str, Tensor]:
+            return {name: torch.from_numpy(values).clone() for name, values in part(kind).items()}
+
+        tokens = tensors("tokens")
+        weights = LossWeights(
+            tokens={names: tokens[names[0]] for names in map(tuple, entry.record)},
+            channels=tensors("channels"),
+            embedding=torch.from_numpy(entry.arrays["embedding"]).clone(),
+            embedding_columns=torch.from_numpy(entry.arrays["embedding columns"]).clone(),
+        )
+        learned, held_out, rows = part("learned"), part("held_out"), part("rows")
+        return cls(weights, {name: (Moments(learned[name], held_out[name]), rows[name]) for name in learned})

@@ -1,0 +1,124 @@
+"""H of the linears of blocks, kept until they are rounded, for any budget.
+
+What is kept is what the original receives, whatever other matrices are rounded to. H is kept as correlations of columns
+in float16, which are off by 0.0005 at most, and its diagonal: rounding adds as much again to the diagonal, so that this
+is next to nothing. Every H goes through this form, whether it was kept or has just been measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import InputError
+from ...gptq.hessian import Moments
+from ...store import Run
+
+if TYPE_CHECKING:
+    from .weights import Readers
+
+Floats = npt.NDArray[np.float32]
+
+# Rows that begin at the same column, that of the first on the diagonal: little more than a half of H is kept.
+_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Correlations:
+    """A symmetric H of ``n`` columns.
+
+    Attributes:
+        diagonal: float32 ``(n,)``.
+        values: H_ij over the root of H_ii H_jj, float16: of 256 rows at a time those from their first column on.
+    """
+
+    diagonal: Floats
+    values: npt.NDArray[np.float16]
+
+    @classmethod
+    def of(cls, matrix: Floats) -> Correlations:
+        """Of H ``(n, n)``, positive semi-definite."""
+        diagonal = matrix.diagonal().copy()
+        scales = np.sqrt(np.where(diagonal > 0, diagonal, np.inf)).astype(np.float32)
+        strips = []
+        for rows in _strips(len(matrix)):
+            strip = matrix[rows, rows.start :] / scales[rows, None]
+            strip /= scales[rows.start :]
+            strips.append(strip.astype(np.float16).reshape(-1))
+        return cls(diagonal, np.concatenate(strips))
+
+    def matrix(self) -> Floats:
+        """H, float32 ``(n, n)``."""
+        n = len(self.diagonal)
+        found = np.empty((n, n), np.float32)
+        scales = np.sqrt(self.diagonal)
+        start = 0
+        for rows in _strips(n):
+            own = found[rows, rows.start :]
+            strip = self.values[start : start + own.size].reshape(own.shape)
+            np.multiply(strip, scales[rows, None], out=own)
+            own *= scales[rows.start :]
+            start += own.size
+        np.fill_diagonal(found, self.diagonal)
+        return Moments(found).whole().learned
+
+
+def _strips(n: int) -> Iterator[slice]:
+    for start in range(0, n, _ROWS):
+        yield slice(start, min(start + _ROWS, n))
+
+
+class KeptMoments:
+    """H of every block, in a run that lasts, or where it puts away what the cache does not take."""
+
+    def __init__(self, run: Run, blocks: int) -> None:
+        """In ``run``, for a model of so many ``blocks``."""
+        self._run = run
+        self._blocks = range(blocks)
+        self._put: set[int] = set()
+
+    def put(self, block: int, moments: Mapping[Readers, Correlations]) -> None:
+        """Keep those of a block, by the linears that read the input.
+
+        Raises:
+            InputError: there is not space enough for all blocks.
+            OSError: it cannot be written.
+        """
+        arrays: dict[str, npt.NDArray] = {}
+        for number, one in enumerate(moments.values()):
+            arrays |= {f"diagonal {number}": one.diagonal, f"values {number}": one.values}
+        if not self._put:
+            left = sum(not self.has(other) for other in self._blocks)
+            self._run.reserve(left * sum(array.nbytes for array in arrays.values()))
+        self._run.spill(_name(block), arrays, [list(names) for names in moments])
+        self._put.add(block)
+
+    def has(self, block: int) -> bool:
+        """Those of a block are there, whole or damaged."""
+        return block in self._put or self._run.has(_name(block))
+
+    def complete(self) -> bool:
+        """Those of all blocks were put by this process, or are there and whole."""
+        return all(block in self._put or self._run.fetch(_name(block)) is not None for block in self._blocks)
+
+    def get(self, block: int) -> dict[Readers, Correlations]:
+        """Those of a block.
+
+        Raises:
+            InputError: they are gone.
+        """
+        found = self._run.fetch(_name(block))
+        if found is None:
+            raise InputError(f"What was measured of block {block} is gone or damaged; run the command again.")
+        return {
+            tuple(names): Correlations(found.arrays[f"diagonal {number}"], found.arrays[f"values {number}"])
+            for number, names in enumerate(found.record)
+        }
+
+
+def _name(block: int) -> str:
+    return f"block.{block}"

@@ -1,0 +1,310 @@
+"""Predict what each type would do to the loss, tensor by tensor, before anything is decided.
+
+The prediction is ``1/2 tr(E H E^T)`` a token, in nats: E the rounding error, H the loss-weighted second moment of the
+inputs (``measure.loss_weights``), each row counted with its output channel's share of the gradient and the coherence of
+its linear. E is that of a sample of rows. It is learned on some sequences and judged on others, as the file will be.
+
+What error feedback gains is measured with one of the types, for it costs much more than encoding and hardly differs
+from type to type: on average by 2 to 9 % between Q2_K and Q5_K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...gguf.blocks import LAYOUTS
+from ...gguf.types import TYPES
+from ...gptq.collect import Collecting, Received
+from ...gptq.feedback import DAMPING, round_by_factor
+from ...gptq.hessian import Moments, count_held_out, held_out_sequences, importance_of, weighted_moments
+from ...llama import encoders as ggml
+from .hessians import Correlations
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ...blockwise.model import BlockModel
+    from ...blockwise.workers import Workers
+    from ...gptq.factor import Factor
+    from ...sources.base import Source
+    from .weights import LossWeights, Readers
+
+Floats = npt.NDArray[np.float32]
+
+ROWS = 64
+"""Rows of a block's matrix that are rounded to predict its losses: with them they are off by 5 to 7 %."""
+
+OUTER_ROWS = 1024
+"""The same of embedding and head, whose rows differ more, and which decide more: 64 would be off by up to a quarter."""
+
+KEPT = 0.2
+"""Share of the tokens that predictions are made from, unless rounding goes by the same ones: it takes more of them."""
+
+
+@dataclass(frozen=True)
+class TypeLoss:
+    """One type for one tensor.
+
+    Attributes:
+        loss: predicted rise of the loss, nats a token, with the better rounding.
+        nearest_loss: the same with importance rounding.
+        rounding: ``feedback``, or ``imatrix`` where that has the smaller held-out error.
+    """
+
+    loss: float
+    nearest_loss: float
+    rounding: str
+
+
+Keep = Callable[[Mapping["Readers", Correlations]], None]
+"""Gets H of all tokens, by the linears that read the input."""
+
+Losses = dict[str, dict[str, TypeLoss]]
+"""Predictions by GGUF tensor name and type name."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What was predicted of a model.
+
+    Attributes:
+        losses: by GGUF tensor name and type name.
+        outer: H of the matrices outside the blocks, float32 ``(columns, columns)``, to round them with.
+    """
+
+    losses: Losses
+    outer: dict[str, Floats]
+
+
+class Predictor:
+    """Listens to the backward pass over a block, then predicts the losses of its matrices."""
+
+    def __init__(
+        self,
+        linears: Mapping[str, nn.Linear],
+        shape: tuple[int, ...],
+        candidates: Mapping[str, Sequence[str]],
+        workers: Workers,
+        keep: Keep | None = None,
+        kept: float = KEPT,
+    ) -> None:
+        """Start listening.
+
+        Args:
+            linears: of the block, by GGUF tensor name.
+            shape: of the calibration tokens, ``(n, T)``.
+            candidates: types to try by tensor name; all must fit the tensor's rows.
+            workers: where tensors are worked on, with one thread of torch each.
+            keep: gets H of all tokens.
+            kept: share of the tokens that H is made from.
+        """
+        self._linears = linears
+        self._held_out_tokens = count_held_out(shape)
+        self._candidates = candidates
+        self._workers = workers
+        self._keep = keep
+        self._collecting = Collecting(held_out_sequences(shape[0]), kept=kept)
+
+    def add(self, batch: slice, received: dict[Readers, tuple[Tensor, Tensor]]) -> None:
+        """Collect H."""
+        self._collecting.add(batch, {names: Received(*some) for names, some in received.items()})
+
+    def done(self, channels: dict[str, Tensor]) -> dict[str, Any]:
+        """Predict, input after input; their H go. The predictions are as ``losses_to_json`` gives them."""
+        from ...blockwise.precision import quick_products
+        from ...gptq.factor import factorise
+
+        moments, _ = self._collecting.done()
+        order = list(moments)
+        kept: dict[Readers, Correlations] = {}
+
+        def predict(names: Readers) -> Losses:
+            own = moments.pop(names)
+            factor = factorise(own.learned, DAMPING, in_place=True)
+            losses = predict_tensors(
+                {name: self._linears[name].weight.numpy() for name in names},
+                own,
+                {name: channels[name].numpy() for name in names},
+                self._held_out_tokens,
+                self._candidates,
+                factor,
+            )
+            if self._keep is not None:
+                factor.undamp()
+                del factor  # as large as H
+                with quick_products():
+                    kept[names] = Correlations.of(own.merge())
+            return losses
+
+        # The longest work first, so that no worker is left with it at the end.
+        longest_first = sorted(moments, key=lambda names: -self._linears[names[0]].in_features)
+        losses: Losses = {}
+        for found in self._workers.map(predict, longest_first):
+            losses |= found
+        if self._keep is not None:
+            self._keep({names: kept[names] for names in order})
+        return losses_to_json(losses)
+
+
+def losses_to_json(losses: Losses) -> dict[str, Any]:
+    """Predictions as JSON values."""
+    return {name: {kind: asdict(loss) for kind, loss in by_type.items()} for name, by_type in losses.items()}
+
+
+def losses_from_json(values: dict[str, Any]) -> Losses:
+    """Predictions from ``losses_to_json``."""
+    return {name: {kind: TypeLoss(**loss) for kind, loss in by_type.items()} for name, by_type in values.items()}
+
+
+def predict_outer(
+    source: Source,
+    moments: Mapping[str, tuple[Moments, Floats]],
+    shape: tuple[int, ...],
+    candidates: Mapping[str, Sequence[str]],
+) -> Losses:
+    """Predict the losses of head and embedding.
+
+    Args:
+        source: of the weights.
+        moments: of these matrices, as ``outer_moments`` gives them.
+        shape: of the calibration tokens, ``(n, T)``.
+        candidates: types to try by tensor name.
+    """
+    from ...gptq.factor import factorise
+
+    held_out_tokens = count_held_out(shape)
+    losses: Losses = {}
+    for name, (found, channels) in moments.items():
+        # A copy, for these moments are needed again to round with.
+        factor = factorise(found.learned, DAMPING)
+        losses |= predict_tensors(
+            {name: source.read(name)}, found, {name: channels}, held_out_tokens, candidates, factor, rows=OUTER_ROWS
+        )
+    return losses
+
+
+def predict_tensors(
+    matrices: Mapping[str, Floats],
+    moments: Moments,
+    channels: Mapping[str, Floats],
+    held_out_tokens: float,
+    candidates: Mapping[str, Sequence[str]],
+    factor: Factor,
+    *,
+    rows: int = ROWS,
+) -> Losses:
+    """Predicted losses of tensors that read the same input, by name and type.
+
+    Args:
+        matrices: float32 ``(rows, columns)``, by name.
+        moments: of their input.
+        channels: what an error of each row counts: the relative energy of the gradient there, times the coherence
+            where it is known, ``(rows,)``, by name.
+        held_out_tokens: how many tokens ``moments.held_out`` is of.
+        candidates: types to try, by name.
+        factor: of the damped H of the tokens to learn from.
+        rows: of each matrix that are rounded.
+    """
+    types = {name: candidates[name] for name in matrices if candidates.get(name)}
+    if not types:
+        return {}
+    held_out, importance = moments.held_out.T, importance_of(factor.diagonal.numpy())
+    chosen = {name: sample_rows(channels[name], rows) for name in types}
+    samples = {name: np.ascontiguousarray(matrices[name][chosen[name][0]]) for name in types}
+
+    def losses(
+        wanted: Mapping[str, Sequence[str]], rounded: Callable[[str, Floats], Floats]
+    ) -> dict[str, dict[str, float]]:
+        found: dict[str, dict[str, float]] = {name: {} for name in wanted}
+        for kind in dict.fromkeys(kind for kinds in wanted.values() for kind in kinds):
+            names = [name for name, kinds in wanted.items() if kind in kinds]
+            # The rows of all tensors at once: one call is many small steps, however few rows it has.
+            together = np.concatenate([samples[name] for name in names])
+            outputs = (together - rounded(kind, together)) @ held_out
+            energies = np.einsum("ij,ij->i", outputs, outputs)
+            for name in names:
+                own, energies = np.split(energies, [len(samples[name])])
+                found[name][kind] = 0.5 * float(own @ chosen[name][1]) / held_out_tokens
+        return found
+
+    def encoded(kind: str, rows: Floats) -> Floats:
+        return ggml.dequantize(ggml.encode(rows, kind, importance, 1), kind, (rows.shape[0], rows.shape[1]))
+
+    def fed_back(kind: str, rows: Floats) -> Floats:
+        return round_by_factor(rows, factor, kind, threads=1).values
+
+    nearest = losses(types, encoded)
+    reached = losses({name: _anchor(kinds) for name, kinds in types.items()}, fed_back)
+    return {name: _with_gain(types[name], nearest[name], reached[name]) for name in types}
+
+
+def _anchor(types: Sequence[str]) -> list[str]:
+    """The type whose gain by feedback is measured, of those that have one: rather a small one, where errors count."""
+    by_bits = sorted((name for name in types if name in LAYOUTS), key=lambda name: TYPES[name].bits)
+    return by_bits[(len(by_bits) - 1) // 3 :][:1]
+
+
+def _with_gain(types: Sequence[str], nearest: Mapping[str, float], reached: Mapping[str, float]) -> dict[str, TypeLoss]:
+    """Losses of one tensor with importance rounding, and with feedback for one type, made one for each type."""
+    gain = min((loss / max(nearest[name], 1e-30) for name, loss in reached.items()), default=1.0)
+    found = {}
+    for name in types:
+        own = gain if name in LAYOUTS and gain < 1 else 1.0
+        found[name] = TypeLoss(nearest[name] * own, nearest[name], "feedback" if own < 1 else "imatrix")
+    return found
+
+
+def sample_rows(channels: Floats, count: int = ROWS) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Rows to stand for a tensor, and how much the error of each counts.
+
+    A row that counts for more than its share of the sum stands for itself. The others are drawn at even steps of their
+    running sum, the likelier the more they count, and stand for equal parts of it.
+
+    Args:
+        channels: what an error of each row counts, ``(rows,)``.
+        count: of the rows to draw.
+    """
+    if len(channels) <= count:
+        return np.arange(len(channels)), channels
+    counts = channels.astype(np.float64)
+    alone = np.zeros(len(counts), np.bool_)
+    step = counts.sum() / count
+    while (more := ~alone & (counts > step)).any():
+        alone |= more
+        step = counts[~alone].sum() / (count - alone.sum())
+    others = np.flatnonzero(~alone)
+    drawn = others[:0]
+    if step > 0:
+        steps = (np.arange(count - alone.sum()) + 0.5) * step
+        drawn = others[np.searchsorted(counts[others].cumsum(), steps).clip(max=len(others) - 1)]
+    own = np.flatnonzero(alone)
+    return np.concatenate([own, drawn]), np.concatenate([channels[own], np.full(len(drawn), step)]).astype(np.float32)
+
+
+def outer_moments(model: BlockModel, hidden: Tensor, weights: LossWeights) -> dict[str, tuple[Moments, Floats]]:
+    """H and row energies of head and embedding; ``hidden`` is the last block's output ``(n, T, d)``.
+
+    A row of the embedding errs only where its token is read; that error meets the same gradient column by column,
+    whatever the other rows do, so its H is diagonal and its rows count by their use. A tied matrix has both H; each
+    row has its own mixture of them, and the mean over the rows stands for it.
+    """
+    head = weighted_moments((model.final_norm(part) for part in hidden), weights.tokens[model.head_name,])
+    uses = weights.embedding / max(float(weights.embedding.mean()), 1e-30)
+    diagonal = weights.embedding_columns * weights.embedding.mean()
+    share = len(held_out_sequences(hidden.shape[0])) / hidden.shape[0]
+    embedding = Moments((diagonal * (1 - share)).diag().numpy(), (diagonal * share).sqrt().diag().numpy())
+    if model.head_name == "token_embd.weight":
+        both = Moments(head.learned + embedding.learned, np.concatenate([head.held_out, embedding.held_out]))
+        # The part of the summed squared gradient that each role brings.
+        part = head.trace / both.trace
+        channels = part * weights.channels[model.head_name] + (1 - part) * uses
+        return {model.head_name: (both, channels.numpy())}
+    return {
+        "token_embd.weight": (embedding, uses.numpy()),
+        model.head_name: (head, weights.channels[model.head_name].numpy()),
+    }

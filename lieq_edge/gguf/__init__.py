@@ -1,0 +1,1 @@
+"""The GGUF format: types, names, headers, blocks, and the writer of files."""

@@ -1,0 +1,1 @@
+"""Numerics of error feedback into ggml's block formats."""

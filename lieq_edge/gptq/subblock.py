@@ -1,0 +1,80 @@
+"""Rounding the columns of one sub-block, one after the other, for several candidate scales at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..gguf.blocks import Layout
+from .kernel import round_columns
+from .scales import Candidates
+
+
+class Levels:
+    """The levels of a type.
+
+    Attributes:
+        table: as ``kernel.round_columns`` takes them.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        used = layout.levels[layout.lowest_code :]
+        self.table = np.array([used[0], used[-1]] if layout.is_linear else used, np.float32)
+        self._first = float(layout.levels[0])
+        self._middles = None if layout.is_linear else torch.from_numpy((self.table[1:] + self.table[:-1]) / 2)
+
+    def codes(self, levels: torch.Tensor) -> torch.Tensor:
+        """The codes (uint8) of exact levels."""
+        if self._middles is None:
+            return (levels - self._first).to(torch.uint8)
+        return torch.bucketize(levels, self._middles).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best candidate of each row.
+
+    Attributes:
+        levels: chosen levels, ``(columns, rows)``.
+        errors: the weights minus the chosen values, like ``levels``.
+        pick: index of the candidate, ``(rows,)``.
+        cost: sum_j R_jj^2 (target_j - value_j)^2, ``(rows,)``.
+    """
+
+    levels: torch.Tensor
+    errors: torch.Tensor
+    pick: torch.Tensor
+    cost: torch.Tensor
+
+
+def round_sub_block(
+    weights: torch.Tensor,
+    targets: torch.Tensor,
+    feedback: torch.Tensor,
+    variances: torch.Tensor,
+    candidates: Candidates,
+    levels: Levels,
+) -> Choice:
+    """Round each column to the level nearest to its target, which gathers the errors of the columns before it.
+
+    All candidates are rounded in full, feedback included, and the one with the least cost wins in each row: a scale
+    is judged by what feedback makes of it.
+
+    Args:
+        weights: ``(columns, rows)``, what errors are counted from.
+        targets: ``(columns, rows)``, the weights and the feedback of all earlier columns.
+        feedback: the sub-block's square of M.
+        variances: R_jj^2 of the columns.
+        candidates: scales and mins, ``(candidates, rows)``.
+        levels: of the type.
+    """
+    columns, rows = targets.shape
+    mins = candidates.mins if candidates.mins is not None else candidates.scales[:0]
+    chosen, errors = np.empty((columns, rows), np.float32), np.empty((columns, rows), np.float32)
+    picks, costs = np.empty(rows, np.int64), np.empty(rows, np.float32)
+    given = (weights, targets, feedback, variances, candidates.scales, mins)
+    arrays = (tensor.contiguous().numpy() for tensor in given)
+    round_columns(*arrays, levels.table, chosen, errors, picks, costs)
+    return Choice(*map(torch.from_numpy, (chosen, errors, picks, costs)))

@@ -1,0 +1,1 @@
+"""The flow: resolve, gather, allocate, write."""

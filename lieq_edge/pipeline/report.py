@@ -1,0 +1,116 @@
+"""What an export tells when it is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..allocate.plan import Plan
+from ..evidence.blocks.records import Diagnostics, TextInfo
+from ..gguf.types import I_QUANTS, is_matrix
+from ..validate.perplexity import Validation
+
+# Predictions are on text like the calibration's, so some excess on another text is no failure of additivity.
+_ADDITIVE = 1.5
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One block of the report: what was measured, the nominal bits, and the type of each projection."""
+
+    index: int
+    score: float
+    bits: float
+    delta_ppl: float | None
+    compactness_gain: float | None
+    energy_gain: float | None
+    types: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export did.
+
+    Attributes:
+        file_bytes: of the written file.
+        nominal_bits: average code bits of the block weights.
+        bpw: physical bits a weight of the block weights.
+        file_bpw: physical bits a weight of all weights.
+        layers: one record a block.
+        fallbacks: tensors whose rows the wanted type does not fit, with the type they got.
+        seconds: by stage.
+        peak_rss_bytes: largest resident size of the process.
+        validation: of the written file, None when it was not asked for.
+        geometry_inputs: whose inputs the geometry is of, as in ``Diagnostics.inputs``.
+        predicted_loss: sum of the predicted rises of the loss, nats a token, where types were chosen by them.
+    """
+
+    model: str
+    out: str
+    architecture: str
+    file_bytes: int
+    nominal_bits: float
+    bpw: float
+    file_bpw: float
+    metric: str
+    budget: str
+    rounding: str
+    embedding_types: dict[str, str]
+    layers: tuple[LayerReport, ...]
+    fallbacks: dict[str, str]
+    calibration: TextInfo | None
+    probe: TextInfo | None
+    warnings: tuple[str, ...]
+    seconds: dict[str, float]
+    peak_rss_bytes: int
+    validation: Validation | None = None
+    correlations: dict[str, float] = field(default_factory=dict)
+    predicted_loss: float | None = None
+    geometry_inputs: str | None = None
+
+    def notes(self) -> list[str]:
+        """What a reader of the numbers should know."""
+        notes = []
+        if self.geometry_inputs in ("llama.cpp", "white"):
+            notes.append(describe_inputs(self.geometry_inputs))
+        slow = sorted({kind for layer in self.layers for kind in layer.types.values() if kind in I_QUANTS})
+        if slow:
+            notes.append(f"{', '.join(slow)} are small for what they keep, and decode about half as fast on ARM.")
+        kld = self.validation.kld if self.validation is not None else None
+        if self.predicted_loss is not None and kld is not None:
+            note = f"The sum of predicted losses is {self.predicted_loss:.4f} nats, the measured divergence {kld:.4f}."
+            if kld > _ADDITIVE * self.predicted_loss:
+                note += (
+                    " Errors this large add up beyond the prediction: it orders files, but does not say their level."
+                )
+            notes.append(note)
+        return notes
+
+
+def describe_inputs(inputs: str) -> str:
+    """A sentence on ``Diagnostics.inputs``."""
+    return {
+        "transformers": "Geometry: of what the projections receive in transformers.",
+        "llama.cpp": "Geometry: of what the projections receive in llama.cpp's graph.",
+        "white": "Geometry: of the weights alone (white inputs).",
+    }[inputs]
+
+
+def layer_reports(plan: Plan, diagnostics: Diagnostics) -> tuple[LayerReport, ...]:
+    """Measurements, bits and types block by block."""
+    types: list[dict[str, str]] = [{} for _ in plan.blocks]
+    for tensor in plan.tensors:
+        parts = tensor.name.split(".")
+        if parts[0] == "blk" and is_matrix(tensor.name, tensor.shape):
+            types[int(parts[1])][".".join(parts[2:]).removesuffix(".weight")] = tensor.type
+    return tuple(
+        LayerReport(
+            index=block.index,
+            score=block.score,
+            bits=block.bits,
+            delta_ppl=measured.delta_ppl,
+            compactness_gain=measured.compactness_gain,
+            energy_gain=measured.energy_gain,
+            types=types[block.index],
+        )
+        for block, measured in zip(plan.blocks, diagnostics.blocks, strict=True)
+    )

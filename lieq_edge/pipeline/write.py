@@ -1,0 +1,137 @@
+"""Write a quantised model: the source's key-values, what lieq-edge did, and the tensors as they are encoded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from gguf import GGUFValueType, LlamaFileType
+
+from .. import __version__
+from ..allocate.plan import Plan, TensorPlan, count_weights
+from ..errors import InputError
+from ..evidence.blocks.records import TextInfo
+from ..gguf.container import write_container
+from ..gguf.types import storage_type
+from ..llama.encoders import Packed
+from ..sources.base import KeyValue, Source
+from ..system.files import atomic_path, check_space
+
+_FILE_TYPES = {
+    "F32": LlamaFileType.ALL_F32,
+    "F16": LlamaFileType.MOSTLY_F16,
+    "BF16": LlamaFileType.MOSTLY_BF16,
+    "Q4_0": LlamaFileType.MOSTLY_Q4_0,
+    "Q4_1": LlamaFileType.MOSTLY_Q4_1,
+    "Q5_0": LlamaFileType.MOSTLY_Q5_0,
+    "Q5_1": LlamaFileType.MOSTLY_Q5_1,
+    "Q8_0": LlamaFileType.MOSTLY_Q8_0,
+    "Q2_K": LlamaFileType.MOSTLY_Q2_K,
+    "Q3_K": LlamaFileType.MOSTLY_Q3_K_M,
+    "Q4_K": LlamaFileType.MOSTLY_Q4_K_M,
+    "Q5_K": LlamaFileType.MOSTLY_Q5_K_M,
+    "Q6_K": LlamaFileType.MOSTLY_Q6_K,
+    "IQ2_XXS": LlamaFileType.MOSTLY_IQ2_XXS,
+    "IQ2_XS": LlamaFileType.MOSTLY_IQ2_XS,
+    "IQ2_S": LlamaFileType.MOSTLY_IQ2_S,
+    "IQ3_XXS": LlamaFileType.MOSTLY_IQ3_XXS,
+    "IQ3_S": LlamaFileType.MOSTLY_IQ3_S,
+    "IQ4_NL": LlamaFileType.MOSTLY_IQ4_NL,
+    "IQ4_XS": LlamaFileType.MOSTLY_IQ4_XS,
+    "Q2_0": 41,  # LLAMA_FTYPE_MOSTLY_Q2_0, which the gguf package does not name yet
+}
+
+
+def main_file_type(plan: Plan) -> int:
+    """``general.file_type``: the type that holds most of the weights (``llama_ftype``)."""
+    held: Counter[str] = Counter()
+    for tensor in plan.tensors:
+        if not tensor.kept:
+            held[tensor.type] += count_weights(tensor)
+    return int(_FILE_TYPES[held.most_common(1)[0][0]])
+
+
+def own_metadata(plan: Plan, *, calibration: TextInfo | None, rounding: str) -> list[KeyValue]:
+    """The key-values that say how the file was made (``lieq.*``), and the general ones that llama.cpp reads."""
+
+    def text(key: str, value: str) -> KeyValue:
+        return KeyValue(key, value, GGUFValueType.STRING)
+
+    def number(key: str, value: float) -> KeyValue:
+        return KeyValue(key, value, GGUFValueType.FLOAT32)
+
+    def integers(key: str, values: list[int]) -> KeyValue:
+        return KeyValue(key, values, GGUFValueType.ARRAY, GGUFValueType.INT32)
+
+    def numbers(key: str, values: list[float]) -> KeyValue:
+        return KeyValue(key, values, GGUFValueType.ARRAY, GGUFValueType.FLOAT32)
+
+    def described(key: str, info: TextInfo) -> list[KeyValue]:
+        return [
+            text(f"{key}.name", info.name[-200:]),
+            text(f"{key}.sha256", info.sha256),
+            KeyValue(f"{key}.tokens", info.tokens, GGUFValueType.UINT32),
+        ]
+
+    values = [
+        KeyValue("general.file_type", main_file_type(plan), GGUFValueType.UINT32),
+        KeyValue("general.quantization_version", 2, GGUFValueType.UINT32),
+        text("lieq.version", __version__),
+        text("lieq.metric", plan.metric),
+        text("lieq.budget", plan.budget),
+        integers("lieq.levels", list(plan.levels)),
+        numbers("lieq.block_bits", [block.bits for block in plan.blocks]),
+        numbers("lieq.block_scores", [block.score for block in plan.blocks]),
+        number("lieq.nominal_bits", plan.nominal_bits),
+        number("lieq.bpw", plan.bpw),
+        text("lieq.rounding", rounding),
+        text("lieq.source_sha256", plan.model_hash),
+        KeyValue("lieq.seed", plan.seed, GGUFValueType.INT64),
+    ]
+    if plan.probe is not None:
+        values += described("lieq.probe", plan.probe)
+    if calibration is not None:
+        values += described("lieq.calibration", calibration)
+    return values
+
+
+def write_model(
+    path: Path,
+    source: Source,
+    plan: Plan,
+    tensors: Iterable[tuple[TensorPlan, Packed]],
+    *,
+    calibration: TextInfo | None = None,
+    rounding: str = "imatrix",
+    ready: Callable[[Path], None] = lambda path: None,
+) -> int:
+    """Write the file whole or not at all; tensors are taken one at a time.
+
+    Args:
+        path: of the GGUF file.
+        source: gives the key-values.
+        plan: types and shapes.
+        tensors: in the plan's order, e.g. from ``quantize.encode_tensors``.
+        calibration: the text the importance was measured on.
+        rounding: name of the rounding, for the record.
+        ready: is called with the file when it is whole and not yet at its path.
+
+    Returns:
+        Bytes of the written file.
+
+    Raises:
+        InputError: the disk has too little space.
+    """
+    check_space(path.parent, plan.file_bytes)
+    # The default alignment is what the plan counts with.
+    carried = [kv for kv in source.metadata() if kv.key != "general.alignment" and not kv.key.startswith("lieq.")]
+    metadata = [*carried, *own_metadata(plan, calibration=calibration, rounding=rounding)]
+    shapes = [(tensor.name, tensor.shape, storage_type(tensor.type)) for tensor in plan.tensors]
+    with atomic_path(path) as temporary:
+        try:
+            write_container(temporary, source.architecture, metadata, shapes, (packed for _, packed in tensors))
+        except OSError as error:
+            raise InputError(f"Writing {path} failed: {error.strerror or error}; nothing was kept.") from error
+        ready(temporary)
+        return temporary.stat().st_size

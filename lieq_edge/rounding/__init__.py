@@ -1,0 +1,1 @@
+"""Rounding: from weights to the codes of a ggml type."""

@@ -1,0 +1,185 @@
+"""Round the matrices that receive the same input, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..allocate.plan import TensorPlan
+from ..evidence.loss.predictions import Losses, TypeLoss, predict_tensors
+from ..gptq.feedback import DAMPING, round_by_factor
+from ..gptq.hessian import CrossMoments, Moments, count_held_out, importance_of
+from ..llama import encoders as ggml
+from ..llama.encoders import Packed
+from ..sources.base import Array
+from ..system.memory import WIDE, give_back_memory
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..blockwise.workers import Workers
+    from ..evidence.loss.weights import Readers
+    from ..gptq.factor import Factor
+    from .sequential import FeedbackInputs
+
+# Rows that a worker rounds at a time: not fewer, for each step is a call, and not more, so that all have work. The
+# bytes may depend on this, and so it depends on nothing but the matrices.
+_FEWEST_ROWS = 384
+_MOST_ROWS = 1536
+# With wide rows no more weights than these, which several float32 arrays of a worker are as large as.
+_MOST_WEIGHTS = 1 << 22
+
+
+def round_group(
+    group: Sequence[Readers],
+    plans: Mapping[str, TensorPlan],
+    linears: Mapping[str, nn.Linear],
+    measured: tuple[dict[Readers, Moments], dict[Readers, CrossMoments]],
+    inputs: FeedbackInputs,
+    workers: Workers,
+) -> dict[str, tuple[Packed, Array]]:
+    """Round the matrices of a group side by side; what was ``measured`` of them goes.
+
+    Returns:
+        Bytes and decoded values by name.
+    """
+    losses = inputs.sensitivity.losses
+    columns = linears[group[0][0]].in_features
+    if columns >= WIDE:
+        give_back_memory()
+
+    def prepare(readers: Readers) -> dict[str, Prepared]:
+        types = {name: plans[name].type for name in readers}
+        unjudged = {name: [kind] for name, kind in types.items() if kind not in losses.get(name, {})}
+        moments, cross = measured[0].pop(readers), measured[1].pop(readers, None)
+        # A worker must not wait for others.
+        helpers = workers if len(group) == 1 else None
+        return _prepare(types, unjudged, linears, moments, cross, inputs, helpers)
+
+    with workers.for_columns(columns):
+        parts = workers.map(prepare, group) if len(group) > 1 else [prepare(group[0])]
+    prepared = {name: one for part in parts for name, one in part.items()}
+    del parts
+    return round_prepared(prepared, workers)
+
+
+def round_prepared(
+    prepared: dict[str, Prepared], workers: Workers, *, keep_values: bool = True
+) -> dict[str, tuple[Packed, Array]]:
+    """Bytes and, unless told, decoded values by name; what was ``prepared`` goes."""
+
+    def work(piece: tuple[str, slice]) -> tuple[Packed, Array]:
+        name, rows = piece
+        return prepared[name].round(rows, keep_values=keep_values)
+
+    pieces = _pieces(prepared)
+    # The longest first, so that no worker is left with it at the end.
+    longest_first = sorted(pieces, key=lambda piece: -prepared[piece[0]].matrix[piece[1]].size)
+    rounded = {
+        (name, rows.start): done
+        for (name, rows), done in zip(longest_first, workers.map(work, longest_first), strict=True)
+    }
+    names = list(prepared)
+    prepared.clear()  # the factor is as large as H
+    found = {}
+    for name in names:
+        packed, values = zip(*(rounded.pop((own, rows.start)) for own, rows in pieces if own == name), strict=True)
+        found[name] = np.concatenate(packed), np.concatenate(values)
+    return found
+
+
+def _prepare(
+    types: Mapping[str, str],
+    unjudged: Mapping[str, Sequence[str]],
+    linears: Mapping[str, nn.Linear],
+    moments: Moments,
+    cross: CrossMoments | None,
+    inputs: FeedbackInputs,
+    workers: Workers | None,
+) -> dict[str, Prepared]:
+    """Matrices that read the same, to be rounded to their ``types``, with what they should make up for.
+
+    The types of ``unjudged`` ones are judged first.
+    """
+    from ..blockwise.precision import quick_products
+    from ..gptq.factor import factorise
+    from .drift import correction
+
+    assert inputs.model is not None
+    names = list(types)
+    # Rows in llama.cpp's order, which may differ from the module's; they are rounded one by one.
+    matrices = {name: inputs.model.source.read(name) for name in names}
+    # The module's rows, whose order is that of the channels.
+    weights = {name: linears[name].weight.numpy() for name in names}
+    channels = {name: inputs.weights.channels[name].numpy() for name in names}
+    losses = inputs.sensitivity.losses
+    found: Losses = {}
+    if cross is not None:
+        cross.subtract(weights[names[0]], moments)
+    if cross is not None or unjudged:
+        factor = factorise(moments.learned, DAMPING, in_place=True)
+        found = predict_tensors(weights, moments, channels, count_held_out(inputs.tokens.shape), unjudged, factor)
+        if cross is not None:
+            # No family turns rows or columns of what writes to the residual stream.
+            change = correction(factor, moments, cross, channels[names[0]], workers)
+            matrices[names[0]] = np.add(matrices[names[0]], change, out=change)
+            del change
+        factor.undamp()
+        del factor  # as large as H
+    choices = {name: (found if name in unjudged else losses)[name][kind] for name, kind in types.items()}
+    with quick_products():
+        merged = moments.merge()
+    return prepare_matrices(matrices, types, choices, merged)
+
+
+def prepare_matrices(
+    matrices: Mapping[str, Array], types: Mapping[str, str], choices: Mapping[str, TypeLoss], moments: Array
+) -> dict[str, Prepared]:
+    """Matrices that read the same, by name, to be rounded as was chosen; the memory of H, ``moments``, is taken."""
+    from ..gptq.factor import factorise
+
+    importance = importance_of(moments.diagonal().copy())
+    needed = any(choice.rounding == "feedback" for choice in choices.values())
+    factor = factorise(moments, DAMPING, in_place=True) if needed else None
+    return {
+        name: Prepared(matrices[name], kind, factor if choices[name].rounding == "feedback" else None, importance)
+        for name, kind in types.items()
+    }
+
+
+def _pieces(prepared: Mapping[str, Prepared]) -> list[tuple[str, slice]]:
+    """Rows to be rounded at a time, so that all workers have work where there is a single matrix."""
+    rows = sum(len(matrix.matrix) for matrix in prepared.values())
+    columns = max(matrix.matrix.shape[1] for matrix in prepared.values())
+    step = max(_FEWEST_ROWS, min(rows // 4, _MOST_ROWS, _MOST_WEIGHTS // columns))
+    return [
+        (name, slice(start, start + step))
+        for name, matrix in prepared.items()
+        for start in range(0, len(matrix.matrix), step)
+    ]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A matrix that can be rounded, some rows at a time: by feedback or, where that was judged worse, by importance."""
+
+    matrix: Array
+    type_name: str
+    factor: Factor | None
+    importance: Array
+
+    def round(
+        self, rows: slice = slice(None), threads: int | None = 1, *, keep_values: bool = True
+    ) -> tuple[Packed, Array]:
+        """Bytes and decoded values of some rows."""
+        matrix = self.matrix[rows]
+        if self.factor is not None:
+            rounded = round_by_factor(matrix, self.factor, self.type_name, threads=threads, keep_values=keep_values)
+            return rounded.packed, rounded.values
+        packed = ggml.encode(matrix, self.type_name, self.importance, threads)
+        if not keep_values:
+            return packed, matrix[:0]
+        return packed, ggml.dequantize(packed, self.type_name, (matrix.shape[0], matrix.shape[1]))

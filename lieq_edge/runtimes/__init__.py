@@ -1,0 +1,1 @@
+"""How a model is run: by PyTorch, block by block, or by llama.cpp."""

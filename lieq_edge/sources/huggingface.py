@@ -1,0 +1,236 @@
+"""Models in Hugging Face directories: config.json, safetensors and tokenizer files."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGUFValueType, GGUFWriter
+
+from ..errors import InputError
+from ..gguf.container import KeyValue
+from ..llama.vocabulary import Vocabulary
+from .base import Array, TensorSpec, TokenizingSource
+from .checks import check_blocks, check_finite, check_parameters, hash_files, sensible
+from .families import family_of_config
+from .text_part import has_text_part, text_config, text_names
+from .tokenizers.tokenizer import check_files, key_values, read_pieces, writer_values
+from .tokenizers.trial import Trial, settle
+from .weights.lora import Adapter, open_adapter
+from .weights.pickles import pickle_files, read_pickles
+from .weights.safetensors_files import StoredWeights, find_files, has_files, read_index
+
+CONFIG_FILE = "config.json"
+
+HASHED_FILES = (
+    CONFIG_FILE,
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+"""The files beside the weights that belong to a model."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How to open a model.
+
+    Attributes:
+        lora: directory of a PEFT adapter to merge into the weights.
+        allow_pickle: read pickled weights when there are no safetensors.
+    """
+
+    lora: Path | None = None
+    allow_pickle: bool = False
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config.json.
+
+    Raises:
+        InputError: it is missing or no JSON object.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(_no_config(path.parent)) from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); fetch it again.") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} does not hold a JSON object; fetch it again.")
+    return config
+
+
+def _no_config(directory: Path) -> str:
+    names = sorted(path.name for path in directory.iterdir())
+    if not names:
+        return f"{directory} is empty; give a directory with config.json, safetensors and tokenizer files."
+    for name in names:
+        if name.endswith(".gguf"):
+            return f"{directory} holds no {CONFIG_FILE}; give the path of {name} in it, if that is the model."
+    return f"{directory} holds no {CONFIG_FILE}; give the directory of a Hugging Face model."
+
+
+class HuggingFaceSource(TokenizingSource):
+    """A model in a Hugging Face directory."""
+
+    def __init__(self, directory: Path, label: str, name: str | None = None, opening: Opening | None = None) -> None:
+        """Open ``directory``: its configuration and the headers of its weights.
+
+        Args:
+            directory: of the model.
+            label: what the user named it.
+            name: what the written file calls the model, by default the directory's name.
+            opening: what else to read, e.g. an adapter.
+
+        Raises:
+            InputError: a file is missing or damaged, or the model is of a kind that is not read.
+        """
+        self._directory = directory
+        self.label = label
+        self._name = name or directory.resolve().name
+        with sensible(f"The configuration and the weights of {label}"):
+            self._open(opening or Opening())
+
+    def _open(self, opening: Opening) -> None:
+        directory, label = self._directory, self.label
+        whole = read_config(directory / CONFIG_FILE)
+        self._config = text_config(whole)
+        self._family = family_of_config(self._config, label)
+        self._config = self._family.complete(self._config)
+        self._family.check(self._config, label)
+        self._dims = self._family.dims(self._config, label)
+        self.architecture = self._family.architecture
+        self.n_blocks = self._dims.blocks
+        stored = self._read_index(opening.allow_pickle)
+        notes: list[str] = []
+        if has_text_part(whole):
+            stored, others = text_names(stored, label)
+            notes.append(f"{label} is more than a language model: its text part is taken, {others} tensors are left.")
+        self._stored = self._family.stored(stored)
+        check_blocks(self.n_blocks, len(self._stored), label)
+        needed = self._family.parameters(self._dims)
+        # Tables that older checkpoints carry along, and a head that tied models save though it is their embedding.
+        suffixes = ("rotary_emb.inv_freq", ".masked_bias", *self._family.ignored_suffixes)
+        ignored = {name for name in self._stored if name.endswith(suffixes)}
+        ignored |= {"lm_head.weight"}
+        check_parameters(needed, {name: weights.shape for name, weights in self._stored.items()}, ignored, label)
+        self._names = self._family.gguf_names(self._dims)
+        head = self._stored.get("lm_head.weight") if self._dims.tied else None
+        if head is not None and not head.equals(self._stored[self._names["token_embd.weight"]]):
+            # transformers 4 ignores such a head, transformers 5 uses it.
+            raise InputError(
+                f"The configuration of {label} says that its head is the token embedding, and lm_head.weight holds "
+                "other values; set tie_word_embeddings to false if the head counts, or remove it."
+            )
+        self._computed = self._family.computed(self._config, self._dims)
+        check_files(directory)
+        self._adapter = self._open_adapter(opening.lora, needed)
+        if self._adapter is not None:
+            notes += self._adapter.warnings(self._name)
+        self.warnings = (*notes, *self._family.warnings(self._config, label))
+
+    def _read_index(self, allow_pickle: bool) -> dict[str, StoredWeights]:
+        if allow_pickle and not has_files(self._directory):
+            self._paths = pickle_files(self._directory)
+            if self._paths:
+                return read_pickles(self._paths)
+        self._paths = find_files(self._directory)
+        return read_index(self._paths)
+
+    def _open_adapter(self, directory: Path | None, needed: dict[str, tuple[int, ...]]) -> Adapter | None:
+        if directory is None:
+            return None
+        outer = frozenset({self._names["token_embd.weight"], self._names.get("output.weight", "lm_head.weight")})
+        return open_adapter(directory, needed, outer=outer, tied=self._dims.tied, label=self.label)
+
+    @functools.cached_property
+    def content_hash(self) -> str:
+        present = [self._directory / name for name in HASHED_FILES if (self._directory / name).is_file()]
+        own = hash_files([*present, *self._paths])
+        if self._adapter is None:
+            return own
+        return hashlib.sha256(f"{own} + {self._adapter.content_hash()}".encode()).hexdigest()
+
+    def tensors(self) -> list[TensorSpec]:
+        specs = []
+        for name, hf_name in self._names.items():
+            weights = self._stored[hf_name]
+            # A sum of matrices has more digits than either.
+            stored = "F32" if self._is_merged(hf_name) else weights.dtype
+            specs.append(TensorSpec(name, self._family.gguf_shape(name, weights.shape), stored))
+        return specs + [TensorSpec(name, array.shape, "F32") for name, array in self._computed.items()]
+
+    def read(self, name: str) -> Array:
+        if name in self._computed:
+            return self._computed[name].copy()
+        return self._family.to_gguf(name, self._parameter(self._names[name]), self._dims)
+
+    def read_rows(self, name: str, rows: slice) -> npt.NDArray[np.uint16] | None:
+        if name not in ("token_embd.weight", "output.weight") or name not in self._names:
+            return None
+        hf_name = self._names[name]
+        weights = self._stored[hf_name]
+        if self._is_merged(hf_name) or type(weights) is not StoredWeights or weights.dtype not in ("BF16", "F16"):
+            return None
+        return weights.rows(rows)
+
+    def original(self, name: str) -> Array | None:
+        return None if name in self._computed else self._parameter(self._names[name])
+
+    def _is_merged(self, hf_name: str) -> bool:
+        return self._adapter is not None and hf_name in self._adapter.changed
+
+    def _parameter(self, hf_name: str) -> Array:
+        array = self._stored[hf_name].read()
+        check_finite(array, hf_name, self.label)
+        return array if self._adapter is None else self._adapter.merge(hf_name, array)
+
+    def metadata(self) -> list[KeyValue]:
+        writer = GGUFWriter(None, self.architecture)
+        writer.add_type("model")
+        writer.add_name(self._name)
+        with sensible(f"Settings of {self.label}"):
+            self._family.write(self._config, self._dims, writer)
+        head = KeyValue("general.architecture", self.architecture, int(GGUFValueType.STRING))
+        return [head, *writer_values(writer), *self._trial.key_values]
+
+    def config(self) -> dict[str, Any]:
+        return dict(self._config)
+
+    def hf_name(self, name: str) -> str | None:
+        return None if name in self._computed else self._names[name]
+
+    def to_hf(self, name: str, array: Array) -> Array:
+        return self._family.to_hf(name, array, self._dims)
+
+    @functools.cached_property
+    def _trial(self) -> Trial:
+        with sensible(f"The tokenizer files of {self.label}"):
+            pieces = read_pieces(self._directory, self._dims.vocab)
+            trial = settle(pieces, key_values(self._directory, pieces), self.architecture, self.label)
+        self.warnings += trial.warnings
+        adds = trial.vocabulary.adds_bos
+        if pieces.adds_bos not in (None, adds):
+            # Which of the two counts depends on the version of transformers; llama.cpp's converter takes this one.
+            self.warnings += (
+                f"tokenizer_config.json of {self.label} says add_bos_token = {str(adds).lower()}, which the written "
+                f"file keeps, and its tokenizer.json puts {'no BOS' if adds else 'BOS'} before a text.",
+            )
+        return trial
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self._trial.vocabulary

@@ -1,0 +1,1 @@
+"""Where weights are stored, and adapters that are merged into them."""

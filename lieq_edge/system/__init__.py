@@ -1,0 +1,1 @@
+"""Files, memory, threads, interrupts, progress: nothing about models."""

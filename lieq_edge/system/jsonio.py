@@ -1,0 +1,44 @@
+"""Save frozen dataclasses as JSON and read them back, checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import InputError
+from .files import atomic_path, read_text
+
+T = TypeVar("T")
+
+
+def to_json(value: Any) -> Any:
+    """The JSON-ready form (dicts, lists, numbers, strings) of a dataclass."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(type(value)).dump_python(value, mode="json")
+
+
+def save_json(value: Any, path: Path) -> None:
+    """Write a dataclass to ``path`` as JSON; the file appears whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(to_json(value), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def load_json(kind: type[T], path: Path) -> T:
+    """Read a dataclass of type ``kind`` from ``path``.
+
+    Raises:
+        InputError: the file is missing, is no JSON, or does not describe a ``kind``.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    text = read_text(path, f"the saved {kind.__name__}")
+    try:
+        return TypeAdapter(kind).validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise InputError(
+            f"{path} is not a saved {kind.__name__}: {where}: {first['msg']}; write it again with lieq-edge."
+        ) from error

@@ -1,0 +1,1 @@
+"""Texts to measure and to calibrate on."""

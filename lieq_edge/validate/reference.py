@@ -1,0 +1,78 @@
+"""The unquantised model as a reference, run by PyTorch in float32 and block by block: it is never whole in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..llama.engine import Logits, Tokens
+from ..store import NO_CACHE, Cache, Entry
+from ..system.memory import forget_garbage
+from ..system.progress import stage
+
+if TYPE_CHECKING:
+    from ..sources.base import Source
+
+
+class StreamedReference:
+    """Logits of a source's model for the scored positions of given windows."""
+
+    def __init__(self, source: Source, *, threads: int | None = None) -> None:
+        """Load what is outside the blocks of ``source``, a model that transformers runs."""
+        from ..blockwise.model import BlockModel
+
+        self.label = source.label
+        self._model = BlockModel(source, threads=threads)
+        self.n_vocab = int(self._model.causal_lm.get_output_embeddings().weight.shape[0])
+
+    def run(self, windows: Tokens, scored: slice, cache: Cache = NO_CACHE) -> None:
+        """Take token windows ``(n, context)`` through the blocks, and keep what the ``scored`` positions become.
+
+        That is small and kept in the cache; logits, which are not, are made of it again.
+
+        Args:
+            windows: of token ids.
+            scored: positions of each.
+            cache: for results of this model.
+        """
+        import torch
+
+        parts = {"windows": windows, "scored": [scored.start, scored.stop]}
+        kept = cache.entry("reference", parts, lambda: Entry({"hidden": self._through_blocks(windows, scored)}))
+        self._hidden = torch.from_numpy(kept.arrays["hidden"]).clone()
+        self._model.stop_keeping()
+        self._model.release_outer(for_good=True)
+        # The file that is compared comes into memory next.
+        forget_garbage()
+
+    def _through_blocks(self, windows: Tokens, scored: slice) -> npt.NDArray[np.float32]:
+        import torch
+
+        from ..blockwise.precision import quick_float32
+
+        model = self._model
+        ids = torch.from_numpy(windows.astype(np.int64))
+        with torch.no_grad(), quick_float32(), stage("Running the original", model.n_blocks) as advance:
+            hidden = model.embed(ids).clone()
+            for index in range(model.n_blocks):
+                with model.block(index) as module:
+                    model.advance(module, index, hidden)
+                advance()
+        return hidden[:, scored].contiguous().numpy()
+
+    def logits(self, windows: slice) -> Iterator[tuple[slice, Logits]]:
+        """Logits ``(windows * scored, n_vocab)`` of some of the windows that were run, some rows at a time.
+
+        Yields:
+            Which rows, and their logits.
+        """
+        import torch
+
+        from ..blockwise.precision import quick_float32
+
+        with torch.no_grad(), quick_float32():
+            for rows, logits in self._model.logit_chunks(self._hidden[windows].flatten(0, 1)):
+                yield rows, logits.numpy()

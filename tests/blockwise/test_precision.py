@@ -1,0 +1,59 @@
+"""Products in float32 that are left to oneDNN."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+
+from lieq_edge.blockwise import precision
+
+setting: Any = getattr(torch.backends.mkldnn, "matmul", None)
+needs_setting = pytest.mark.skipif(setting is None, reason="this PyTorch has no such setting")
+
+
+def test_products_stay_as_exact_as_float32() -> None:
+    left, right = torch.randn(2, 300, 300, generator=torch.Generator().manual_seed(0))
+    with precision.quick_float32():
+        found = left @ right
+    wanted = left.double() @ right.double()
+    assert (found - wanted).norm() / wanted.norm() < 1e-6
+
+
+@needs_setting
+def test_the_setting_is_as_before_when_the_last_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_onednn_is_exact", lambda: True)
+    before = setting.fp32_precision
+    entered, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with precision.quick_float32():
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    with precision.quick_float32():
+        thread.start()
+        assert entered.wait(10)
+    # The other thread is still within.
+    assert setting.fp32_precision == "bf16"
+    leave.set()
+    thread.join()
+    assert setting.fp32_precision == before
+
+
+@needs_setting
+def test_where_onednn_would_round_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_onednn_is_exact", lambda: False)
+    before = setting.fp32_precision
+    with precision.quick_float32():
+        assert setting.fp32_precision == before
+
+
+@needs_setting
+def test_rounding_to_bfloat16_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    multiply = torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda a, b: multiply(a.bfloat16().float(), b.bfloat16().float()))
+    assert not precision._onednn_is_exact.__wrapped__()

@@ -1,0 +1,145 @@
+"""Predicted losses and streamed rounding on a tiny model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import make_model
+
+from lieq_edge.allocate.plan import PlanOptions, make_plan
+from lieq_edge.errors import InputError
+from lieq_edge.evidence.blocks.measure import describe
+from lieq_edge.evidence.loss.measure import candidate_types, measure_loss, planned_types
+from lieq_edge.evidence.loss.predictions import ROWS, Losses, predict_tensors, sample_rows
+from lieq_edge.gptq.factor import factorise
+from lieq_edge.gptq.feedback import DAMPING
+from lieq_edge.gptq.hessian import Moments, held_out_sequences
+from lieq_edge.llama.encoders import dequantize, encode
+from lieq_edge.rounding.sequential import FeedbackInputs, encode_streamed
+from lieq_edge.sources import open_source
+from lieq_edge.sources.base import Source
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    folder: Path = tmp_path_factory.mktemp("model")
+    return open_source(str(make_model(folder, "llama", hidden=256, intermediate=256, blocks=1, vocab=384)))
+
+
+@pytest.fixture(scope="module")
+def tokens() -> torch.Tensor:
+    return torch.randint(0, 300, (32, 64), generator=torch.Generator().manual_seed(0))
+
+
+def test_held_out_sequences_are_one_in_four_and_never_all() -> None:
+    assert held_out_sequences(8) == {3, 7}
+    assert held_out_sequences(3) == {2}
+    with pytest.raises(InputError, match="--calibration-tokens"):
+        held_out_sequences(1)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 4.0])
+def test_sampled_rows_count_for_the_whole_tensor(spread: float) -> None:
+    rng = np.random.default_rng(0)
+    # As of an embedding: few rows are used, some of them much.
+    channels = np.exp(spread * rng.standard_normal(20_000)).astype(np.float32) * (rng.random(20_000) < 0.1)
+    rows, counts = sample_rows(channels)
+    assert len(rows) == len(set(rows.tolist())) == ROWS
+    assert counts.sum() == pytest.approx(channels.sum(), rel=1e-4)
+    assert (channels[rows] > 0).all()
+    # Those that count most stand for themselves.
+    certain = channels[rows] > channels.sum() / ROWS
+    np.testing.assert_array_equal(counts[certain], channels[rows][certain])
+    assert set(np.flatnonzero(channels > channels.sum() / ROWS)) <= set(rows.tolist())
+
+
+def test_the_error_of_sampled_rows_is_that_of_all() -> None:
+    rng = np.random.default_rng(1)
+    channels = np.exp(2 * rng.standard_normal(20_000)).astype(np.float32) * (rng.random(20_000) < 0.1)
+    errors = rng.exponential(size=20_000)
+    rows, counts = sample_rows(channels, 1024)
+    assert errors[rows] @ counts == pytest.approx(errors @ channels, rel=0.1)
+
+
+def test_channels_that_do_not_count_have_no_error() -> None:
+    rows, counts = sample_rows(np.zeros(1000, np.float32))
+    assert len(rows) == len(counts) == 0
+
+
+def test_the_prediction_is_the_quadratic_form_of_the_error() -> None:
+    rng = np.random.default_rng(1)
+    matrix = rng.standard_normal((ROWS, 256), dtype=np.float32)
+    x = rng.standard_normal((400, 256)).astype(np.float32)
+    moments = Moments(x[:300].T @ x[:300], x[300:])
+    importance = moments.learned.diagonal().copy()
+    channels = np.ones(ROWS, np.float32)
+    factor = factorise(moments.learned, DAMPING)
+    found = predict_tensors({"a": matrix}, moments, {"a": channels}, 100, {"a": ["Q3_K", "Q4_K"]}, factor)["a"]
+    error = matrix - dequantize(encode(matrix, "Q3_K", importance), "Q3_K", matrix.shape)
+    assert found["Q3_K"].nearest_loss == pytest.approx(0.5 * np.square(x[300:] @ error.T).sum() / 100, rel=1e-3)
+    assert found["Q4_K"].loss < found["Q3_K"].loss <= found["Q3_K"].nearest_loss
+
+
+def test_tensors_that_read_the_same_are_predicted_as_each_by_itself() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((400, 256)).astype(np.float32)
+    matrices = {name: rng.standard_normal((rows, 256), dtype=np.float32) for name, rows in (("a", 40), ("b", 90))}
+    channels = {name: rng.exponential(size=len(matrix)).astype(np.float32) for name, matrix in matrices.items()}
+    types = {"a": ["Q2_K", "Q4_K", "Q6_K"], "b": ["Q3_K", "IQ2_XS", "Q6_K"], "c": ["Q4_K"]}
+
+    def predict(*names: str) -> Losses:
+        moments = Moments(x[:300].T @ x[:300], x[300:])
+        factor = factorise(moments.learned, DAMPING)
+        return predict_tensors({name: matrices[name] for name in names}, moments, channels, 100, types, factor)
+
+    together = predict("a", "b")
+    for name in matrices:
+        for kind, alone in predict(name)[name].items():
+            assert together[name][kind].loss == pytest.approx(alone.loss, rel=1e-3)
+            assert together[name][kind].nearest_loss == pytest.approx(alone.nearest_loss, rel=1e-5)
+
+
+def test_candidates_fit_the_rows_and_unknown_names_are_refused(source: Source) -> None:
+    tensors = describe(source).tensors
+    found = candidate_types(tensors, "k")
+    assert "Q2_K" in found["blk.0.ffn_down.weight"]
+    assert "blk.0.attn_norm.weight" not in found
+    assert candidate_types(tensors, "q4_k, Q8_0")["blk.0.attn_q.weight"] == ("Q4_K", "Q8_0")
+    with pytest.raises(InputError, match="Q9"):
+        candidate_types(tensors, "Q9")
+
+
+def test_streamed_rounding_has_less_weighted_error_and_is_repeatable(source: Source, tokens: torch.Tensor) -> None:
+    plan = make_plan(describe(source), "2", PlanOptions(metric="first", levels=(2, 4)))
+    inputs = measure_loss(source, tokens.numpy(), planned_types(plan))
+
+    def all_bytes() -> dict[str, bytes]:
+        return {tensor.name: packed.tobytes() for tensor, packed in encode_streamed(source, plan, {}, inputs)}
+
+    first = all_bytes()
+    assert [tensor.name for tensor in plan.tensors] == list(first)
+    assert first == all_bytes()
+    roundings = [found.rounding for by_type in inputs.sensitivity.losses.values() for found in by_type.values()]
+    assert roundings.count("feedback") > len(roundings) / 2
+    for by_type in inputs.sensitivity.losses.values():
+        for found in by_type.values():
+            assert found.loss <= found.nearest_loss
+
+
+def test_where_feedback_was_judged_worse_importance_rounding_is_kept(source: Source, tokens: torch.Tensor) -> None:
+    plan = make_plan(describe(source), "2", PlanOptions(metric="first", levels=(2, 4)))
+    inputs = measure_loss(source, tokens.numpy(), planned_types(plan))
+    losses = {
+        name: {kind: replace(found, rounding="imatrix") for kind, found in by_type.items()}
+        for name, by_type in inputs.sensitivity.losses.items()
+    }
+    guarded = FeedbackInputs(inputs.model, tokens, inputs.weights, replace(inputs.sensitivity, losses=losses))
+    name = "token_embd.weight"
+    packed = {tensor.name: packed for tensor, packed in encode_streamed(source, plan, {}, guarded)}[name]
+    kind = {tensor.name: tensor.type for tensor in plan.tensors}[name]
+    importance = np.maximum(inputs.sensitivity.outer[name].diagonal(), 0).astype(np.float32)
+    assert np.array_equal(packed, encode(source.read(name), kind, importance))

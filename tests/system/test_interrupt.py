@@ -1,0 +1,76 @@
+"""An interrupt that a library swallows still ends the work at its next step."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lieq_edge.system import interrupt
+from lieq_edge.system.progress import set_quiet, stage
+
+
+@pytest.fixture(autouse=True)
+def own_handler() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    interrupt.watch()
+    yield
+    interrupt.watch()  # forgets what the test has sent, which would end another test
+    signal.signal(signal.SIGINT, before)
+
+
+def _swallow_an_interrupt() -> None:
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except BaseException:  # as a careless library does
+        return
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_a_swallowed_interrupt_ends_the_next_step(quiet: bool) -> None:
+    set_quiet(quiet)
+    try:
+        with stage("Working", 2) as advance:
+            advance()
+            _swallow_an_interrupt()
+            with pytest.raises(KeyboardInterrupt):
+                advance()
+            advance()  # told once
+    finally:
+        set_quiet(False)
+
+
+def test_an_interrupt_raises_where_it_comes() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_within_an_import_waits_for_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_library.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\nwhole = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.import_module("slow_library").whole
+    with pytest.raises(KeyboardInterrupt):
+        interrupt.check()
+
+
+def test_a_second_interrupt_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hanging_library.py").write_text("import signal\nwhile True: signal.raise_signal(signal.SIGINT)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        importlib.import_module("hanging_library")
+
+
+def test_an_error_that_an_interrupt_caused_is_told_as_the_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lieq_edge.cli import program
+
+    def fail(*_: object, **__: object) -> int:
+        _swallow_an_interrupt()
+        raise ImportError("half imported")
+
+    monkeypatch.setattr(program, "app", fail)
+    with pytest.raises(SystemExit) as end:
+        program.main()
+    assert end.value.code == 130
