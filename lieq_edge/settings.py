@@ -1,170 +1,226 @@
-"""Settings of an export, from flags, from Python, or from a recipe file."""
+"""Settings of an export, from flags, from Python, or from a recipe file: checked when they are made."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from .allocate.budget import parse_budget
+from .allocate.levels import LEVEL_TYPES
+from .allocate.table import METRIC_NAMES
 from .errors import InputError
+from .rounding.table import ROUNDING_NAMES
+from .store.folder import parse_size
 from .system.files import read_text
 
-Metric = Literal["geometry", "composite", "saliency", "loss", "random", "first", "last"]
-RoundingName = Literal["nearest", "imatrix", "feedback", "feedback-once"]
 Granularity = Literal["block", "tensor"]
 Projections = Literal["qkv", "all"]
 Baseline = Literal["projection", "network"]
 
+_MOST_THREADS = 1024
+_MOST_TOKENS = 1 << 26
 
-@dataclass(frozen=True)
-class ExportSettings:
+
+def _levels(value: Any) -> Any:
+    """``2,3,4`` as a flag or a recipe has it."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value,)
+    if not isinstance(value, str):
+        return value
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise ValueError("it takes numbers with commas between them, e.g. 2,3,4") from None
+
+
+def _text(value: Any) -> Any:
+    """A number as text: YAML reads ``budget: 2.1`` as a number."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _path(value: Any) -> Any:
+    """A path from text, with ``~`` resolved."""
+    return Path(value).expanduser() if isinstance(value, str | Path) else value
+
+
+def _upper(value: Any) -> Any:
+    return value.strip().upper() if isinstance(value, str) else value
+
+
+PathSetting = Annotated[Path, BeforeValidator(_path)]
+TypeName = Annotated[str, BeforeValidator(_upper)]
+
+
+class Settings(BaseModel):
     """Everything that decides what an export writes and how it is checked.
 
+    What was given explicitly is kept as it is; what was not is decided by ``pipeline.job.resolve``. The names that
+    were given are in ``model_fields_set``.
+
     Attributes:
-        budget: ``2.1`` nominal bits, ``3.0bpw`` or ``90MB``.
-        metric: what scores the blocks.
+        budget: ``2.1`` (nominal bits), ``3.0bpw`` or ``90MB``.
+        metric: name of what scores the blocks, in ``allocate.table.METRIC_NAMES``.
         levels: ascending nominal bits that blocks may get.
         types: candidates of the metric ``loss``: ``k``, ``all``, or names with commas between them.
-        granularity: of the metric ``loss``: one type a ``block`` or a ``tensor``; None is by tensor.
-        rounding: ``nearest``, ``imatrix`` (weighted by the inputs' mean squares), ``feedback`` (error feedback that
-            follows the model's loss), or ``feedback-once`` (the same from what the original receives, which other
-            budgets use again). None takes feedback where PyTorch runs the model and there is text enough to calibrate
-            on, else imatrix.
+        granularity: one type a ``block`` or a ``tensor`` with the metric ``loss``; None is by tensor.
+        rounding: name of the rounding, in ``rounding.table.ROUNDING_NAMES``. None takes ``feedback`` where PyTorch runs
+            the model and there is text enough to calibrate on, ``imatrix`` where there is importance, else ``nearest``.
         projections: ``qkv``, or ``all`` linears of a block, for the geometry.
-        baseline: the untrained counterpart: ``projection`` or ``network``.
+        baseline: untrained counterpart of the geometry: ``projection`` or ``network``.
         seed: first seed of everything that is drawn.
-        threads: of torch and ggml; None takes all cores.
+        threads: number of CPU threads; None takes all cores.
         probe_text: file with the text for the geometry; None takes the built-in text.
-        probe_tokens: tokens of it.
+        probe_tokens: tokens of the probe.
         calibration: ``self``, ``docs``, ``mixed``, ``none``, or a file.
-        calibration_tokens: tokens to calibrate on; None takes 8192, or for feedback and the metric ``loss`` three
-            for each column of the widest matrix, at least 16384.
-        imatrix: file of importance by ``llama-imatrix``, which takes the place of a calibration text.
+        calibration_tokens: tokens to calibrate on; None takes 8192, or three for each column of the widest matrix (at
+            least 16384) where the loss is followed.
+        imatrix: file of importance by ``llama-imatrix``, instead of a calibration text.
         token_embedding_type: ggml type of ``token_embd.weight``; None takes the default of the plan.
         output_type: ggml type of ``output.weight``.
         strict_types: refuse types that do not fit rows instead of replacing them.
-        validation: measure the written file.
-        reference: measure it against the unquantised model as well (KL divergence, top-1 agreement).
+        validation: score the written file.
+        reference: compare it with the unquantised model as well (KL divergence, top-1 agreement).
         text: file to validate on; None takes the built-in text.
         context: tokens of a window of the validation.
         chunks: windows of the validation; None takes the whole text.
-        revision: of a hub id: branch, tag or commit.
+        revision: branch, tag or commit of a hub id.
         lora: directory of a PEFT adapter to merge into the weights.
         allow_pickle: read pickled weights where there are no safetensors.
-        parity: check llama.cpp against transformers on a piece of the model first.
+        parity: compare llama.cpp with transformers on a piece of the model first.
         cache: keep measurements and unfinished work for the next time, and take what is kept.
         cache_dir: folder of the cache; None takes ``LIEQ_CACHE_DIR`` or the platform's folder.
-        cache_limit: bytes that the cache may take, e.g. ``10GB``.
-        max_ppl_ratio: fail when PPL exceeds that of the unquantised model by more than this factor.
+        cache_limit: size that the cache may take, e.g. ``10GB``.
+        max_ppl_ratio: largest ratio of the file's perplexity to the unquantised model's; beyond it the gate fails.
+
+    Raises:
+        InputError: a value is of a wrong kind or out of its range; the sentence names the flag.
     """
 
-    budget: str
-    metric: Metric = "geometry"
-    levels: tuple[int, ...] = (2, 3, 4)
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    budget: Annotated[str, BeforeValidator(_text)]
+    metric: str = "geometry"
+    levels: Annotated[tuple[int, ...], BeforeValidator(_levels)] = (2, 3, 4)
     types: str = "k"
     granularity: Granularity | None = None
-    rounding: RoundingName | None = None
+    rounding: str | None = None
     projections: Projections = "qkv"
     baseline: Baseline = "projection"
-    seed: int = 0
-    threads: int | None = None
-    probe_text: Path | None = None
-    probe_tokens: int = 512
-    calibration: str = "self"
-    calibration_tokens: int | None = None
-    imatrix: Path | None = None
-    token_embedding_type: str | None = None
-    output_type: str | None = None
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    threads: Annotated[int, Field(ge=1, le=_MOST_THREADS)] | None = None
+    probe_text: PathSetting | None = None
+    probe_tokens: Annotated[int, Field(ge=16, le=_MOST_TOKENS)] = 512
+    calibration: Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)] = (
+        "self"
+    )
+    calibration_tokens: Annotated[int, Field(ge=64, le=_MOST_TOKENS)] | None = None
+    imatrix: PathSetting | None = None
+    token_embedding_type: TypeName | None = None
+    output_type: TypeName | None = None
     strict_types: bool = False
     validation: bool = True
     reference: bool = True
-    text: Path | None = None
-    context: int = 512
-    chunks: int | None = 16
+    text: PathSetting | None = None
+    context: Annotated[int, Field(ge=8, le=_MOST_TOKENS)] = 512
+    chunks: Annotated[int, Field(ge=1, le=_MOST_TOKENS)] | None = 16
     revision: str | None = None
-    lora: Path | None = None
+    lora: PathSetting | None = None
     allow_pickle: bool = False
     parity: bool = True
     cache: bool = True
-    cache_dir: Path | None = None
+    cache_dir: PathSetting | None = None
     cache_limit: str = "10GB"
-    max_ppl_ratio: float | None = None
+    max_ppl_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
-    @property
-    def feeds_back(self) -> bool:
-        """The rounding is one of those with error feedback."""
-        return self.rounding in ("feedback", "feedback-once")
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise InputError(sentence(error)) from None
+
+    @field_validator("budget")
+    @classmethod
+    def _known_budget(cls, value: str) -> str:
+        parse_budget(value)
+        return value
+
+    @field_validator("cache_limit")
+    @classmethod
+    def _known_size(cls, value: str) -> str:
+        parse_size(value)
+        return value
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, value: str) -> str:
+        if value not in METRIC_NAMES:
+            raise ValueError(f"choose one of {', '.join(METRIC_NAMES)}")
+        return value
+
+    @field_validator("rounding")
+    @classmethod
+    def _known_rounding(cls, value: str | None) -> str | None:
+        if value is not None and value not in ROUNDING_NAMES:
+            raise ValueError(f"choose one of {', '.join(ROUNDING_NAMES)}")
+        return value
+
+    @field_validator("levels")
+    @classmethod
+    def _known_levels(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or any(level not in LEVEL_TYPES for level in value) or sorted(set(value)) != list(value):
+            raise ValueError(f"it takes rising numbers out of {','.join(map(str, LEVEL_TYPES))}, e.g. 2,3,4")
+        return value
+
+    def gives(self, name: str) -> bool:
+        """The user gave a value for the setting ``name``."""
+        return name in self.model_fields_set and getattr(self, name) is not None
 
 
-def load_recipe(path: Path) -> dict[str, Any]:
+def sentence(error: ValidationError) -> str:
+    """The first fault of some settings in a sentence that names the flag."""
+    first = error.errors()[0]
+    name = str(first["loc"][0]) if first["loc"] else "settings"
+    flag = "--" + name.replace("_", "-")
+    if first["type"] == "missing" and name == "budget":
+        return "No budget is given; pass --budget (e.g. 2.1, 3.0bpw or 90MB) or a --recipe that has one."
+    if first["type"] == "extra_forbidden":
+        return f"There is no setting {name!r}; see lieq-edge export --help."
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{flag} got {first['input']!r}: {message[:1].lower()}{message[1:]}."
+
+
+_LARGEST_RECIPE = 1 << 16
+_RECIPE_NOTES = ("description", "notes")
+
+
+def load_recipe(path: str | Path) -> dict[str, Any]:
     """Read a recipe: a YAML file with ``description``, ``notes`` and any settings of an export.
 
     Returns:
-        The settings that the recipe gives, by field name of ``ExportSettings``.
+        The settings that the recipe gives, by field name of ``Settings``.
 
     Raises:
-        InputError: the file is missing, is no YAML, or holds an unknown or ill-typed setting.
+        InputError: the file is missing, is not YAML, or holds an unknown or ill-typed setting.
     """
     import yaml
-    from pydantic import ValidationError
 
+    text = read_text(Path(path), "the recipe")
+    if len(text) > _LARGEST_RECIPE:
+        raise InputError(f"The recipe {path} is larger than {_LARGEST_RECIPE // 1024} kB; it is not a recipe.")
     try:
-        document = yaml.safe_load(read_text(path, "the recipe"))
-    except yaml.YAMLError as error:
-        raise InputError(f"The recipe {path} is no YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(document, dict):
+        document = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"The recipe {path} is not YAML: {reason}.") from error
+    if not isinstance(document, dict) or not all(isinstance(name, str) for name in document):
         raise InputError(f"The recipe {path} must hold settings, one `name: value` a line.")
+    if not isinstance(document.get("description"), str):
+        raise InputError(f"The recipe {path} has no description; begin it with `description: ...`.")
+    values = {name: value for name, value in document.items() if name not in _RECIPE_NOTES and value is not None}
     try:
-        recipe = _recipe_model().model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"The recipe {path} has a wrong setting {where}: {first['msg']}.") from error
-    return {name: getattr(recipe, name) for name in recipe.model_fields_set - {"description", "notes"}}
-
-
-def merge(recipe: dict[str, Any], given: dict[str, Any]) -> ExportSettings:
-    """Settings from a recipe and from what the user gave, which wins.
-
-    Raises:
-        InputError: neither has a budget.
-    """
-    values = {**recipe, **given}
-    if values.get("budget") is None:
-        raise InputError("No budget is given; pass --budget (e.g. 2.1, 3.0bpw or 90MB) or a --recipe that has one.")
-    from pydantic import TypeAdapter, ValidationError
-
-    by_loss = values.get("metric") == "loss"
-    for name in ("levels",) if by_loss else ("types", "granularity"):
-        if name in given:
-            other = "no use with --metric loss, which chooses among --types" if by_loss else "for --metric loss only"
-            raise InputError(f"--{name} is {other}; leave it out.")
-    if values.get("imatrix") is not None and ("calibration" in given or "calibration_tokens" in given):
-        raise InputError("--imatrix takes the place of a calibration text; leave --calibration out.")
-    try:
-        return TypeAdapter(ExportSettings).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = "--" + str(first["loc"][0]).replace("_", "-")
-        raise InputError(f"{where} got {first['input']!r}: {first['msg']}.") from error
-
-
-def _recipe_model() -> Any:
-    from typing import get_type_hints
-
-    from pydantic import ConfigDict, create_model, field_validator
-
-    def as_text(cls: Any, value: Any) -> Any:
-        # YAML reads `budget: 2.1` as a number.
-        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-    hints = get_type_hints(ExportSettings)
-    optional: dict[str, Any] = {field.name: (hints[field.name], None) for field in fields(ExportSettings)}
-    return create_model(
-        "Recipe",
-        __config__=ConfigDict(extra="forbid", frozen=True),
-        __validators__={"budget_text": field_validator("budget", mode="before")(as_text)},
-        description=(str, ...),
-        notes=(str, ""),
-        **optional,
-    )
+        checked = Settings(**{"budget": "2", **values})
+    except InputError as error:
+        raise InputError(f"The recipe {path} has a wrong setting: {error}") from error
+    return {name: getattr(checked, name) for name in values}

@@ -1,6 +1,6 @@
 """Allocate by predicted loss: each tensor's type is chosen so that the sum of predicted losses is least at a budget.
 
-The predictions are additive in nats a token (``tr(E H E^T)``, see ``quantize.sensitivity``), so the choice is a
+The predictions are additive in nats a token (``tr(E H E^T)``, see ``evidence.loss.predictions``), so the choice is a
 knapsack over tensors. With ``granularity="block"`` all matrices of a block share one type, as in LieQ.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from ..errors import InputError
 from ..evidence.blocks.records import Diagnostics, TensorInfo
 from ..gguf.container import padded
+from ..gguf.names import EMBEDDING, HEAD, block_of
 from ..gguf.types import TYPES
 from .budget import Budget, parse_budget
 from .knapsack import Option, solve
@@ -18,7 +19,6 @@ from .plan import (
     Plan,
     PlanOptions,
     TensorPlan,
-    block_of,
     count_weights,
     is_block_weight,
     overhead_bytes,
@@ -75,7 +75,7 @@ def make_loss_plan(
 def _is_free(tensor: TensorInfo, budget: Budget, options: PlanOptions, losses: Losses) -> bool:
     if is_block_weight(tensor):
         return True
-    given = {"token_embd.weight": options.token_embedding_type, "output.weight": options.output_type}
+    given = {EMBEDDING: options.token_embedding_type, HEAD: options.output_type}
     return budget.kind == "bytes" and tensor.name in losses and given.get(tensor.name) is None
 
 
@@ -86,8 +86,8 @@ def _groups(free: Sequence[TensorInfo], options: PlanOptions) -> list[list[Tenso
     blocks: dict[int, list[TensorInfo]] = {}
     for tensor in free:
         # Tensors outside the blocks stand alone, under numbers that no block has.
-        key = block_of(tensor.name) if is_block_weight(tensor) else -1 - len(blocks)
-        blocks.setdefault(key, []).append(tensor)
+        block = block_of(tensor.name) if is_block_weight(tensor) else None
+        blocks.setdefault(-1 - len(blocks) if block is None else block, []).append(tensor)
     return list(blocks.values())
 
 
@@ -154,8 +154,8 @@ def _nominal_bits(tensors: Sequence[TensorPlan], blocks: int) -> dict[int, float
     """Mean nominal bits of each block's weights."""
     bits, weights = [0.0] * blocks, [0] * blocks
     for tensor in tensors:
-        if is_block_weight(tensor):
-            index = block_of(tensor.name)
+        index = block_of(tensor.name)
+        if index is not None and is_block_weight(tensor):
             bits[index] += TYPES[tensor.type].bits * count_weights(tensor)
             weights[index] += count_weights(tensor)
     return {index: bits[index] / max(weights[index], 1) for index in range(blocks)}
@@ -165,6 +165,7 @@ def _scores(diagnostics: Diagnostics, losses: Losses) -> list[float]:
     """A block's score: its predicted loss with every matrix in its smallest type."""
     scores = [0.0] * len(diagnostics.blocks)
     for name, by_type in losses.items():
-        if name.startswith("blk."):
-            scores[block_of(name)] += by_type[min(by_type, key=lambda kind: TYPES[kind].bpw)]
+        block = block_of(name)
+        if block is not None:
+            scores[block] += by_type[min(by_type, key=lambda kind: TYPES[kind].bpw)]
     return scores

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
 from ..errors import InputError
-from ..evidence.blocks.metrics import score_blocks
+from ..evidence.blocks.metrics import EQUAL_WEIGHTS, ScoreOptions
 from ..evidence.blocks.records import Diagnostics, TensorInfo, TextInfo
+from ..evidence.blocks.table import score_blocks
 from ..gguf.container import header_size, padded
+from ..gguf.names import EMBEDDING, HEAD, block_of
 from ..gguf.types import TYPES, is_matrix, storage_type
 from .budget import Budget, parse_budget
 from .levels import check_range, levels_under, many_levels, two_levels
@@ -20,10 +21,8 @@ from .types import LEVEL_TYPES, resolve
 _OWN_KEYS_BYTES = 4096
 _OWN_KEYS_BYTES_A_BLOCK = 48
 
-EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})
+EMBEDDINGS = frozenset({EMBEDDING, "per_layer_token_embd.weight"})
 """Tables that a token's row is looked up in."""
-
-_BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class PlanOptions:
     output_type: str | None = None
     strict_types: bool = False
     seed: int = 0
-    weights: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3)
+    weights: tuple[float, float, float] = EQUAL_WEIGHTS
     granularity: str = "block"
 
 
@@ -126,7 +125,7 @@ def make_plan(diagnostics: Diagnostics, budget: str | Budget, options: PlanOptio
     options = options or PlanOptions()
     budget = parse_budget(budget) if isinstance(budget, str) else budget
     levels = _check_levels(options.levels)
-    scores = score_blocks(diagnostics, options.metric, seed=options.seed, weights=options.weights)
+    scores = score_blocks(diagnostics, options.metric, ScoreOptions(options.seed, options.weights))
     members = block_tensors(diagnostics.tensors, len(diagnostics.blocks))
     sizes = [sum(count_weights(tensor) for tensor in tensors) for tensors in members]
     fixed = [plan_fixed(tensor, diagnostics, options) for tensor in diagnostics.tensors if not is_block_weight(tensor)]
@@ -194,7 +193,8 @@ def summarise(
     in_blocks = [tensor for tensor in tensors if is_block_weight(tensor)]
     block_weights = sum(count_weights(tensor) for tensor in in_blocks)
     all_weights = sum(count_weights(tensor) for tensor in tensors)
-    mean_bits = sum(nominal[block_of(tensor.name)] * count_weights(tensor) for tensor in in_blocks) / block_weights
+    blocks = ((block_of(tensor.name) or 0, count_weights(tensor)) for tensor in in_blocks)
+    mean_bits = sum(nominal[block] * count for block, count in blocks) / block_weights
     data = sum(padded(tensor.nbytes) for tensor in tensors)
     return Plan(
         model=diagnostics.model,
@@ -227,10 +227,10 @@ def plan_fixed(tensor: TensorInfo, diagnostics: Diagnostics, options: PlanOption
         return TensorPlan(
             tensor.name, tensor.shape, tensor.kept, storage_type(tensor.kept).nbytes(tensor.shape), kept=True
         )
-    tied = not any(other.name == "output.weight" for other in diagnostics.tensors)
+    tied = not any(other.name == HEAD for other in diagnostics.tensors)
     if tensor.name in EMBEDDINGS:
         return plan_tensor(tensor, options.token_embedding_type or ("Q6_K" if tied else "Q4_K"), options.strict_types)
-    if tensor.name == "output.weight":
+    if tensor.name == HEAD:
         return plan_tensor(tensor, options.output_type or "Q6_K", options.strict_types)
     return TensorPlan(tensor.name, tensor.shape, "F32", TYPES["F32"].nbytes(tensor.shape))
 
@@ -251,23 +251,16 @@ def overhead_bytes(diagnostics: Diagnostics) -> int:
 
 def is_block_weight(tensor: TensorInfo | TensorPlan) -> bool:
     """Matrices inside a block; norms and biases are vectors and stay in full precision."""
-    is_in = _BLOCK.fullmatch(tensor.name) is not None
-    return is_in and is_matrix(tensor.name, tensor.shape) and not tensor.kept
-
-
-def block_of(name: str) -> int:
-    """The block that a tensor belongs to."""
-    match = _BLOCK.fullmatch(name)
-    assert match is not None
-    return int(match[1])
+    return block_of(tensor.name) is not None and is_matrix(tensor.name, tensor.shape) and not tensor.kept
 
 
 def block_tensors(tensors: Sequence[TensorInfo], count: int) -> list[list[TensorInfo]]:
     """Matrices of each block."""
     members: list[list[TensorInfo]] = [[] for _ in range(count)]
     for tensor in tensors:
-        if is_block_weight(tensor):
-            members[block_of(tensor.name)].append(tensor)
+        block = block_of(tensor.name)
+        if block is not None and is_block_weight(tensor):
+            members[block].append(tensor)
     return members
 
 

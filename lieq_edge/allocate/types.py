@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..gguf.types import TYPES, GgmlType
+from ..evidence.blocks.records import TensorInfo
+from ..gguf.types import I_QUANTS, TYPES, GgmlType, is_matrix
 
 LEVEL_TYPES = {2: "Q2_K", 3: "Q3_K", 4: "Q4_K", 5: "Q5_K", 6: "Q6_K", 8: "Q8_0"}
 """The type that stands for a level of nominal bits."""
@@ -47,3 +49,41 @@ def resolve(type_name: str, columns: int, *, strict: bool = False, tensor: str =
     candidates = [TYPES[name] for name in FALLBACKS]
     fitting = [kind for kind in candidates if kind.fits(columns) and kind.bits >= wanted.bits]
     return Resolved(min(fitting, key=lambda kind: kind.bpw), wanted.name)
+
+
+K_QUANTS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
+"""Candidates for rows of a multiple of 256, all with fast kernels on ARM."""
+
+NARROW = ("Q2_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+"""Candidates for other rows. ggml encodes Q2_0 without looking for a scale; it serves with our own search for one."""
+
+
+def candidate_types(tensors: Sequence[TensorInfo], types: str, *, strict: bool = True) -> dict[str, tuple[str, ...]]:
+    """Types to try for each matrix.
+
+    Args:
+        tensors: tensors of the model.
+        types: ``k``, ``all``, or type names with commas between them.
+        strict: refuse a matrix that none of them fits, instead of giving it none.
+
+    Raises:
+        InputError: a name is unknown, or none of the types fits a matrix.
+    """
+    if types in ("k", "all"):
+        wide: tuple[str, ...] = (*K_QUANTS, *(I_QUANTS if types == "all" else ()))
+        narrow: tuple[str, ...] = NARROW
+    else:
+        wide = narrow = tuple(dict.fromkeys(name.strip().upper() for name in types.split(",")))
+        for name in wide:
+            if name not in TYPES:
+                raise InputError(f"The type {name!r} is unknown; choose k, all, or some of {', '.join(TYPES)}.")
+    candidates = {}
+    for tensor in tensors:
+        if not is_matrix(tensor.name, tensor.shape):
+            continue
+        columns = tensor.shape[-1]
+        fitting = tuple(name for name in (wide if columns % 256 == 0 else narrow) if TYPES[name].fits(columns))
+        if not fitting and strict:
+            raise InputError(f"None of the types {types} fits the rows of {columns} weights of {tensor.name}; add one.")
+        candidates[tensor.name] = fitting
+    return candidates

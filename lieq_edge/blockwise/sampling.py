@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from ..sources.base import Source
 from ..system.progress import stage
 from .model import BlockModel
 from .sequences import Writer, sample
@@ -57,6 +60,22 @@ def generate(
                 advance()
             parts.append(writer.ids)
     return torch.cat(parts)
+
+
+def sample_text(
+    source: Source,
+    openings: list[list[int]],
+    length: int,
+    *,
+    seed: int,
+    stop: frozenset[int],
+    threads: int | None = None,
+) -> npt.NDArray[np.int64]:
+    """``generate`` from the model of ``source``, int64 ``(len(openings), length)``."""
+    ids: npt.NDArray[np.int64] = generate(
+        BlockModel(source, threads=threads), openings, length, seed=seed, stop=stop
+    ).numpy()
+    return ids
 
 
 class _Reserved(DynamicLayer):

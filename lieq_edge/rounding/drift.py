@@ -12,21 +12,16 @@ target is the residual stream, so that errors of all layers before are made up f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from ..blockwise.precision import quick_products
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..blockwise.residual import Written
-    from ..blockwise.workers import Workers
-    from ..gptq.factor import Factor
-    from ..gptq.hessian import CrossMoments, Moments
+from ..blockwise.residual import Written
+from ..blockwise.workers import Workers
+from ..gptq.factor import Factor
+from ..gptq.hessian import CrossMoments, Moments
 
 Floats = npt.NDArray[np.float32]
 

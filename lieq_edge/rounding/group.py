@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import nn
 
 from ..allocate.plan import TensorPlan
+from ..blockwise.precision import quick_products
+from ..blockwise.workers import Workers
+from ..evidence.loss.measure import LossEvidence
 from ..evidence.loss.predictions import Losses, TypeLoss, predict_tensors
+from ..evidence.loss.weights import Readers
+from ..gptq.factor import Factor, factorise
 from ..gptq.feedback import DAMPING, round_by_factor
 from ..gptq.hessian import CrossMoments, Moments, count_held_out, importance_of
 from ..llama import encoders as ggml
 from ..llama.encoders import Packed
-from ..sources.base import Array
+from ..sources.base import Array, Source
 from ..system.memory import WIDE, give_back_memory
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from ..blockwise.workers import Workers
-    from ..evidence.loss.weights import Readers
-    from ..gptq.factor import Factor
-    from .sequential import FeedbackInputs
+from .drift import correction
 
 # Rows that a worker rounds at a time: not fewer, for each step is a call, and not more, so that all have work. The
 # bytes may depend on this, and so it depends on nothing but the matrices.
@@ -38,15 +36,16 @@ def round_group(
     plans: Mapping[str, TensorPlan],
     linears: Mapping[str, nn.Linear],
     measured: tuple[dict[Readers, Moments], dict[Readers, CrossMoments]],
-    inputs: FeedbackInputs,
+    loss: LossEvidence,
+    source: Source,
     workers: Workers,
 ) -> dict[str, tuple[Packed, Array]]:
-    """Round the matrices of a group side by side; what was ``measured`` of them goes.
+    """Round the matrices of a group side by side; what was ``measured`` of them is dropped.
 
     Returns:
         Bytes and decoded values by name.
     """
-    losses = inputs.sensitivity.losses
+    losses = loss.losses
     columns = linears[group[0][0]].in_features
     if columns >= WIDE:
         give_back_memory()
@@ -57,7 +56,7 @@ def round_group(
         moments, cross = measured[0].pop(readers), measured[1].pop(readers, None)
         # A worker must not wait for others.
         helpers = workers if len(group) == 1 else None
-        return _prepare(types, unjudged, linears, moments, cross, inputs, helpers)
+        return _prepare(types, unjudged, linears, moments, cross, loss, source, helpers)
 
     with workers.for_columns(columns):
         parts = workers.map(prepare, group) if len(group) > 1 else [prepare(group[0])]
@@ -97,31 +96,27 @@ def _prepare(
     linears: Mapping[str, nn.Linear],
     moments: Moments,
     cross: CrossMoments | None,
-    inputs: FeedbackInputs,
+    loss: LossEvidence,
+    source: Source,
     workers: Workers | None,
 ) -> dict[str, Prepared]:
     """Matrices that read the same, to be rounded to their ``types``, with what they should make up for.
 
     The types of ``unjudged`` ones are judged first.
     """
-    from ..blockwise.precision import quick_products
-    from ..gptq.factor import factorise
-    from .drift import correction
-
-    assert inputs.model is not None
     names = list(types)
     # Rows in llama.cpp's order, which may differ from the module's; they are rounded one by one.
-    matrices = {name: inputs.model.source.read(name) for name in names}
+    matrices = {name: source.read(name) for name in names}
     # The module's rows, whose order is that of the channels.
     weights = {name: linears[name].weight.numpy() for name in names}
-    channels = {name: inputs.weights.channels[name].numpy() for name in names}
-    losses = inputs.sensitivity.losses
+    channels = {name: loss.weights.channels[name].numpy() for name in names}
+    losses = loss.losses
     found: Losses = {}
     if cross is not None:
         cross.subtract(weights[names[0]], moments)
     if cross is not None or unjudged:
         factor = factorise(moments.learned, DAMPING, in_place=True)
-        found = predict_tensors(weights, moments, channels, count_held_out(inputs.tokens.shape), unjudged, factor)
+        found = predict_tensors(weights, moments, channels, count_held_out(loss.tokens.shape), unjudged, factor)
         if cross is not None:
             # No family turns rows or columns of what writes to the residual stream.
             change = correction(factor, moments, cross, channels[names[0]], workers)
@@ -139,13 +134,11 @@ def prepare_matrices(
     matrices: Mapping[str, Array], types: Mapping[str, str], choices: Mapping[str, TypeLoss], moments: Array
 ) -> dict[str, Prepared]:
     """Matrices that read the same, by name, to be rounded as was chosen; the memory of H, ``moments``, is taken."""
-    from ..gptq.factor import factorise
-
     importance = importance_of(moments.diagonal().copy())
-    needed = any(choice.rounding == "feedback" for choice in choices.values())
+    needed = any(choice.feeds_back for choice in choices.values())
     factor = factorise(moments, DAMPING, in_place=True) if needed else None
     return {
-        name: Prepared(matrices[name], kind, factor if choices[name].rounding == "feedback" else None, importance)
+        name: Prepared(matrices[name], kind, factor if choices[name].feeds_back else None, importance)
         for name, kind in types.items()
     }
 

@@ -1,96 +1,20 @@
-"""Encode the tensors of a source as a plan says, one after the other, reading ahead by one."""
+"""Importance: ggml's encoders weighted by the mean square of each input column, as llama.cpp's imatrix does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Iterator
 
-import numpy as np
-import numpy.typing as npt
-
-from ..allocate.plan import Plan, TensorPlan
-from ..errors import InputError
-from ..gguf.types import TYPES
-from ..llama.encoders import NEVER_WITHOUT_IMPORTANCE, Packed, encode
-from ..sources.base import Array, Source
-
-Importance = Mapping[str, npt.NDArray[np.float32]]
-"""Importance vectors by GGUF tensor name: mean of x^2 of each input column ``(columns,)``.
-
-A tensor of several matrices (experts) may have one for each of them, ``(matrices, columns)``.
-"""
+from ..allocate.plan import TensorPlan
+from ..llama.encoders import Packed
+from .base import Rounder, RoundingTask
+from .encode import encode_tensors
 
 
-def check_importance(plan: Plan, importance: Importance, *, allow_none: bool = False) -> None:
-    """Refuse a plan whose 2-bit types would be encoded without an importance vector.
+class Importance(Rounder):
+    """Each block by itself, columns counted by what they receive."""
 
-    Uniform Q2_K without importance took the demo model's perplexity from 23 to 132,920: such a file is of no use.
+    name = "imatrix"
+    weighs = True
 
-    Args:
-        plan: to be written.
-        importance: what was measured.
-        allow_none: the user said ``--calibration none``.
-
-    Raises:
-        InputError: a type needs importance and the tensor has none.
-    """
-    for tensor in plan.tensors:
-        if tensor.name in importance or tensor.kept:
-            continue
-        if importance and TYPES[tensor.type].needs_importance:
-            raise InputError(
-                f"{tensor.name} is to be {tensor.type}, which needs an importance vector, and a tensor that is only "
-                "looked up has none; choose a larger type for it."
-            )
-        if tensor.type in NEVER_WITHOUT_IMPORTANCE:
-            raise InputError(
-                f"{tensor.name} is to be {tensor.type}, which ggml does not write without importance; "
-                "calibrate (--calibration docs) or choose another type."
-            )
-        if TYPES[tensor.type].needs_importance and not allow_none:
-            raise InputError(
-                f"{tensor.name} is to be {tensor.type}, which needs calibration; "
-                "calibrate (--calibration docs), raise --levels, or say --calibration none to do without."
-            )
-
-
-def encode_tensors(
-    source: Source, plan: Plan, importance: Importance, *, threads: int | None = None
-) -> Iterator[tuple[TensorPlan, Packed]]:
-    """Read and encode every tensor in the plan's order.
-
-    Args:
-        source: of the weights.
-        plan: the types.
-        importance: by tensor name; tensors without an entry are encoded with equal weights.
-        threads: of the encoder.
-
-    Yields:
-        The tensor's plan and its bytes, uint8 ``(rows, bytes of a row)``.
-    """
-    with ThreadPoolExecutor(1) as reader:
-        pending = reader.submit(_load, source, plan.tensors[0])
-        for position, tensor in enumerate(plan.tensors):
-            array = pending.result()
-            if position + 1 < len(plan.tensors):
-                pending = reader.submit(_load, source, plan.tensors[position + 1])
-            yield tensor, array if tensor.kept else encode_tensor(array, tensor, importance, threads=threads)
-
-
-def _load(source: Source, tensor: TensorPlan) -> Any:
-    """A tensor's values, or its bytes where they are kept."""
-    return source.read_stored(tensor.name) if tensor.kept else source.read(tensor.name)
-
-
-def encode_tensor(array: Array, tensor: TensorPlan, importance: Importance, *, threads: int | None = None) -> Packed:
-    """Encode one tensor; ``array`` float32 of the plan's shape."""
-    if array.shape != tensor.shape:
-        raise InputError(f"{tensor.name} has shape {array.shape} and the plan says {tensor.shape}; make a new plan.")
-    rows = array.reshape(-1, array.shape[-1])
-    weights = importance.get(tensor.name) if TYPES[tensor.type].uses_importance else None
-    if weights is not None and weights.ndim == 2:
-        # An expert, or a head, of its own importance.
-        parts = zip(np.split(rows, len(weights)), weights, strict=True)
-        return np.concatenate([encode(part, tensor.type, own, threads) for part, own in parts])
-    return encode(rows, tensor.type, weights, threads)
+    def encode(self, task: RoundingTask) -> Iterator[tuple[TensorPlan, Packed]]:
+        return encode_tensors(task.source, task.plan, task.importances, threads=task.threads)

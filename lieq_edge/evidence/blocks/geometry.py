@@ -10,15 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ...blockwise.model import BlockModel
+from ...gguf.names import TensorName
+from .heads import ATTENTION, FUSED
+from .records import BlockDiagnostics
 from .spectral import compactness, energy_spectrum, top_k_energy
 from .untrained import draw, initial_deviation, untrained_block
-
-ATTENTION = ("attn_q", "attn_k", "attn_v")
-"""GGUF roles of the projections that are split into heads."""
-
-
-FUSED = "attn_qkv"
-"""GGUF role of a projection that is all three."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,7 @@ class GeometryPass:
     def _chosen(self, module: nn.Module, index: int) -> dict[str, _Projection]:
         found: dict[str, _Projection] = {}
         for name, linear in self._model.linears(module, index).items():
-            role = name.removeprefix(f"blk.{index}.").removesuffix(".weight")
+            role = TensorName.parse(name).role
             if role == FUSED:
                 found |= self._split(linear)
             else:
@@ -159,6 +155,15 @@ def block_means(geometry: dict[str, Geometry]) -> tuple[float, float]:
         float(torch.cat([g.compactness_gain for g in geometry.values()]).mean()),
         float(torch.cat([g.energy_gain for g in geometry.values()]).mean()),
     )
+
+
+def block_diagnostics(index: int, geometry: dict[str, Geometry] | None, drop: float | None) -> BlockDiagnostics:
+    """The record of a block from its geometry by role and its dPPL, as far as they were measured."""
+    if geometry is None:
+        return BlockDiagnostics(index, delta_ppl=drop)
+    compactness_gain, energy_gain = block_means(geometry)
+    by_role = {role: float(gain.compactness_gain.mean()) for role, gain in geometry.items()}
+    return BlockDiagnostics(index, drop, compactness_gain, energy_gain, by_role)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +9,14 @@ from typing import Any
 from gguf import Keys
 
 from ...errors import InputError
+from ...gguf.names import TensorName
 from ...sources.base import Source
-from .geometry import ATTENTION, FUSED
 
-_MATRIX = re.compile(r"blk\.(\d+)\.(.+)\.weight")
+ATTENTION = ("attn_q", "attn_k", "attn_v")
+"""GGUF roles of the projections that are split into heads."""
+
+FUSED = "attn_qkv"
+"""GGUF role of a projection that is all three."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,11 @@ def chosen_projections(source: Source, projections: str) -> dict[int, list[Part]
     keys = {kv.key: kv.value for kv in source.metadata()}
     found: dict[int, list[Part]] = {index: [] for index in range(source.n_blocks)}
     for spec in source.tensors():
-        match = _MATRIX.fullmatch(spec.name)
-        if match is None or spec.kept or len(spec.shape) != 2:
+        name = TensorName.parse(spec.name)
+        if name.block is None or not name.is_weight or spec.kept or len(spec.shape) != 2:
             continue
-        block, role = int(match[1]), match[2]
-        found[block] += _parts(spec.name, block, role, spec.shape[0], _Heads(keys, source.architecture, block))
+        heads = _Heads(keys, source.architecture, name.block)
+        found[name.block] += _parts(spec.name, name.block, name.role, spec.shape[0], heads)
     for index, parts in found.items():
         wanted = [part for part in parts if projections == "all" or part.role in ATTENTION]
         if not wanted:

@@ -1,84 +1,147 @@
-"""Turn measurements of the blocks into one score a block: a higher score asks for more bits (method: LieQ)."""
+"""From measurements of the blocks to one score a block: a higher score asks for more bits (method: LieQ)."""
 
 from __future__ import annotations
 
 import math
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from ...errors import InputError
-from .records import Diagnostics
 
-METRICS = ("geometry", "composite", "saliency", "random", "first", "last")
-"""The metrics by name; the last three are controls for honest comparison."""
+if TYPE_CHECKING:
+    from ...sources.base import Source
+    from .records import Diagnostics
 
-NEEDS = {
-    "geometry": frozenset({"geometry"}),
-    "composite": frozenset({"geometry", "saliency"}),
-    "saliency": frozenset({"saliency"}),
-    "random": frozenset[str](),
-    "first": frozenset[str](),
-    "last": frozenset[str](),
-    "loss": frozenset[str](),
-}
-"""What has to be measured before a metric can be computed."""
+GEOMETRY, SALIENCY = "geometry", "saliency"
+"""Measurements that the runtimes make: dr and dE of a probe text, and dPPL."""
+
+EQUAL_WEIGHTS = (1 / 3, 1 / 3, 1 / 3)
+"""Weights of the three parts of the composite score (v1 leaves them open)."""
 
 
-def score_blocks(
-    diagnostics: Diagnostics,
-    metric: str,
-    *,
-    seed: int = 0,
-    weights: tuple[float, float, float] = (1 / 3, 1 / 3, 1 / 3),
-) -> list[float]:
-    """Score every block.
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What scores depend on beside the measurements.
 
-    Args:
-        diagnostics: of the model.
-        metric: ``geometry`` = dr_l (ACL version, Eq 8); ``composite`` = a n(log1p|dPPL|) + b n(dr) + c n(dE) with n the
-            min-max scaling over blocks (v1); ``saliency`` = dPPL_l; ``random``, ``first``, ``last``.
-        seed: of ``random``.
-        weights: (a, b, c) of ``composite``.
-
-    Returns:
-        One score a block, in block order.
-
-    Raises:
-        InputError: the metric is unknown or its measurements are missing.
+    Attributes:
+        seed: seed of the metric ``random``.
+        weights: weights (a, b, c) of the metric ``composite``.
     """
-    count = len(diagnostics.blocks)
-    if metric == "geometry":
-        return _measured(diagnostics, "compactness_gain", metric)
-    if metric == "saliency":
-        return _measured(diagnostics, "delta_ppl", metric)
-    if metric == "composite":
-        saliency = [math.log1p(abs(x)) for x in _measured(diagnostics, "delta_ppl", metric)]
+
+    seed: int = 0
+    weights: tuple[float, float, float] = EQUAL_WEIGHTS
+
+
+class BlockMetric(ABC):
+    """A score for every block.
+
+    Attributes:
+        name: what users call it.
+        needs: measurements that a runtime has to make.
+        measures_weights: the metric measures the blocks itself, from their weights; see ``measure``.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    measures_weights: ClassVar[bool] = False
+
+    def measure(self, source: Source) -> list[float]:
+        """One number a block from the weights alone, kept as ``BlockDiagnostics.measured[name]``."""
+        raise NotImplementedError(f"the metric {self.name} measures nothing by itself")
+
+    def score(self, diagnostics: Diagnostics, options: ScoreOptions) -> list[float]:
+        """One score a block, in block order; by default what ``measure`` gave.
+
+        Raises:
+            InputError: a measurement is missing or not finite.
+        """
+        return self._values(diagnostics, self.name)
+
+    def _values(self, diagnostics: Diagnostics, field: str) -> list[float]:
+        values = [block.value(field) for block in diagnostics.blocks]
+        if any(value is None for value in values):
+            raise InputError(
+                f"These diagnostics lack {field}, which the metric {self.name!r} needs; "
+                f"run `lieq-edge analyze` with --metric {self.name} first."
+            )
+        numbers = [value for value in values if value is not None]
+        if not all(math.isfinite(value) for value in numbers):
+            raise InputError(f"The measured {field} is not finite in some block; choose another metric.")
+        return numbers
+
+
+class GeometryMetric(BlockMetric):
+    """``s_l = dr_l``, the mean over projections and heads (ACL version, Eq 8)."""
+
+    name = "geometry"
+    needs = frozenset({GEOMETRY})
+
+    def score(self, diagnostics: Diagnostics, options: ScoreOptions) -> list[float]:
+        return self._values(diagnostics, "compactness_gain")
+
+
+class SaliencyMetric(BlockMetric):
+    """``s_l = dPPL_l`` (Eqs 1-2), which the geometry is meant to stand for."""
+
+    name = "saliency"
+    needs = frozenset({SALIENCY})
+
+    def score(self, diagnostics: Diagnostics, options: ScoreOptions) -> list[float]:
+        return self._values(diagnostics, "delta_ppl")
+
+
+class CompositeMetric(BlockMetric):
+    """``s = a n(log1p|dPPL|) + b n(dr) + c n(dE)``, n the min-max scaling over the blocks (v1)."""
+
+    name = "composite"
+    needs = frozenset({GEOMETRY, SALIENCY})
+
+    def score(self, diagnostics: Diagnostics, options: ScoreOptions) -> list[float]:
         parts = (
-            _min_max(saliency),
-            _min_max(_measured(diagnostics, "compactness_gain", metric)),
-            _min_max(_measured(diagnostics, "energy_gain", metric)),
+            _min_max([math.log1p(abs(drop)) for drop in self._values(diagnostics, "delta_ppl")]),
+            _min_max(self._values(diagnostics, "compactness_gain")),
+            _min_max(self._values(diagnostics, "energy_gain")),
         )
-        return [sum(w * part[i] for w, part in zip(weights, parts, strict=True)) for i in range(count)]
-    if metric == "random":
-        order = random.Random(seed)
-        return [order.random() for _ in range(count)]
-    if metric == "first":
-        return [float(count - i) for i in range(count)]
-    if metric == "last":
-        return [float(i + 1) for i in range(count)]
-    raise InputError(f"The metric {metric!r} is unknown; choose one of {', '.join(METRICS)}.")
+        return [sum(w * x for w, x in zip(options.weights, row, strict=True)) for row in zip(*parts, strict=True)]
 
 
-def _measured(diagnostics: Diagnostics, field: str, metric: str) -> list[float]:
-    values = [getattr(block, field) for block in diagnostics.blocks]
-    if any(value is None for value in values):
-        raise InputError(
-            f"These diagnostics lack {field}, which the metric {metric!r} needs; "
-            f"run `lieq-edge analyze` with --metric {metric} first."
-        )
-    if not all(math.isfinite(value) for value in values):
-        raise InputError(f"The measured {field} is not finite in some block; choose another metric.")
-    return values
+class Control(BlockMetric):
+    """A score that measures nothing, for honest comparison."""
+
+    @abstractmethod
+    def score(self, diagnostics: Diagnostics, options: ScoreOptions) -> list[float]: ...
+
+
+class RandomControl(Control):
+    """A seeded random number for each block."""
+
+    name = "random"
+
+    def score(self, diagnostics: Diagnostics, options: ScoreOptions) -> list[float]:
+        generator = random.Random(options.seed)
+        return [generator.random() for _ in diagnostics.blocks]
+
+
+class FirstControl(Control):
+    """The first blocks first."""
+
+    name = "first"
+
+    def score(self, diagnostics: Diagnostics, options: ScoreOptions) -> list[float]:
+        count = len(diagnostics.blocks)
+        return [float(count - index) for index in range(count)]
+
+
+class LastControl(Control):
+    """The last blocks first."""
+
+    name = "last"
+
+    def score(self, diagnostics: Diagnostics, options: ScoreOptions) -> list[float]:
+        return [float(index + 1) for index in range(len(diagnostics.blocks))]
 
 
 def _min_max(values: Sequence[float]) -> list[float]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass, field
+from importlib import metadata
 
+from ...gguf.container import metadata_bytes
+from ...gguf.names import TensorName
 from ...gguf.types import is_matrix
+from ...sources.base import Source
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class BlockDiagnostics:
         compactness_gain: dr_l, mean over projections and heads (Eqs 3-6, 8).
         energy_gain: dE_l, top-k energy gain (Eq 7), same mean.
         projections: dr of each projection, mean over its heads.
+        measured: numbers of metrics that measure the weights themselves, by the metric's name.
     """
 
     index: int
@@ -42,6 +48,12 @@ class BlockDiagnostics:
     compactness_gain: float | None = None
     energy_gain: float | None = None
     projections: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)
+
+    def value(self, field: str) -> float | None:
+        """A measurement by the name of its field, or of the metric that made it; None where it was not made."""
+        measurement: float | None = self.measured.get(field, getattr(self, field, None))
+        return measurement
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,28 @@ class Diagnostics:
         for tensor in self.tensors:
             if not tensor.shape or min(tensor.shape) < 1:
                 raise ValueError(f"{tensor.name} has the shape {tensor.shape}")
-        matrices = (t.name.split(".") for t in self.tensors if t.name.startswith("blk.") and is_matrix(t.name, t.shape))
-        if {parts[1] for parts in matrices} != {str(block.index) for block in self.blocks}:
+        matrices = (TensorName.parse(t.name) for t in self.tensors if is_matrix(t.name, t.shape))
+        if {name.block for name in matrices} - {None} != {block.index for block in self.blocks}:
             raise ValueError("the tensors are not those of the blocks")
+
+
+def describe(source: Source) -> Diagnostics:
+    """What is known of a model without running it (and without torch): tensors and sizes, no measurements."""
+    return Diagnostics(
+        model=source.label,
+        architecture=source.architecture,
+        model_hash=source.content_hash,
+        metadata_bytes=metadata_bytes(source.metadata()),
+        tensors=tuple(TensorInfo(t.name, t.shape, t.stored if t.kept else None) for t in source.tensors()),
+        blocks=tuple(BlockDiagnostics(index) for index in range(source.n_blocks)),
+        probe=None,
+        saliency_text=None,
+        base_ppl=None,
+        projections="qkv",
+        baseline="projection",
+        seeds=(),
+        versions={
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("lieq-edge", "numpy", "torch", "transformers")},
+        },
+    )

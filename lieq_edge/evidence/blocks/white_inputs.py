@@ -6,17 +6,17 @@ its matrix: dr and dE are then those of the weights.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
 
 from ...sources.base import Source
 from ...system.progress import stage
-
-if TYPE_CHECKING:
-    from .geometry import Geometry
+from .geometry import Geometry, gains, head_spectra
+from .heads import chosen_projections
+from .untrained import draw
 
 
 def measure_weights(source: Source, *, projections: str, seeds: tuple[int, ...]) -> list[dict[str, Geometry]]:
-    """dr and dE of every block, as ``llama_measure.measure_geometry`` gives them, with white inputs.
+    """dr and dE of every block, as ``GeometryPass`` measures them, with white inputs.
 
     Args:
         source: the model.
@@ -26,12 +26,6 @@ def measure_weights(source: Source, *, projections: str, seeds: tuple[int, ...])
     Raises:
         InputError: a block has no such projections, or its weights are no numbers.
     """
-    import torch
-
-    from .geometry import gains, head_spectra
-    from .heads import chosen_projections
-    from .untrained import draw
-
     results: list[dict[str, Geometry]] = []
     chosen = chosen_projections(source, projections)
     with torch.no_grad(), stage("Measuring geometry of the weights", len(chosen)) as advance:

@@ -16,7 +16,7 @@ from ...gguf.header import read_header
 from ...llama import library as ggml
 from ...sources.base import Source
 from ..blocks.records import TextInfo
-from .measure import matrix_means
+from .records import Importances, matrix_means
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _CHUNKS, _CHUNK_SIZE = "imatrix.chunk_count", "imatrix.chunk_size"
@@ -25,7 +25,7 @@ Sums = dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]]
 """By tensor name: sums of squares ``(matrices, columns)``, and over how many inputs ``(matrices,)``."""
 
 
-def read_imatrix(path: Path, source: Source) -> tuple[dict[str, npt.NDArray[np.float32]], TextInfo]:
+def read_imatrix(path: Path, source: Source) -> tuple[Importances, TextInfo]:
     """The importance of the matrices of ``source``, and a record of the file in the place of the text.
 
     Returns:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
+from ...gptq.hessian import Moments
 from ...store import Entry
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ...gptq.hessian import Moments
-    from .weights import LossWeights
+from .weights import LossWeights
 
 
 @dataclass(frozen=True)
@@ -42,10 +39,6 @@ class Measured:
     @classmethod
     def of_entry(cls, entry: Entry) -> Measured:
         """From ``entry``."""
-        import torch
-
-        from ...gptq.hessian import Moments
-        from .weights import LossWeights
 
         def part(kind: str) -> dict[str, npt.NDArray[np.float32]]:
             found = (key.partition(" ") for key in entry.arrays)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +16,7 @@ import numpy.typing as npt
 from ...errors import InputError
 from ...gptq.hessian import Moments
 from ...store import Run
-
-if TYPE_CHECKING:
-    from .weights import Readers
+from .weights import Readers
 
 Floats = npt.NDArray[np.float32]
 
@@ -72,7 +69,7 @@ def _strips(n: int) -> Iterator[slice]:
         yield slice(start, min(start + _ROWS, n))
 
 
-class KeptMoments:
+class BlockHessians:
     """H of every block, in a run that lasts, or where it puts away what the cache does not take."""
 
     def __init__(self, run: Run, blocks: int) -> None:

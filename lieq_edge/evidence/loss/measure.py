@@ -1,218 +1,161 @@
-"""Loss-aware measurements for an export: loss weights and predicted losses, ready for allocation and rounding."""
+"""Loss weights and predicted losses of a model, ready for allocation and rounding."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
-from ...allocate.loss import Losses
-from ...allocate.plan import Plan
-from ...errors import InputError
-from ...gguf.types import I_QUANTS, TYPES, is_matrix
-from ...store import NO_CACHE, Cache, Entry, Run, Steps
+import torch
+from torch import Tensor, nn
+
+from ...blockwise.model import BlockModel
+from ...blockwise.precision import quick_products
+from ...blockwise.residual import ResidualStream
+from ...blockwise.threads import use_threads
+from ...blockwise.workers import Workers
+from ...gptq import hessian
+from ...gptq.hessian import Floats, held_out_sequences
+from ...sources.base import Source
+from ...store import Cache, Entry, Run, Steps
 from ...system.memory import keep_freed_memory
 from ...system.progress import stage
-from ..blocks.records import TensorInfo
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from ...blockwise.model import BlockModel
-    from ...blockwise.residual import ResidualStream
-    from ...rounding.sequential import FeedbackInputs
-    from ...sources.base import Source
-    from ...texts.windows import Windows
-    from .hessians import KeptMoments
-    from .predictions import Sensitivity
-
-K_QUANTS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
-"""Candidates for rows of a multiple of 256, all with fast kernels on ARM."""
-
-NARROW: tuple[str, ...] = ("Q2_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
-"""Candidates for other rows. ggml encodes Q2_0 without looking for a scale; it serves with our own search for one."""
+from . import predictions, weights
+from .entries import Measured
+from .hessians import BlockHessians
+from .predictions import Losses, Predictor, losses_from_json, losses_to_json, outer_hessians
+from .request import Follow, LossRequest
+from .weights import LossWeights
 
 
-def candidate_types(tensors: Sequence[TensorInfo], types: str, *, strict: bool = True) -> dict[str, tuple[str, ...]]:
-    """Types to try for each matrix.
+@dataclass(frozen=True)
+class OriginalStream:
+    """The original, to be followed block by block.
 
-    Args:
-        tensors: of the model.
-        types: ``k``, ``all``, or type names with commas between them.
-        strict: refuse a matrix that none of them fits, and do not just give it none.
-
-    Raises:
-        InputError: a name is unknown, or none of the types fits a matrix.
+    Attributes:
+        model: the model; rounding overwrites its blocks, so they are read anew each time.
+        stream: its residual stream on the calibration text, inside blocks too.
     """
-    if types in ("k", "all"):
-        names: tuple[str, ...] = (*K_QUANTS, *(I_QUANTS if types == "all" else ()))
-        narrow = NARROW
-    else:
-        names = narrow = tuple(dict.fromkeys(name.strip().upper() for name in types.split(",")))
-        for name in names:
-            if name not in TYPES:
-                raise InputError(f"The type {name!r} is unknown; choose k, all, or some of {', '.join(TYPES)}.")
-    found = {}
-    for tensor in tensors:
-        if not is_matrix(tensor.name, tensor.shape):
-            continue
-        columns = tensor.shape[-1]
-        fitting = tuple(name for name in (names if columns % 256 == 0 else narrow) if TYPES[name].fits(columns))
-        if not fitting and strict:
-            raise InputError(f"None of the types {types} fits the rows of {columns} weights of {tensor.name}; add one.")
-        found[tensor.name] = fitting
-    return found
+
+    model: BlockModel
+    stream: ResidualStream
 
 
-def planned_types(plan: Plan) -> dict[str, tuple[str, ...]]:
-    """The one type of each matrix of a plan."""
-    return {tensor.name: (tensor.type,) for tensor in plan.tensors if is_matrix(tensor.name, tensor.shape)}
+@dataclass
+class LossEvidence:
+    """What was measured.
+
+    Attributes:
+        tokens: calibration windows ``(n, T)``.
+        weights: loss weights on them.
+        losses: predicted losses by tensor and type, judged on held-out sequences. With ``Follow.STREAM`` the block
+            matrices may be missing; they are judged when their turn comes.
+        outer: H of the matrices outside the blocks, float32 ``(columns, columns)``, to round them with.
+        original: what rounding goes by, as was asked for.
+    """
+
+    tokens: Tensor
+    weights: LossWeights
+    losses: Losses
+    outer: dict[str, Floats]
+    original: OriginalStream | BlockHessians | None
 
 
 def measure_loss(
-    source: Source,
-    windows: Windows,
-    candidates: Mapping[str, Sequence[str]],
-    *,
-    predict_blocks: bool = True,
-    seed: int = 0,
-    threads: int | None = None,
-    cache: Cache = NO_CACHE,
-    once: bool = False,
-    waiting: Run | None = None,
-) -> FeedbackInputs:
-    """Loss weights on the calibration ``windows``, and the predicted losses of the candidate types.
+    source: Source, request: LossRequest, *, threads: int | None, cache: Cache, run: Run | None
+) -> LossEvidence:
+    """Measure loss weights on the calibration windows, and predict the losses of the candidate types.
 
     Args:
         source: the model.
-        windows: of the calibration text.
-        candidates: types by tensor name.
-        predict_blocks: predict the block matrices too. Only allocation by loss and ``once`` need that: rounding
-            else judges each of them when its turn comes.
-        seed: of the sampled labels.
-        threads: CPU threads.
-        cache: for results of this model.
-        once: measure all that rounding needs of the blocks, from the original.
-        waiting: where the residual stream is put away for rounding, which goes on without else; or with ``once`` H,
-            which rounding cannot go on without.
+        request: what to measure.
+        threads: number of CPU threads.
+        cache: cache for results of this model.
+        run: where what rounding goes by is stored: the residual stream or the Hessians. None stores neither.
+
+    Raises:
+        InputError: there are fewer than two windows, or a gradient is not finite.
     """
-    import torch
-
-    from ...blockwise.model import BlockModel
-    from ...blockwise.precision import quick_products
-    from ...blockwise.residual import ResidualStream
-    from ...blockwise.threads import use_threads
-    from ...blockwise.workers import Workers
-    from ...gptq.hessian import held_out_sequences
-    from ...rounding.sequential import FeedbackInputs
-    from .entries import Measured
-    from .hessians import KeptMoments
-    from .predictions import Sensitivity, losses_from_json, losses_to_json, predict_outer
-
-    held_out_sequences(len(windows))  # too few windows are told before any work
-    tokens = torch.from_numpy(windows)
-    parts = moments_parts(windows, seed)
-    predicted = predict_blocks or once
-    wanted = {name: list(types) for name, types in candidates.items() if predicted and name.startswith("blk.")}
-    # What follows runs no model where all is there.
+    held_out_sequences(len(request.windows))  # too few windows are refused before any work
+    tokens = torch.from_numpy(request.windows)
     keep_freed_memory()
     use_threads(threads)
-    moments = KeptMoments(waiting, source.n_blocks) if once and waiting is not None else None
-    predictions = {**parts, "candidates": wanted, "once": once}
-    weights = cache.get("loss-weights", parts)
-    found = cache.get("loss-predictions", predictions) if wanted else Entry(record={})
+    follow = request.follow if run is not None else Follow.NOTHING
+    hessians = BlockHessians(run, source.n_blocks) if run is not None and follow is Follow.HESSIANS else None
+    entry = cache.get("loss-weights", request.text_parts)
+    predicted = cache.get("loss-predictions", request.prediction_parts) if request.blocks else Entry(record={})
+    is_measured = entry is not None and predicted is not None and (hessians is None or hessians.complete())
     model = stream = None
-
-    def build() -> tuple[BlockModel, ResidualStream | None]:
+    if not is_measured or follow is Follow.STREAM:
         model = BlockModel(source, threads=threads)
-        return model, ResidualStream(model, tokens, waiting, inside=True) if waiting is not None and not once else None
-
-    if weights is None or found is None or (moments is not None and not moments.complete()):
-        model, stream = build()
-        weights, found = _measure(model, tokens, predictions, threads, cache, stream, moments)
-    elif not once:
-        model, stream = build()
-        if stream is not None:
-            # Within the workers' limits, as when loss weights are measured: sums may depend on threads.
-            with Workers(threads), stage("Running the original", model.n_blocks) as advance, quick_products():
-                stream.forward(advance)
-    measured = Measured.of_entry(weights)
-    outer = {name: list(candidates.get(name, ())) for name in measured.outer}
+        if run is not None and follow is Follow.STREAM:
+            stream = ResidualStream(model, tokens, run, inside=True)
+    if model is not None and not is_measured:
+        entry, predicted = _pass_back(model, tokens, request, threads, cache, stream, hessians)
+    elif model is not None and stream is not None:
+        # Within the workers' limits, as when loss weights are measured: sums may depend on threads.
+        with Workers(threads), stage("Running the original", model.n_blocks) as advance, quick_products():
+            stream.forward(advance)
+    assert entry is not None
+    assert predicted is not None
+    measured = Measured.of_entry(entry)
+    outer = {name: list(request.outer.get(name, ())) for name in measured.outer}
 
     def predict() -> Entry:
-        return Entry(record=losses_to_json(predict_outer(source, measured.outer, tokens.shape, outer)))
+        losses = predictions.predict_outer(source, measured.outer, tokens.shape, outer, weighted=request.weighted)
+        return Entry(record=losses_to_json(losses))
 
-    outer_losses = cache.entry("outer-predictions", {**parts, "candidates": outer}, predict)
-    losses = losses_from_json({**found.record, **outer_losses.record})
+    parts = {**request.text_parts, "candidates": outer, "weighted": request.weighted}
+    losses = losses_from_json({**predicted.record, **cache.entry("outer-predictions", parts, predict).record})
+    original: OriginalStream | BlockHessians | None = hessians
     if model is not None:
         # Rounding overwrites blocks as it goes, so it reads each anew.
         model.stop_keeping()
-    merged = {name: own.merge() for name, (own, _) in measured.outer.items()}
-    needed = model if moments is None else None
-    return FeedbackInputs(needed, tokens, measured.weights, Sensitivity(losses, merged), stream, moments)
+        if stream is not None:
+            original = OriginalStream(model, stream)
+    merged = {name: parts.merge() for name, (parts, _) in measured.outer.items()}
+    return LossEvidence(tokens, measured.weights, losses, merged, original)
 
 
-def moments_parts(windows: Windows, seed: int) -> dict[str, Any]:
-    """What loss weights and moments depend on beside the model."""
-    return {"tokens": windows, "seed": seed}
-
-
-def _measure(
+def _pass_back(
     model: BlockModel,
     tokens: Tensor,
-    predictions: Mapping[str, Any],
+    request: LossRequest,
     threads: int | None,
     cache: Cache,
-    original: ResidualStream | None,
-    moments: KeptMoments | None,
+    stream: ResidualStream | None,
+    hessians: BlockHessians | None,
 ) -> tuple[Entry, Entry]:
-    """Loss weights with H outside the blocks, and predictions for the block matrices; H of these goes to ``moments``.
-
-    ``predictions`` are what the second depend on.
-    """
-    from ...blockwise.workers import Workers
-    from ...gptq import hessian as statistics
-    from . import predictions as sensitivity
-    from .entries import Measured
-    from .predictions import Predictor, outer_moments
-    from .weights import measure_loss_weights
-
+    """Loss weights with H outside the blocks, and predictions for the block matrices; H of these is stored."""
     by_block: dict[int, Any] = {}
-    candidates, seed = predictions["candidates"], predictions["seed"]
-    parts = {name: predictions[name] for name in ("tokens", "seed")}
-    kept = statistics.KEPT if predictions["once"] else sensitivity.KEPT
-    with cache.run("loss-weights", predictions) as run, Workers(threads) as workers:
+    with cache.run("loss-weights", request.prediction_parts) as run, Workers(threads) as workers:
         steps = Steps(run, range(model.n_blocks, -1, -1))
-        if moments is not None and any(steps.is_done(i) and not moments.has(i) for i in range(model.n_blocks)):
+        if hessians is not None and any(steps.is_done(i) and not hessians.has(i) for i in range(model.n_blocks)):
             steps.forget()  # their blocks have to be run again
 
         def listen(module: nn.Module, index: int) -> Predictor:
-            keep = functools.partial(moments.put, index) if moments is not None else None
-            return Predictor(model.linears(module, index), tokens.shape, candidates, workers, keep, kept)
+            return Predictor(
+                model.linears(module, index),
+                tokens.shape,
+                request.blocks,
+                workers,
+                store=functools.partial(hessians.put, index) if hessians is not None else None,
+                share=hessian.KEPT if request.follow is Follow.HESSIANS else predictions.KEPT,
+                weighted=request.weighted,
+            )
 
-        weights, hidden = measure_loss_weights(
+        loss_weights, hidden = weights.measure_loss_weights(
             model,
             tokens,
-            seed=seed,
-            listen=listen if candidates else None,
+            seed=request.seed,
+            listen=listen if request.blocks else None,
             found=by_block,
             run=run,
-            original=original,
+            original=stream,
         )
-        entry = Measured(weights, outer_moments(model, hidden, weights)).entry()
-        cache.put("loss-weights", parts, entry)
-        losses = Entry(record={name: loss for found in by_block.values() for name, loss in (found or {}).items()})
-        if candidates:
-            cache.put("loss-predictions", predictions, losses)
+        entry = Measured(loss_weights, outer_hessians(model, hidden, loss_weights)).entry()
+        cache.put("loss-weights", request.text_parts, entry)
+        losses = Entry(record={name: loss for block in by_block.values() for name, loss in (block or {}).items()})
+        if request.blocks:
+            cache.put("loss-predictions", request.prediction_parts, losses)
     return entry, losses
-
-
-def losses_of(sensitivity: Sensitivity, rounding: str) -> Losses:
-    """Predicted losses with the rounding that the file will get."""
-    return {
-        name: {
-            kind: found.nearest_loss if rounding in ("nearest", "imatrix") else found.loss
-            for kind, found in by_type.items()
-        }
-        for name, by_type in sensitivity.losses.items()
-    }

@@ -1,10 +1,10 @@
 """Predict what each type would do to the loss, tensor by tensor, before anything is decided.
 
 The prediction is ``1/2 tr(E H E^T)`` a token, in nats: E the rounding error, H the loss-weighted second moment of the
-inputs (``measure.loss_weights``), each row counted with its output channel's share of the gradient and the coherence of
+inputs (``weights``), each row counted with its output channel's share of the gradient and the coherence of
 its linear. E is that of a sample of rows. It is learned on some sequences and judged on others, as the file will be.
 
-What error feedback gains is measured with one of the types, for it costs much more than encoding and hardly differs
+What error feedback gains is measured with one of the types, because it costs much more than encoding and hardly differs
 from type to type: on average by 2 to 9 % between Q2_K and Q5_K.
 """
 
@@ -12,27 +12,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor, nn
 
+from ...blockwise.model import BlockModel
+from ...blockwise.precision import quick_products
+from ...blockwise.workers import Workers
 from ...gguf.blocks import LAYOUTS
 from ...gguf.types import TYPES
 from ...gptq.collect import Collecting, Received
+from ...gptq.factor import Factor, factorise
 from ...gptq.feedback import DAMPING, round_by_factor
 from ...gptq.hessian import Moments, count_held_out, held_out_sequences, importance_of, weighted_moments
 from ...llama import encoders as ggml
+from ...sources.base import Source
 from .hessians import Correlations
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from ...blockwise.model import BlockModel
-    from ...blockwise.workers import Workers
-    from ...gptq.factor import Factor
-    from ...sources.base import Source
-    from .weights import LossWeights, Readers
+from .weights import LossWeights, Readers
 
 Floats = npt.NDArray[np.float32]
 
@@ -51,34 +49,21 @@ class TypeLoss:
     """One type for one tensor.
 
     Attributes:
-        loss: predicted rise of the loss, nats a token, with the better rounding.
-        nearest_loss: the same with importance rounding.
-        rounding: ``feedback``, or ``imatrix`` where that has the smaller held-out error.
+        loss: predicted rise of the loss, nats a token, with the better of the two roundings.
+        direct_loss: the same without error feedback.
+        feeds_back: error feedback has the smaller held-out error.
     """
 
     loss: float
-    nearest_loss: float
-    rounding: str
+    direct_loss: float
+    feeds_back: bool
 
 
-Keep = Callable[[Mapping["Readers", Correlations]], None]
-"""Gets H of all tokens, by the linears that read the input."""
+StoreHessians = Callable[[Mapping[Readers, Correlations]], None]
+"""Stores H of all tokens, by input group."""
 
 Losses = dict[str, dict[str, TypeLoss]]
 """Predictions by GGUF tensor name and type name."""
-
-
-@dataclass(frozen=True)
-class Sensitivity:
-    """What was predicted of a model.
-
-    Attributes:
-        losses: by GGUF tensor name and type name.
-        outer: H of the matrices outside the blocks, float32 ``(columns, columns)``, to round them with.
-    """
-
-    losses: Losses
-    outer: dict[str, Floats]
 
 
 class Predictor:
@@ -90,8 +75,10 @@ class Predictor:
         shape: tuple[int, ...],
         candidates: Mapping[str, Sequence[str]],
         workers: Workers,
-        keep: Keep | None = None,
-        kept: float = KEPT,
+        *,
+        store: StoreHessians | None = None,
+        share: float = KEPT,
+        weighted: bool = True,
     ) -> None:
         """Start listening.
 
@@ -100,15 +87,17 @@ class Predictor:
             shape: of the calibration tokens, ``(n, T)``.
             candidates: types to try by tensor name; all must fit the tensor's rows.
             workers: where tensors are worked on, with one thread of torch each.
-            keep: gets H of all tokens.
-            kept: share of the tokens that H is made from.
+            store: stores H of all tokens.
+            share: share of the tokens that H is made from.
+            weighted: rounding without feedback is weighted by importance.
         """
         self._linears = linears
         self._held_out_tokens = count_held_out(shape)
         self._candidates = candidates
         self._workers = workers
-        self._keep = keep
-        self._collecting = Collecting(held_out_sequences(shape[0]), kept=kept)
+        self._store = store
+        self._weighted = weighted
+        self._collecting = Collecting(held_out_sequences(shape[0]), kept=share)
 
     def add(self, batch: slice, received: dict[Readers, tuple[Tensor, Tensor]]) -> None:
         """Collect H."""
@@ -116,9 +105,6 @@ class Predictor:
 
     def done(self, channels: dict[str, Tensor]) -> dict[str, Any]:
         """Predict, input after input; their H go. The predictions are as ``losses_to_json`` gives them."""
-        from ...blockwise.precision import quick_products
-        from ...gptq.factor import factorise
-
         moments, _ = self._collecting.done()
         order = list(moments)
         kept: dict[Readers, Correlations] = {}
@@ -133,8 +119,9 @@ class Predictor:
                 self._held_out_tokens,
                 self._candidates,
                 factor,
+                weighted=self._weighted,
             )
-            if self._keep is not None:
+            if self._store is not None:
                 factor.undamp()
                 del factor  # as large as H
                 with quick_products():
@@ -146,8 +133,8 @@ class Predictor:
         losses: Losses = {}
         for found in self._workers.map(predict, longest_first):
             losses |= found
-        if self._keep is not None:
-            self._keep({names: kept[names] for names in order})
+        if self._store is not None:
+            self._store({names: kept[names] for names in order})
         return losses_to_json(losses)
 
 
@@ -166,24 +153,32 @@ def predict_outer(
     moments: Mapping[str, tuple[Moments, Floats]],
     shape: tuple[int, ...],
     candidates: Mapping[str, Sequence[str]],
+    *,
+    weighted: bool = True,
 ) -> Losses:
     """Predict the losses of head and embedding.
 
     Args:
         source: of the weights.
-        moments: of these matrices, as ``outer_moments`` gives them.
-        shape: of the calibration tokens, ``(n, T)``.
+        moments: H and row energies of these matrices, as ``outer_hessians`` gives them.
+        shape: shape of the calibration tokens, ``(n, T)``.
         candidates: types to try by tensor name.
+        weighted: rounding without feedback is weighted by importance.
     """
-    from ...gptq.factor import factorise
-
     held_out_tokens = count_held_out(shape)
     losses: Losses = {}
     for name, (found, channels) in moments.items():
         # A copy, for these moments are needed again to round with.
         factor = factorise(found.learned, DAMPING)
         losses |= predict_tensors(
-            {name: source.read(name)}, found, {name: channels}, held_out_tokens, candidates, factor, rows=OUTER_ROWS
+            {name: source.read(name)},
+            found,
+            {name: channels},
+            held_out_tokens,
+            candidates,
+            factor,
+            rows=OUTER_ROWS,
+            weighted=weighted,
         )
     return losses
 
@@ -197,6 +192,7 @@ def predict_tensors(
     factor: Factor,
     *,
     rows: int = ROWS,
+    weighted: bool = True,
 ) -> Losses:
     """Predicted losses of tensors that read the same input, by name and type.
 
@@ -208,12 +204,14 @@ def predict_tensors(
         held_out_tokens: how many tokens ``moments.held_out`` is of.
         candidates: types to try, by name.
         factor: of the damped H of the tokens to learn from.
-        rows: of each matrix that are rounded.
+        rows: number of rows of each matrix that are rounded.
+        weighted: rounding without feedback is weighted by importance.
     """
     types = {name: candidates[name] for name in matrices if candidates.get(name)}
     if not types:
         return {}
-    held_out, importance = moments.held_out.T, importance_of(factor.diagonal.numpy())
+    held_out = moments.held_out.T
+    importance = importance_of(factor.diagonal.numpy()) if weighted else None
     chosen = {name: sample_rows(channels[name], rows) for name in types}
     samples = {name: np.ascontiguousarray(matrices[name][chosen[name][0]]) for name in types}
 
@@ -250,12 +248,12 @@ def _anchor(types: Sequence[str]) -> list[str]:
 
 
 def _with_gain(types: Sequence[str], nearest: Mapping[str, float], reached: Mapping[str, float]) -> dict[str, TypeLoss]:
-    """Losses of one tensor with importance rounding, and with feedback for one type, made one for each type."""
+    """Losses of one tensor without feedback, and with it for one type, made one for each type."""
     gain = min((loss / max(nearest[name], 1e-30) for name, loss in reached.items()), default=1.0)
     found = {}
     for name in types:
         own = gain if name in LAYOUTS and gain < 1 else 1.0
-        found[name] = TypeLoss(nearest[name] * own, nearest[name], "feedback" if own < 1 else "imatrix")
+        found[name] = TypeLoss(nearest[name] * own, nearest[name], own < 1)
     return found
 
 
@@ -286,7 +284,7 @@ def sample_rows(channels: Floats, count: int = ROWS) -> tuple[npt.NDArray[np.int
     return np.concatenate([own, drawn]), np.concatenate([channels[own], np.full(len(drawn), step)]).astype(np.float32)
 
 
-def outer_moments(model: BlockModel, hidden: Tensor, weights: LossWeights) -> dict[str, tuple[Moments, Floats]]:
+def outer_hessians(model: BlockModel, hidden: Tensor, weights: LossWeights) -> dict[str, tuple[Moments, Floats]]:
     """H and row energies of head and embedding; ``hidden`` is the last block's output ``(n, T, d)``.
 
     A row of the embedding errs only where its token is read; that error meets the same gradient column by column,

@@ -1,0 +1,43 @@
+"""The LieQ way: a metric ranks the blocks, and whole blocks get a level of nominal bits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..evidence.blocks.records import Diagnostics
+from ..evidence.blocks.table import METRICS
+from ..gguf.types import is_matrix
+from .base import Allocator, Candidates
+from .budget import Budget
+from .loss import Losses
+from .plan import Plan, PlanOptions, is_block_weight, make_plan, plan_fixed
+from .types import LEVEL_TYPES, resolve
+
+
+class ByLevels(Allocator):
+    """Blocks by falling score; a block with a higher score never gets fewer bits."""
+
+    def __init__(self, options: PlanOptions) -> None:
+        """Allocate by the metric and the levels of ``options``."""
+        self.metric = options.metric
+        self.needs = METRICS[options.metric].needs
+        self._options = options
+
+    def candidates(self, diagnostics: Diagnostics) -> Candidates:
+        types: dict[str, tuple[str, ...]] = {}
+        for tensor in diagnostics.tensors:
+            if is_block_weight(tensor):
+                levels = [LEVEL_TYPES[level] for level in self._options.levels]
+                strict = self._options.strict_types
+                fitting = (resolve(t, tensor.shape[-1], strict=strict, tensor=tensor.name).type.name for t in levels)
+                types[tensor.name] = tuple(dict.fromkeys(fitting))
+            elif is_matrix(tensor.name, tensor.shape):
+                types[tensor.name] = (plan_fixed(tensor, diagnostics, self._options).type,)
+        return types
+
+    def check(self, diagnostics: Diagnostics, budget: Budget) -> None:
+        # Which budgets, levels and types are possible does not depend on the scores.
+        make_plan(diagnostics, budget, replace(self._options, metric="first"))
+
+    def plan(self, diagnostics: Diagnostics, budget: Budget, losses: Losses) -> Plan:
+        return make_plan(diagnostics, budget, self._options)

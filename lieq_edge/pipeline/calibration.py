@@ -1,0 +1,57 @@
+"""What an export calibrates on: a text, somebody else's importance matrix, or nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..evidence.blocks.records import TextInfo
+from ..evidence.importance.records import Importances
+from ..gguf.types import is_matrix
+from ..sources.base import Source
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    """A text of so many tokens, to be written or read when evidence is gathered.
+
+    Attributes:
+        text: ``self``, ``docs``, ``mixed``, or the path of a file.
+        tokens: length of the text, at most.
+    """
+
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class ImatrixFile:
+    """Importances that ``llama-imatrix`` measured, and the record of the file."""
+
+    importances: Importances
+    info: TextInfo
+
+
+@dataclass(frozen=True)
+class NoCalibration:
+    """Nothing is calibrated.
+
+    Attributes:
+        wanted: the user asked for it; then types that are of little use without calibration are written all the same.
+    """
+
+    wanted: bool
+
+
+Calibration = CalibrationText | ImatrixFile | NoCalibration
+
+# H of n columns is of full rank from n tokens on, and worth following from a few times as many.
+_LEAST_TOKENS, _TOKENS_A_COLUMN, _WINDOW = 16384, 3, 512
+_IMPORTANCE_TOKENS = 8192
+
+
+def default_tokens(source: Source, *, follows_loss: bool) -> int:
+    """Tokens to calibrate on unless the user says: where the loss is followed, more for models with wider rows."""
+    if not follows_loss:
+        return _IMPORTANCE_TOKENS
+    widest = max(spec.shape[-1] for spec in source.tensors() if is_matrix(spec.name, spec.shape))
+    return max(_LEAST_TOKENS, -(-_TOKENS_A_COLUMN * widest // _WINDOW) * _WINDOW)

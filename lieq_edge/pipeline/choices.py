@@ -1,0 +1,143 @@
+"""The choices behind ``resolve``: which allocator, which rounder, and what is calibrated on."""
+
+from __future__ import annotations
+
+from ..allocate import by_loss
+from ..allocate.base import Allocator
+from ..allocate.by_levels import ByLevels
+from ..allocate.plan import PlanOptions
+from ..errors import InputError
+from ..evidence.blocks.table import METRICS
+from ..evidence.importance.imatrix_file import read_imatrix
+from ..gguf.types import TYPES
+from ..rounding.base import Rounder
+from ..rounding.table import ROUNDERS
+from ..runtimes import Runtime
+from ..runtimes.base import LOSS
+from ..settings import Settings
+from ..sources.base import Source
+from ..system.progress import log
+from .blocks import BlockChoice
+from .calibration import Calibration, CalibrationText, ImatrixFile, NoCalibration, default_tokens
+
+# Feedback learns on some windows of the text and is judged on others.
+_LEAST_FEEDBACK_TOKENS = 1024
+
+_SEEDS = 3
+
+
+def choose_rounder(settings: Settings, source: Source, runtime: Runtime) -> Rounder:
+    """The rounder that the user names, or the best one that the model and the text allow.
+
+    Raises:
+        InputError: the named one does not go with the calibration or the model.
+    """
+    name = settings.rounding
+    if name is None:
+        name = _usual_rounding(settings, source, runtime)
+    rounder = ROUNDERS[name]
+    if settings.imatrix is not None and (by_loss.NAME == settings.metric or not rounder.weighs):
+        raise InputError("--imatrix is read for --rounding imatrix only, and not with --metric loss; leave it out.")
+    if settings.calibration == "none":
+        if settings.metric == by_loss.NAME:
+            raise InputError("The metric loss is measured on a calibration text; choose one, or another --metric.")
+        if rounder.follow is not None:
+            raise InputError(f"--rounding {name} follows a calibration text; choose one, or another --rounding.")
+        if rounder.weighs and settings.imatrix is None:
+            raise InputError(
+                f"--rounding {name} needs a calibration text or --imatrix; choose one, or --rounding nearest."
+            )
+    if not _is_dense(source) and (rounder.follow is not None or settings.metric == by_loss.NAME):
+        raise InputError(
+            f"{source.label} is a mixture of experts, on which the metric loss and --rounding feedback do not work yet; "
+            "choose another --metric and --rounding imatrix."
+        )
+    return rounder
+
+
+def _usual_rounding(settings: Settings, source: Source, runtime: Runtime) -> str:
+    if settings.imatrix is not None:
+        return "imatrix"
+    if settings.calibration == "none":
+        return "nearest"
+    enough = settings.calibration_tokens is None or settings.calibration_tokens >= _LEAST_FEEDBACK_TOKENS
+    return "feedback" if enough and _is_dense(source) and runtime.refusal(LOSS) is None else "imatrix"
+
+
+def _is_dense(source: Source) -> bool:
+    """No tensor holds the matrices of several experts."""
+    return all(len(tensor.shape) < 3 for tensor in source.tensors())
+
+
+def choose_allocator(settings: Settings, rounder: Rounder | None = None) -> Allocator:
+    """The allocator that the metric stands for.
+
+    Args:
+        settings: metric, levels, types and what is fixed.
+        rounder: what will round; types that it would ruin are no candidates. None leaves all.
+
+    Raises:
+        InputError: a setting is of no use with the metric.
+    """
+    follows_loss = settings.metric == by_loss.NAME
+    for name in ("levels",) if follows_loss else ("types", "granularity"):
+        if settings.gives(name):
+            use = "has no use with --metric loss, which chooses among --types" if follows_loss else (
+                "is for --metric loss only"
+            )
+            raise InputError(f"--{name} {use}; leave it out.")
+    options = plan_options(settings)
+    if not follows_loss:
+        return ByLevels(options)
+    reads_importance = rounder is None or rounder.reads_text
+    refused = frozenset(name for name, kind in TYPES.items() if kind.needs_importance and not reads_importance)
+    return by_loss.ByLoss(options, settings.types, refused)
+
+
+def plan_options(settings: Settings) -> PlanOptions:
+    """The part of the settings that allocation reads."""
+    return PlanOptions(
+        metric=settings.metric,
+        levels=settings.levels,
+        token_embedding_type=settings.token_embedding_type,
+        output_type=settings.output_type,
+        strict_types=settings.strict_types,
+        seed=settings.seed,
+        granularity=settings.granularity or ("tensor" if settings.metric == by_loss.NAME else "block"),
+    )
+
+
+def choose_calibration(
+    settings: Settings, source: Source, allocator: Allocator, rounder: Rounder
+) -> Calibration:
+    """What is calibrated on; nothing where nothing reads it.
+
+    Raises:
+        InputError: both a text and an imatrix file are given, or the file cannot be read.
+    """
+    if settings.imatrix is not None:
+        if settings.gives("calibration") or settings.gives("calibration_tokens"):
+            raise InputError("--imatrix takes the place of a calibration text; leave --calibration out.")
+        return ImatrixFile(*read_imatrix(settings.imatrix, source))
+    if settings.calibration == "none":
+        return NoCalibration(wanted=True)
+    if not (allocator.predicts or rounder.reads_text):
+        if settings.gives("calibration") or settings.gives("calibration_tokens"):
+            log(f"Note: --rounding {rounder.name} and --metric {allocator.metric} read no calibration text.")
+        return NoCalibration(wanted=False)
+    follows_loss = allocator.predicts or rounder.follow is not None
+    tokens = settings.calibration_tokens or default_tokens(source, follows_loss=follows_loss)
+    return CalibrationText(settings.calibration, tokens)
+
+
+def block_choice(settings: Settings, measurements: frozenset[str]) -> BlockChoice:
+    """What is measured of the blocks."""
+    return BlockChoice(
+        measurements=measurements,
+        metric=METRICS.get(settings.metric),
+        projections=settings.projections,
+        baseline=settings.baseline,
+        seeds=tuple(range(settings.seed, settings.seed + _SEEDS)),
+        probe_text=settings.probe_text,
+        probe_tokens=settings.probe_tokens,
+    )

@@ -1,0 +1,87 @@
+"""What is asked of a rounder: which evidence it needs, and the bytes of every tensor of a plan."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..allocate.plan import Plan, TensorPlan
+from ..evidence.importance.records import Importances
+from ..evidence.loss.request import Follow
+from ..llama.encoders import Packed
+from ..sources.base import Source
+from ..store import Cache, Run
+from .encode import check_importance
+
+if TYPE_CHECKING:
+    from ..evidence.loss.measure import LossEvidence
+    from ..evidence.loss.predictions import TypeLoss
+
+
+@dataclass(frozen=True)
+class RoundingTask:
+    """Tensors to be rounded, and what is known of the model.
+
+    Attributes:
+        source: model with the weights.
+        plan: type of every tensor.
+        importances: importances by tensor name; empty where none were measured.
+        loss: loss weights, predicted losses and what rounding goes by, for rounders that need them.
+        threads: number of threads, None for all cores; the bytes do not depend on it.
+        run: where finished blocks are kept, to resume from.
+        cache: cache for results of this model.
+    """
+
+    source: Source
+    plan: Plan
+    importances: Importances
+    loss: LossEvidence | None
+    threads: int | None
+    run: Run
+    cache: Cache
+
+
+class Rounder(ABC):
+    """A way from weights to the codes of a type.
+
+    Attributes:
+        name: what users call it, and the key ``lieq.rounding`` of the file.
+        weighs: it reads importances.
+        follow: what it goes by in the original; None where it needs no loss evidence.
+    """
+
+    name: ClassVar[str]
+    weighs: ClassVar[bool] = False
+    follow: ClassVar[Follow | None] = None
+
+    @property
+    def reads_text(self) -> bool:
+        """It needs evidence that is measured on a calibration text."""
+        return self.weighs or self.follow is not None
+
+    def check(self, plan: Plan, importances: Importances, *, allow_none: bool) -> None:
+        """Refuse types that this rounding would ruin.
+
+        Args:
+            plan: plan to be written.
+            importances: importances that were measured.
+            allow_none: the user wants to do without calibration.
+
+        Raises:
+            InputError: a type needs importance, and the tensor has none.
+        """
+        check_importance(plan, importances, allow_none=allow_none)
+
+    def predicted(self, loss: TypeLoss) -> float:
+        """The predicted loss of a type with this rounding, nats a token."""
+        return loss.direct_loss
+
+    def resume_parts(self, plan: Plan, loss: LossEvidence | None) -> dict[str, Any] | None:
+        """What the bytes depend on beside the model; None where rounding is too quick to be resumed."""
+        return None
+
+    @abstractmethod
+    def encode(self, task: RoundingTask) -> Iterator[tuple[TensorPlan, Packed]]:
+        """The bytes of every tensor, in the plan's order."""

@@ -1,0 +1,139 @@
+"""Round each block behind the rounded ones before it.
+
+Linears that read the same input share its H and are rounded together, in the order in which a block runs them; those
+that write to the residual stream make up for its drift (``drift``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..allocate.plan import TensorPlan
+from ..blockwise.partial_runs import KeptInputs, input_of, seeing_inputs
+from ..blockwise.precision import quick_products
+from ..blockwise.residual import Written
+from ..blockwise.sixteen_bits import turned_once
+from ..blockwise.workers import Workers
+from ..evidence.loss.measure import LossEvidence, OriginalStream
+from ..evidence.loss.weights import Readers
+from ..gptq.collect import Collecting, Received
+from ..gptq.hessian import CrossMoments, Moments, held_out_sequences
+from ..llama.encoders import Packed
+from ..store.entry import Arrays
+from ..system.memory import WIDE, give_back_memory
+from .drift import Stream
+from .group import round_group
+
+
+class Following:
+    """The state is what enters the next block, with all blocks before it rounded."""
+
+    def __init__(
+        self, plans: Mapping[str, TensorPlan], loss: LossEvidence, original: OriginalStream, workers: Workers
+    ) -> None:
+        """Follow the ``original``.
+
+        Args:
+            plans: types by tensor name.
+            loss: loss weights and predicted losses.
+            original: the model, and its residual stream.
+            workers: where matrices are rounded.
+        """
+        self.state: Arrays | None = None
+        self._plans = plans
+        self._loss = loss
+        self._model = original.model
+        self._stream = original.stream
+        self._workers = workers
+
+    def block(self, index: int) -> dict[str, Packed]:
+        """Round the matrices of the next block; the state becomes its output with the rounded weights."""
+        model, losses = self._model, self._loss.losses
+        if self.state is None:
+            self.state = {"hidden": model.embed(self._loss.tokens).clone().numpy()}
+        model.release_outer()
+        hidden = torch.from_numpy(self.state["hidden"])
+        give_back_memory(model.columns)
+        inputs = KeptInputs(len(self._loss.tokens))
+        with quick_products():
+            targets = self._stream.written(index)
+        with model.block(index) as module:
+            linears = model.linears(module, index)
+            with quick_products(), inputs.finding_ends(module, linears), seeing_inputs(linears) as seen:
+                model.run_block(module, index, hidden[:1])
+            sharing = _sharing(self._loss.weights.readers(index), seen)
+            seen.clear()
+
+            packed: dict[str, Packed] = {}
+            for together in sharing:
+                columns = linears[together[0][0]].in_features
+                judged = all(self._plans[name].type in losses.get(name, {}) for names in together for name in names)
+                with quick_products():
+                    measured = self._measure(module, index, hidden, together, targets, inputs, judged=judged)
+                # Side by side, unless H and its factor are large.
+                for group in [[names] for names in together] if columns >= WIDE else [together]:
+                    rounded = round_group(
+                        group, self._plans, linears, measured, self._loss, model.source, self._workers
+                    )
+                    for name, (codes, values) in rounded.items():
+                        packed[name] = codes
+                        linears[name].weight.copy_(model.parameter(name, values))
+            with quick_products():
+                model.advance(module, index, hidden, inputs.used)
+        return packed
+
+    def _measure(
+        self,
+        module: nn.Module,
+        index: int,
+        hidden: Tensor,
+        together: Sequence[Readers],
+        targets: Written | None,
+        stored: KeptInputs,
+        *,
+        judged: bool,
+    ) -> tuple[dict[Readers, Moments], dict[Readers, CrossMoments]]:
+        """H of linears that read the same, behind all that is rounded; C of one in ``targets`` with its target.
+
+        H is not divided into learned and held-out tokens when the rounding of all these linears is ``judged`` already,
+        unless C has to be judged.
+        """
+        model, tokens = self._model, self._loss.tokens
+        linears = model.linears(module, index)
+        writers = list(targets.streams) if targets else []
+        first = together[0][0]
+        # A matrix that writes to the stream reads an input of its own.
+        writer = first if targets and first in writers else None
+        collecting = Collecting(held_out_sequences(len(tokens)), divided=writer is not None or not judged)
+        # Matrices that have written to the stream before.
+        before = writers[: writers.index(writer)] if writer else []
+        with turned_once(module):
+            for batch in model.batches(tokens.shape):
+                stream = Stream(targets, batch, hidden[batch]) if targets and writer else None
+                ran = dict.fromkeys(before, stream.write) if stream else {}
+                with stored.used(batch):
+                    x = input_of(model, module, index, hidden[batch], first, ran)
+                wanted = stream.missing(writer) if stream and writer else None
+                if wanted is not None and linears[first].bias is not None:
+                    wanted -= linears[first].bias
+                for names in together:
+                    for name in names:
+                        stored.keep(name, batch, x)
+                weights = self._loss.weights.tokens
+                received = {names: Received(x, weights[names][batch], wanted) for names in together}
+                collecting.add(batch, received)
+        return collecting.done()
+
+
+def _sharing(readers: Sequence[Readers], seen: Mapping[str, Tensor]) -> list[list[Readers]]:
+    """``readers`` in their order, those together that follow each other and receive the same tensor."""
+    groups: list[list[Readers]] = []
+    for names in readers:
+        if groups and seen[groups[-1][0][0]] is seen[names[0]]:
+            groups[-1].append(names)
+        else:
+            groups.append([names])
+    return groups

@@ -1,0 +1,19 @@
+"""Nearest: ggml's encoders with equal weights for all columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..allocate.plan import TensorPlan
+from ..llama.encoders import Packed
+from .base import Rounder, RoundingTask
+from .encode import encode_tensors
+
+
+class Nearest(Rounder):
+    """Each block by itself, every weight counted alike. Needs no text."""
+
+    name = "nearest"
+
+    def encode(self, task: RoundingTask) -> Iterator[tuple[TensorPlan, Packed]]:
+        return encode_tensors(task.source, task.plan, {}, threads=task.threads)
