@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..blockwise.precision import quick_products
+from ..blockwise.precision import fast_products
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..blockwise.residual import Written
     from ..blockwise.workers import Workers
     from ..gptq.factor import Factor
-    from ..gptq.hessian import CrossMoments, Moments
+    from ..gptq.hessian import CrossMoment, Hessian
 
 Floats = npt.NDArray[np.float32]
 
@@ -53,7 +53,7 @@ class Stream:
 
 
 def correction(
-    factor: Factor, moments: Moments, cross: CrossMoments, channels: Floats, workers: Workers | None = None
+    factor: Factor, moments: Hessian, cross: CrossMoment, channels: Floats, workers: Workers | None = None
 ) -> Floats:
     """What to add to a matrix, ``(rows, columns)``.
 
@@ -76,7 +76,7 @@ def correction(
             solve(part)
     found = torch.from_numpy(cross.learned)
     # The held-out sum of w |r - a D x|^2 is least at this a.
-    with quick_products():
+    with fast_products():
         change = (torch.from_numpy(moments.held_out) @ found.T).float()
     wanted = torch.from_numpy(cross.held_out)
     rows = torch.from_numpy(channels)

@@ -11,7 +11,7 @@ import numpy as np
 from ..allocate.plan import TensorPlan
 from ..evidence.loss.predictions import Losses, TypeLoss, predict_tensors
 from ..gptq.feedback import DAMPING, round_by_factor
-from ..gptq.hessian import CrossMoments, Moments, count_held_out, importance_of
+from ..gptq.hessian import CrossMoment, Hessian, count_held_out, importance_of
 from ..llama import encoders as ggml
 from ..llama.encoders import Packed
 from ..sources.base import Array
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..blockwise.workers import Workers
-    from ..evidence.loss.weights import Readers
+    from ..gguf.names import InputGroup
     from ..gptq.factor import Factor
     from .sequential import FeedbackInputs
 
@@ -34,10 +34,10 @@ _MOST_WEIGHTS = 1 << 22
 
 
 def round_group(
-    group: Sequence[Readers],
+    group: Sequence[InputGroup],
     plans: Mapping[str, TensorPlan],
     linears: Mapping[str, nn.Linear],
-    measured: tuple[dict[Readers, Moments], dict[Readers, CrossMoments]],
+    measured: tuple[dict[InputGroup, Hessian], dict[InputGroup, CrossMoment]],
     inputs: FeedbackInputs,
     workers: Workers,
 ) -> dict[str, tuple[Packed, Array]]:
@@ -51,7 +51,7 @@ def round_group(
     if columns >= WIDE:
         give_back_memory()
 
-    def prepare(readers: Readers) -> dict[str, Prepared]:
+    def prepare(readers: InputGroup) -> dict[str, Prepared]:
         types = {name: plans[name].type for name in readers}
         unjudged = {name: [kind] for name, kind in types.items() if kind not in losses.get(name, {})}
         moments, cross = measured[0].pop(readers), measured[1].pop(readers, None)
@@ -95,8 +95,8 @@ def _prepare(
     types: Mapping[str, str],
     unjudged: Mapping[str, Sequence[str]],
     linears: Mapping[str, nn.Linear],
-    moments: Moments,
-    cross: CrossMoments | None,
+    moments: Hessian,
+    cross: CrossMoment | None,
     inputs: FeedbackInputs,
     workers: Workers | None,
 ) -> dict[str, Prepared]:
@@ -104,7 +104,7 @@ def _prepare(
 
     The types of ``unjudged`` ones are judged first.
     """
-    from ..blockwise.precision import quick_products
+    from ..blockwise.precision import fast_products
     from ..gptq.factor import factorise
     from .drift import correction
 
@@ -130,7 +130,7 @@ def _prepare(
         factor.undamp()
         del factor  # as large as H
     choices = {name: (found if name in unjudged else losses)[name][kind] for name, kind in types.items()}
-    with quick_products():
+    with fast_products():
         merged = moments.merge()
     return prepare_matrices(matrices, types, choices, merged)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..blockwise.workers import Workers
     from ..evidence.loss.hessians import KeptMoments
     from ..evidence.loss.predictions import Losses
-    from ..evidence.loss.weights import Readers
+    from ..gguf.names import InputGroup
     from ..sources.base import Source
 
 
@@ -41,7 +41,7 @@ def round_block(
     """
     found = moments.get(index)
 
-    def prepare(readers: Readers) -> dict[str, Prepared]:
+    def prepare(readers: InputGroup) -> dict[str, Prepared]:
         types = {name: plans[name].type for name in readers}
         choices = {name: losses[name][kind] for name, kind in types.items()}
         matrices = {name: source.read(name) for name in readers}

@@ -18,7 +18,7 @@ from ..allocate.plan import Plan, TensorPlan
 from ..evidence.loss.hessians import KeptMoments
 from ..evidence.loss.predictions import Losses, Sensitivity, TypeLoss
 from ..gptq.collect import Collecting, Received
-from ..gptq.hessian import CrossMoments, Moments, held_out_sequences
+from ..gptq.hessian import CrossMoment, Hessian, held_out_sequences
 from ..llama.encoders import Packed
 from ..sources.base import Array, Source
 from ..store import NO_CACHE, Cache, Entry, Run, Steps
@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..blockwise.model import BlockModel
-    from ..blockwise.partial_runs import KeptInputs
+    from ..blockwise.partial_runs import StoredInputs
     from ..blockwise.residual import ResidualStream, Written
     from ..blockwise.workers import Workers
-    from ..evidence.loss.weights import LossWeights, Readers
+    from ..evidence.loss.weights import LossWeights
+    from ..gguf.names import InputGroup
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def encode_streamed(
 @contextlib.contextmanager
 def _original(inputs: FeedbackInputs) -> Iterator[ResidualStream]:
     """The original's residual stream, kept for this rounding alone where nobody kept it before."""
-    from ..blockwise.precision import quick_products
+    from ..blockwise.precision import fast_products
     from ..blockwise.residual import ResidualStream
 
     if inputs.original is not None:
@@ -143,7 +144,7 @@ def _original(inputs: FeedbackInputs) -> Iterator[ResidualStream]:
     assert inputs.model is not None
     with tempfile.TemporaryDirectory(prefix="lieq-stream.") as folder, Run(Path(folder)) as run:
         original = ResidualStream(inputs.model, inputs.tokens, run, inside=True)
-        with quick_products():
+        with fast_products():
             original.forward()
         yield original
 
@@ -256,18 +257,18 @@ def _round_block(
     workers: Workers,
 ) -> dict[str, Packed]:
     """Round the matrices of a block; ``hidden`` becomes its output with the rounded weights."""
-    from ..blockwise.partial_runs import KeptInputs, seeing_inputs
-    from ..blockwise.precision import quick_products
+    from ..blockwise.partial_runs import StoredInputs, seeing_inputs
+    from ..blockwise.precision import fast_products
 
     model, losses = inputs.model, inputs.sensitivity.losses
     assert model is not None
     give_back_memory(model.columns)
-    kept = KeptInputs(len(inputs.tokens))
-    with quick_products():
+    kept = StoredInputs(len(inputs.tokens))
+    with fast_products():
         targets = original.written(index)
     with model.block(index) as module:
         linears = model.linears(module, index)
-        with quick_products(), kept.finding_ends(module, linears), seeing_inputs(linears) as seen:
+        with fast_products(), kept.finding_ends(module, linears), seeing_inputs(linears) as seen:
             model.run_block(module, index, hidden[:1])
         sharing = _sharing(inputs.weights.readers(index), seen)
         seen.clear()
@@ -276,21 +277,21 @@ def _round_block(
         for together in sharing:
             columns = linears[together[0][0]].in_features
             settled = all(plans[name].type in losses.get(name, {}) for readers in together for name in readers)
-            with quick_products():
+            with fast_products():
                 measured = _measure(module, index, hidden, inputs, together, targets, kept, judged=settled)
             # Side by side, unless H and its factor are large.
             for group in [[readers] for readers in together] if columns >= WIDE else [together]:
                 for name, (own, values) in round_group(group, plans, linears, measured, inputs, workers).items():
                     packed[name] = own
                     linears[name].weight.copy_(model.parameter(name, values))
-        with quick_products():
+        with fast_products():
             model.advance(module, index, hidden, kept.used)
     return packed
 
 
-def _sharing(readers: Sequence[Readers], seen: Mapping[str, Tensor]) -> list[list[Readers]]:
+def _sharing(readers: Sequence[InputGroup], seen: Mapping[str, Tensor]) -> list[list[InputGroup]]:
     """``readers`` in their order, those together that follow each other and receive the same tensor."""
-    found: list[list[Readers]] = []
+    found: list[list[InputGroup]] = []
     for names in readers:
         if found and seen[found[-1][0][0]] is seen[names[0]]:
             found[-1].append(names)
@@ -304,18 +305,18 @@ def _measure(
     index: int,
     hidden: Tensor,
     inputs: FeedbackInputs,
-    together: Sequence[Readers],
+    together: Sequence[InputGroup],
     targets: Written | None,
-    kept: KeptInputs,
+    kept: StoredInputs,
     *,
     judged: bool,
-) -> tuple[dict[Readers, Moments], dict[Readers, CrossMoments]]:
+) -> tuple[dict[InputGroup, Hessian], dict[InputGroup, CrossMoment]]:
     """H of linears that read the same, behind all that is rounded; C of one in ``targets`` with what it should give.
 
     H is not divided when all these linears' rounding is settled, ``judged``, unless C is judged.
     """
     from ..blockwise.partial_runs import input_of
-    from ..blockwise.sixteen_bits import turned_once
+    from ..blockwise.sixteen_bits import cast_once
     from .drift import Stream
 
     model = inputs.model
@@ -328,7 +329,7 @@ def _measure(
     collecting = Collecting(held_out_sequences(len(inputs.tokens)), divided=writer is not None or not judged)
     # What other matrices have written to the stream before.
     before = writers[: writers.index(writer)] if writer else []
-    with turned_once(module):
+    with cast_once(module):
         for batch in model.batches(inputs.tokens.shape):
             stream = Stream(targets, batch, hidden[batch]) if targets and writer else None
             ran = dict.fromkeys(before, stream.write) if stream else {}

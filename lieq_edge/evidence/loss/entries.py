@@ -13,7 +13,7 @@ from ...store import Entry
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ...gptq.hessian import Moments
+    from ...gptq.hessian import Hessian
     from .weights import LossWeights
 
 
@@ -27,7 +27,7 @@ class Measured:
     """
 
     weights: LossWeights
-    outer: dict[str, tuple[Moments, npt.NDArray[np.float32]]]
+    outer: dict[str, tuple[Hessian, npt.NDArray[np.float32]]]
 
     def entry(self) -> Entry:
         """All of it as arrays."""
@@ -44,7 +44,7 @@ class Measured:
         """From ``entry``."""
         import torch
 
-        from ...gptq.hessian import Moments
+        from ...gptq.hessian import Hessian
         from .weights import LossWeights
 
         def part(kind: str) -> dict[str, npt.NDArray[np.float32]]:
@@ -62,4 +62,4 @@ class Measured:
             embedding_columns=torch.from_numpy(entry.arrays["embedding columns"]).clone(),
         )
         learned, held_out, rows = part("learned"), part("held_out"), part("rows")
-        return cls(weights, {name: (Moments(learned[name], held_out[name]), rows[name]) for name in learned})
+        return cls(weights, {name: (Hessian(learned[name], held_out[name]), rows[name]) for name in learned})

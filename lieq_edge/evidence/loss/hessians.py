@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import InputError
-from ...gptq.hessian import Moments
+from ...gptq.hessian import Hessian
 from ...store import Run
 
 if TYPE_CHECKING:
-    from .weights import Readers
+    from ...gguf.names import InputGroup
 
 Floats = npt.NDArray[np.float32]
 
@@ -64,7 +64,7 @@ class Correlations:
             own *= scales[rows.start :]
             start += own.size
         np.fill_diagonal(found, self.diagonal)
-        return Moments(found).whole().learned
+        return Hessian(found).whole().learned
 
 
 def _strips(n: int) -> Iterator[slice]:
@@ -81,7 +81,7 @@ class KeptMoments:
         self._blocks = range(blocks)
         self._put: set[int] = set()
 
-    def put(self, block: int, moments: Mapping[Readers, Correlations]) -> None:
+    def put(self, block: int, moments: Mapping[InputGroup, Correlations]) -> None:
         """Keep those of a block, by the linears that read the input.
 
         Raises:
@@ -105,7 +105,7 @@ class KeptMoments:
         """Those of all blocks were put by this process, or are there and whole."""
         return all(block in self._put or self._run.fetch(_name(block)) is not None for block in self._blocks)
 
-    def get(self, block: int) -> dict[Readers, Correlations]:
+    def get(self, block: int) -> dict[InputGroup, Correlations]:
         """Those of a block.
 
         Raises:

@@ -99,7 +99,7 @@ def measure_loss(
     import torch
 
     from ...blockwise.model import BlockModel
-    from ...blockwise.precision import quick_products
+    from ...blockwise.precision import fast_products
     from ...blockwise.residual import ResidualStream
     from ...blockwise.threads import use_threads
     from ...blockwise.workers import Workers
@@ -134,7 +134,7 @@ def measure_loss(
         model, stream = build()
         if stream is not None:
             # Within the workers' limits, as when loss weights are measured: sums may depend on threads.
-            with Workers(threads), stage("Running the original", model.n_blocks) as advance, quick_products():
+            with Workers(threads), stage("Running the original", model.n_blocks) as advance, fast_products():
                 stream.forward(advance)
     measured = Measured.of_entry(weights)
     outer = {name: list(candidates.get(name, ())) for name in measured.outer}

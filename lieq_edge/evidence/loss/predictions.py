@@ -21,7 +21,7 @@ from ...gguf.blocks import LAYOUTS
 from ...gguf.types import TYPES
 from ...gptq.collect import Collecting, Received
 from ...gptq.feedback import DAMPING, round_by_factor
-from ...gptq.hessian import Moments, count_held_out, held_out_sequences, importance_of, weighted_moments
+from ...gptq.hessian import Hessian, count_held_out, held_out_sequences, importance_of, weighted_moments
 from ...llama import encoders as ggml
 from .hessians import Correlations
 
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 
     from ...blockwise.model import BlockModel
     from ...blockwise.workers import Workers
+    from ...gguf.names import InputGroup
     from ...gptq.factor import Factor
     from ...sources.base import Source
-    from .weights import LossWeights, Readers
+    from .weights import LossWeights
 
 Floats = npt.NDArray[np.float32]
 
@@ -61,7 +62,7 @@ class TypeLoss:
     rounding: str
 
 
-Keep = Callable[[Mapping["Readers", Correlations]], None]
+Keep = Callable[[Mapping["InputGroup", Correlations]], None]
 """Gets H of all tokens, by the linears that read the input."""
 
 Losses = dict[str, dict[str, TypeLoss]]
@@ -110,20 +111,20 @@ class Predictor:
         self._keep = keep
         self._collecting = Collecting(held_out_sequences(shape[0]), kept=kept)
 
-    def add(self, batch: slice, received: dict[Readers, tuple[Tensor, Tensor]]) -> None:
+    def add(self, batch: slice, received: dict[InputGroup, tuple[Tensor, Tensor]]) -> None:
         """Collect H."""
         self._collecting.add(batch, {names: Received(*some) for names, some in received.items()})
 
     def done(self, channels: dict[str, Tensor]) -> dict[str, Any]:
         """Predict, input after input; their H go. The predictions are as ``losses_to_json`` gives them."""
-        from ...blockwise.precision import quick_products
+        from ...blockwise.precision import fast_products
         from ...gptq.factor import factorise
 
         moments, _ = self._collecting.done()
         order = list(moments)
-        kept: dict[Readers, Correlations] = {}
+        kept: dict[InputGroup, Correlations] = {}
 
-        def predict(names: Readers) -> Losses:
+        def predict(names: InputGroup) -> Losses:
             own = moments.pop(names)
             factor = factorise(own.learned, DAMPING, in_place=True)
             losses = predict_tensors(
@@ -137,7 +138,7 @@ class Predictor:
             if self._keep is not None:
                 factor.undamp()
                 del factor  # as large as H
-                with quick_products():
+                with fast_products():
                     kept[names] = Correlations.of(own.merge())
             return losses
 
@@ -163,7 +164,7 @@ def losses_from_json(values: dict[str, Any]) -> Losses:
 
 def predict_outer(
     source: Source,
-    moments: Mapping[str, tuple[Moments, Floats]],
+    moments: Mapping[str, tuple[Hessian, Floats]],
     shape: tuple[int, ...],
     candidates: Mapping[str, Sequence[str]],
 ) -> Losses:
@@ -190,7 +191,7 @@ def predict_outer(
 
 def predict_tensors(
     matrices: Mapping[str, Floats],
-    moments: Moments,
+    moments: Hessian,
     channels: Mapping[str, Floats],
     held_out_tokens: float,
     candidates: Mapping[str, Sequence[str]],
@@ -286,7 +287,7 @@ def sample_rows(channels: Floats, count: int = ROWS) -> tuple[npt.NDArray[np.int
     return np.concatenate([own, drawn]), np.concatenate([channels[own], np.full(len(drawn), step)]).astype(np.float32)
 
 
-def outer_moments(model: BlockModel, hidden: Tensor, weights: LossWeights) -> dict[str, tuple[Moments, Floats]]:
+def outer_moments(model: BlockModel, hidden: Tensor, weights: LossWeights) -> dict[str, tuple[Hessian, Floats]]:
     """H and row energies of head and embedding; ``hidden`` is the last block's output ``(n, T, d)``.
 
     A row of the embedding errs only where its token is read; that error meets the same gradient column by column,
@@ -297,9 +298,9 @@ def outer_moments(model: BlockModel, hidden: Tensor, weights: LossWeights) -> di
     uses = weights.embedding / max(float(weights.embedding.mean()), 1e-30)
     diagonal = weights.embedding_columns * weights.embedding.mean()
     share = len(held_out_sequences(hidden.shape[0])) / hidden.shape[0]
-    embedding = Moments((diagonal * (1 - share)).diag().numpy(), (diagonal * share).sqrt().diag().numpy())
+    embedding = Hessian((diagonal * (1 - share)).diag().numpy(), (diagonal * share).sqrt().diag().numpy())
     if model.head_name == "token_embd.weight":
-        both = Moments(head.learned + embedding.learned, np.concatenate([head.held_out, embedding.held_out]))
+        both = Hessian(head.learned + embedding.learned, np.concatenate([head.held_out, embedding.held_out]))
         # The part of the summed squared gradient that each role brings.
         part = head.trace / both.trace
         channels = part * weights.channels[model.head_name] + (1 - part) * uses
