@@ -34,18 +34,18 @@ def best_seconds(work: Callable[[], object], seconds: float = 3.0, least: int = 
 def product_rates(sizes: tuple[int, ...], threads: int, seconds: float) -> dict[str, float]:
     """GFLOP/s of square products by type and size, and the best of each type under its bare name.
 
-    ``oneDNN float32`` are those of ``quick_float32``: where it changes nothing they are as quick as the others.
+    ``oneDNN float32`` are those of ``fast_float32``: where it changes nothing they are as quick as the others.
     """
     import torch
 
-    from lieq_edge.blockwise.precision import quick_float32
+    from lieq_edge.blockwise.precision import fast_float32
 
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(0)
     rates: dict[str, float] = {}
     kinds: tuple[tuple[str, torch.dtype, contextlib.AbstractContextManager[None]], ...] = (
         ("float32", torch.float32, contextlib.nullcontext()),
-        ("oneDNN float32", torch.float32, quick_float32()),
+        ("oneDNN float32", torch.float32, fast_float32()),
         ("bfloat16", torch.bfloat16, contextlib.nullcontext()),
     )
     with torch.no_grad():

@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from lieq_edge.blockwise.model import BlockModel
 from lieq_edge.errors import InputError
 from lieq_edge.evidence.loss.predictions import sample_rows
-from lieq_edge.evidence.loss.weights import Readers, measure_loss_weights
+from lieq_edge.evidence.loss.weights import measure_loss_weights
+from lieq_edge.gguf.names import InputGroup
 from lieq_edge.gptq.factor import factorise
 from lieq_edge.gptq.feedback import DAMPING, round_by_factor
-from lieq_edge.gptq.hessian import Moments, importance_of, squared_norms, tokens_of
+from lieq_edge.gptq.hessian import Hessian, importance_of, squared_norms, tokens_of
 from lieq_edge.llama import encoders as ggml
 from lieq_edge.pipeline.planning import calibration_tokens
 from lieq_edge.pipeline.validation import validation_text
@@ -62,7 +63,7 @@ class Watcher:
         self.inputs: dict[str, list[tuple[slice, Tensor, Tensor]]] = {name: [] for name in self.linears}
         self.gains: list[Gain] = []
 
-    def add(self, batch: slice, received: dict[Readers, tuple[Tensor, Tensor]]) -> None:
+    def add(self, batch: slice, received: dict[InputGroup, tuple[Tensor, Tensor]]) -> None:
         """Keep what the matrices receive."""
         for names, (x, weights) in received.items():
             if readers := [name for name in names if name in self.inputs]:
@@ -97,10 +98,10 @@ class Watcher:
             columns, tokens = sample.shape[1], count * self.context
             self.gains.append(Gain("", name, columns, tokens, ratio))
 
-    def _moments(self, name: str, first: int, last: int | None) -> Moments:
+    def _moments(self, name: str, first: int, last: int | None) -> Hessian:
         """H over the sequences from ``first`` to ``last``."""
         columns = self.linears[name].in_features
-        moments = Moments.zeros(columns)
+        moments = Hessian.zeros(columns)
         for batch, x, weights in self.inputs[name]:
             start, stop = max(batch.start, first), min(batch.stop, last if last is not None else batch.stop)
             if start < stop:
@@ -113,7 +114,7 @@ class Watcher:
 class Deaf:
     """Stands for the watcher of a block that is not looked at."""
 
-    def add(self, batch: slice, received: dict[Readers, tuple[Tensor, Tensor]]) -> None:
+    def add(self, batch: slice, received: dict[InputGroup, tuple[Tensor, Tensor]]) -> None:
         """Nothing."""
 
     def done(self, channels: dict[str, Tensor]) -> None:

@@ -15,7 +15,7 @@ from ..sources.base import Array, Source
 from ..system.memory import keep_freed_memory
 from .modules import BelowHead, ExpertMatrices, block_list, empty_model, replace_modules
 from .outer import OuterWeights, missing, parameter_of
-from .sixteen_bits import turned_once
+from .sixteen_bits import cast_once
 from .threads import use_threads
 
 # Blocks stay in memory when all of them take at most this much in float32: a model of about 250M weights then
@@ -65,7 +65,7 @@ class BlockModel:
         use_threads(threads)
         self.source = source
         self.causal_lm = empty_model(source.config())
-        self._turned = replace_modules(self.causal_lm)
+        self._transposed = replace_modules(self.causal_lm)
         self.config = self.causal_lm.config
         self._inner: nn.Module = self.causal_lm.base_model
         self._blocks = block_list(self._inner, source.n_blocks)
@@ -90,7 +90,7 @@ class BlockModel:
             else:
                 outer[name] = spec.name
         self._keep = 4 * count <= KEEP_BYTES if keep_blocks is None else keep_blocks
-        turned = self._turned
+        turned = self._transposed
 
         # Not a method of this object, which would then be part of a cycle and stay in memory for a while.
         def read(name: str) -> Tensor:
@@ -103,7 +103,7 @@ class BlockModel:
 
     def parameter(self, gguf_name: str, array: Array) -> Tensor:
         """What the module's parameter is when the GGUF tensor ``gguf_name`` is ``array``."""
-        return _parameter(self.source, self._turned, gguf_name, array)
+        return _parameter(self.source, self._transposed, gguf_name, array)
 
     def _load_block(self, index: int) -> None:
         if index in self._loaded:
@@ -235,7 +235,7 @@ class BlockModel:
 
         Each time the block runs ``within`` a context that is made of the sequences.
         """
-        with turned_once(module):
+        with cast_once(module):
             for batch in self.batches(hidden.shape):
                 with within(batch):
                     hidden[batch] = self.run_block(module, index, hidden[batch])

@@ -40,7 +40,7 @@ class _Kept:
     is_output: bool = False
 
 
-class KeptInputs:
+class StoredInputs:
     """Inputs of linears that modules of a block end in, for several runs of the block.
 
     Once all is rounded that a module runs before its last linear, what that receives stays as it is: further runs

@@ -20,7 +20,7 @@ _TRIED = 256
 _EXACT = 1e-5
 
 _lock = threading.Lock()
-# How many are within ``quick_float32``, and what the setting was before the first of them.
+# How many are within ``fast_float32``, and what the setting was before the first of them.
 _within = 0
 _before = "none"
 
@@ -40,7 +40,7 @@ def takes_bfloat16(source: Source, wanted: bool | None = None) -> bool:
 
 
 @contextlib.contextmanager
-def quick_products(wanted: bool | None = None) -> Iterator[None]:
+def fast_products(wanted: bool | None = None) -> Iterator[None]:
     """A context in which matrix products and attention run in bfloat16; sums between them stay float32.
 
     Twice as quick as float32 on two cores with AVX512-BF16. An input or a gradient is then off by about 0.3 %, at
@@ -50,12 +50,12 @@ def quick_products(wanted: bool | None = None) -> Iterator[None]:
         wanted: False keeps float32; None and True use bfloat16 where ``has_bfloat16``.
     """
     in_bfloat16 = wanted is not False and has_bfloat16()
-    with quick_float32(), torch.autocast("cpu", dtype=torch.bfloat16) if in_bfloat16 else contextlib.nullcontext():
+    with fast_float32(), torch.autocast("cpu", dtype=torch.bfloat16) if in_bfloat16 else contextlib.nullcontext():
         yield
 
 
 @contextlib.contextmanager
-def quick_float32() -> Iterator[None]:
+def fast_float32() -> Iterator[None]:
     """Let PyTorch leave products in float32 to oneDNN, where that makes them no less exact.
 
     Of PyTorch's two libraries MKL makes them otherwise, which on AMD's processors with AVX-512 is less than half as

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..store import Entry, Run, Steps
 from ..system.memory import is_little_memory
 from .model import BlockModel
-from .sixteen_bits import turned_once
+from .sixteen_bits import cast_once
 
 # A block counts as one that adds two outputs to its input when these leave no more of its change unexplained.
 _UNEXPLAINED = 1e-3
@@ -278,7 +278,7 @@ def _pass(model: BlockModel, module: nn.Module, index: int, hidden: Tensor) -> W
 
     hooks = [linears[n].register_forward_hook(lambda _, __, out, n=n: keep(n, out)) for n in writers]
     try:
-        with turned_once(module):
+        with cast_once(module):
             for batch in model.batches(hidden.shape):
                 entered = hidden[batch]
                 left = model.run_block(module, index, entered)

@@ -42,7 +42,7 @@ def read_as_needed(module: nn.Module, read: Callable[[slice], Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def turned_once(module: nn.Module) -> Iterator[None]:
+def cast_once(module: nn.Module) -> Iterator[None]:
     """Under autocast to bfloat16, turn the float32 matrices of linears here and not at each of many products.
 
     An input that several linears read is turned once as well; to hooks of linears that are registered within, it is

@@ -14,7 +14,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from ..system.memory import WIDE
-from .precision import quick_float32
+from .precision import fast_float32
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -52,7 +52,7 @@ class Workers:
 
     def __enter__(self) -> Workers:
         self._within.enter_context(self._libraries.limit(limits=1, user_api="blas"))
-        self._within.enter_context(quick_float32())
+        self._within.enter_context(fast_float32())
         return self
 
     def __exit__(

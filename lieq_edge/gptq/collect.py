@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .hessian import KEPT, CrossMoments, Moments, squared_norms, tokens_of
+from .hessian import KEPT, CrossMoment, Hessian, squared_norms, tokens_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..evidence.loss.weights import Readers
+    from ..gguf.names import InputGroup
 
 
 @dataclass(frozen=True)
@@ -40,19 +40,19 @@ class Collecting:
         self._held_out = held_out
         self._divided = divided
         self._kept = kept
-        self._moments: dict[Readers, Moments] = {}
-        self._crosses: dict[Readers, CrossMoments] = {}
+        self._moments: dict[InputGroup, Hessian] = {}
+        self._crosses: dict[InputGroup, CrossMoment] = {}
 
-    def add(self, batch: slice, received: Mapping[Readers, Received]) -> None:
+    def add(self, batch: slice, received: Mapping[InputGroup, Received]) -> None:
         """Add the sequences ``batch``."""
         # By input: some groups of linears receive the same.
         norms: dict[Tensor, npt.NDArray[np.float64]] = {}
         for names, some in received.items():
             columns = some.x.shape[-1]
             if names not in self._moments:
-                self._moments[names] = Moments.zeros(columns, divided=self._divided)
+                self._moments[names] = Hessian.zeros(columns, divided=self._divided)
             if some.wanted is not None and names not in self._crosses:
-                self._crosses[names] = CrossMoments.zeros(some.wanted.shape[-1], columns)
+                self._crosses[names] = CrossMoment.zeros(some.wanted.shape[-1], columns)
             if some.x not in norms:
                 norms[some.x] = squared_norms(some.x)
             for tokens in tokens_of(batch, norms[some.x], some.weights, self._held_out, self._kept):
@@ -62,7 +62,7 @@ class Collecting:
                     wanted = tokens.of(some.wanted)
                     self._crosses[names].add(x, wanted, tokens.weights, held_out=tokens.held_out)
 
-    def done(self) -> tuple[dict[Readers, Moments], dict[Readers, CrossMoments]]:
+    def done(self) -> tuple[dict[InputGroup, Hessian], dict[InputGroup, CrossMoment]]:
         """The moments, symmetric, when all batches are through, and C of those whose outputs were wanted.
 
         They are the caller's then, and this has none any more.

@@ -117,7 +117,7 @@ def round_by_factor(
     keep_values: bool = True,
 ) -> Rounding:
     """``round_with_feedback`` with a factor of H that is there already; ``keep_values`` False leaves them empty."""
-    from ..blockwise.precision import quick_float32
+    from ..blockwise.precision import fast_float32
     from .factor import factorise_blocks
 
     layout = layout_of(type_name)
@@ -128,7 +128,7 @@ def round_by_factor(
     pieces = [weights[start : start + _ROWS] for start in range(0, rows, _ROWS)]
 
     def one(piece: Floats) -> tuple[npt.NDArray[np.uint8], Floats]:
-        with quick_float32():  # among workers or not, so that the bytes are the same
+        with fast_float32():  # among workers or not, so that the bytes are the same
             grid = _round_rows(piece, factor, blocks, type_name, sweeps, search)
         return pack(grid), grid.values() if keep_values else np.empty((0, columns), np.float32)
 

@@ -29,14 +29,14 @@ KEPT = 0.4
 """Share of the tokens that enter H; see ``tokens_of``."""
 
 
-class Moments:
+class Hessian:
     """H = sum_t w_t x_t x_t^T over the tokens to learn from, and those held out one by one.
 
     They are far fewer than the columns of a wide matrix, so that their H would take more memory than they do.
     """
 
     def __init__(self, learned: Floats, held_out: Floats | None = None, *, divided: bool = True) -> None:
-        """Moments that are there already.
+        """H that is there already.
 
         Args:
             learned: H, float32 ``(columns, columns)``.
@@ -48,7 +48,7 @@ class Moments:
         self._divided = divided
 
     @classmethod
-    def zeros(cls, columns: int, *, divided: bool = True) -> Moments:
+    def zeros(cls, columns: int, *, divided: bool = True) -> Hessian:
         """Of no tokens."""
         return cls(np.zeros((columns, columns), np.float32), divided=divided)
 
@@ -86,7 +86,7 @@ class Moments:
         else:
             _add_products(self.learned, _as_multiplied(scaled))
 
-    def whole(self) -> Moments:
+    def whole(self) -> Hessian:
         """These moments with H symmetric, in the same memory."""
         matrix = self.learned
         for start in range(0, len(matrix), _MIRRORED):
@@ -127,7 +127,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total += left.T @ right
 
 
-class CrossMoments:
+class CrossMoment:
     """C = sum_t w_t r_t x_t^T of what an output should be, or change by, r, and the inputs.
 
     Attributes:
@@ -140,7 +140,7 @@ class CrossMoments:
         self._parts: list[Floats] = []
 
     @classmethod
-    def zeros(cls, rows: int, columns: int) -> CrossMoments:
+    def zeros(cls, rows: int, columns: int) -> CrossMoment:
         """Of no tokens."""
         return cls(np.zeros((rows, columns), np.float32))
 
@@ -159,7 +159,7 @@ class CrossMoments:
             left = _as_multiplied(wanted * weights[:, None])
             _add_product(torch.from_numpy(self.learned), left, _as_multiplied(x))
 
-    def subtract(self, matrix: Floats, moments: Moments) -> None:
+    def subtract(self, matrix: Floats, moments: Hessian) -> None:
         """Let r be what the outputs should change by, where it was what they should be: take W x off it.
 
         Args:
@@ -168,12 +168,12 @@ class CrossMoments:
         """
         import torch
 
-        from ..blockwise.precision import quick_products
+        from ..blockwise.precision import fast_products
 
         own = torch.from_numpy(matrix)
         torch.from_numpy(self.learned).addmm_(own, torch.from_numpy(moments.learned), alpha=-1)
         # What is held out only tells how much of a change to take, by a sum over all of it.
-        with quick_products():
+        with fast_products():
             outputs = torch.from_numpy(moments.held_out) @ own.T
         self._parts = [torch.from_numpy(self.held_out).sub_(outputs).numpy()]
 
@@ -281,18 +281,18 @@ def count_held_out(shape: tuple[int, ...]) -> int:
     return len(held_out_sequences(shape[0])) * shape[1]
 
 
-def weighted_moments(sequences: Iterable[Tensor], weights: Tensor) -> Moments:
-    """Moments of given inputs.
+def weighted_moments(sequences: Iterable[Tensor], weights: Tensor) -> Hessian:
+    """H of given inputs.
 
     Args:
         sequences: inputs ``(T, columns)`` of each sequence in turn.
         weights: w_t, ``(n, T)``.
     """
     held_out = held_out_sequences(len(weights))
-    found: Moments | None = None
+    found: Hessian | None = None
     for sequence, x in enumerate(sequences):
         if found is None:
-            found = Moments.zeros(x.shape[1])
+            found = Hessian.zeros(x.shape[1])
         own = weights[sequence : sequence + 1]
         for some in tokens_of(slice(sequence, sequence + 1), squared_norms(x[None]), own, held_out):
             found.add(some.of(x[None]), some.weights, held_out=some.held_out)

@@ -48,7 +48,7 @@ class Stream:
 
 
 def correction(
-    factor: Factor, moments: Moments, cross: CrossMoments, channels: Floats, workers: Workers | None = None
+    factor: Factor, moments: Hessian, cross: CrossMoment, channels: Floats, workers: Workers | None = None
 ) -> Floats:
     """What to add to a matrix, ``(rows, columns)``.
 
@@ -71,7 +71,7 @@ def correction(
             solve(part)
     found = torch.from_numpy(cross.learned)
     # The held-out sum of w |r - a D x|^2 is least at this a.
-    with quick_products():
+    with fast_products():
         change = (torch.from_numpy(moments.held_out) @ found.T).float()
     wanted = torch.from_numpy(cross.held_out)
     rows = torch.from_numpy(channels)

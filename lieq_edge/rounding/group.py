@@ -16,7 +16,7 @@ from ..evidence.loss.predictions import Losses, TypeLoss, predict_tensors
 from ..evidence.loss.weights import Readers
 from ..gptq.factor import Factor, factorise
 from ..gptq.feedback import DAMPING, round_by_factor
-from ..gptq.hessian import CrossMoments, Moments, count_held_out, importance_of
+from ..gptq.hessian import CrossMoment, Hessian, count_held_out, importance_of
 from ..llama import encoders as ggml
 from ..llama.encoders import Packed
 from ..sources.base import Array, Source
@@ -32,7 +32,7 @@ _MOST_WEIGHTS = 1 << 22
 
 
 def round_group(
-    group: Sequence[Readers],
+    group: Sequence[InputGroup],
     plans: Mapping[str, TensorPlan],
     linears: Mapping[str, nn.Linear],
     measured: tuple[dict[Readers, Moments], dict[Readers, CrossMoments]],
@@ -50,7 +50,7 @@ def round_group(
     if columns >= WIDE:
         give_back_memory()
 
-    def prepare(readers: Readers) -> dict[str, Prepared]:
+    def prepare(readers: InputGroup) -> dict[str, Prepared]:
         types = {name: plans[name].type for name in readers}
         unjudged = {name: [kind] for name, kind in types.items() if kind not in losses.get(name, {})}
         moments, cross = measured[0].pop(readers), measured[1].pop(readers, None)
@@ -125,7 +125,7 @@ def _prepare(
         factor.undamp()
         del factor  # as large as H
     choices = {name: (found if name in unjudged else losses)[name][kind] for name, kind in types.items()}
-    with quick_products():
+    with fast_products():
         merged = moments.merge()
     return prepare_matrices(matrices, types, choices, merged)
 

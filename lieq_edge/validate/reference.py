@@ -51,11 +51,11 @@ class StreamedReference:
     def _through_blocks(self, windows: Tokens, scored: slice) -> npt.NDArray[np.float32]:
         import torch
 
-        from ..blockwise.precision import quick_float32
+        from ..blockwise.precision import fast_float32
 
         model = self._model
         ids = torch.from_numpy(windows.astype(np.int64))
-        with torch.no_grad(), quick_float32(), stage("Running the original", model.n_blocks) as advance:
+        with torch.no_grad(), fast_float32(), stage("Running the original", model.n_blocks) as advance:
             hidden = model.embed(ids).clone()
             for index in range(model.n_blocks):
                 with model.block(index) as module:
@@ -71,8 +71,8 @@ class StreamedReference:
         """
         import torch
 
-        from ..blockwise.precision import quick_float32
+        from ..blockwise.precision import fast_float32
 
-        with torch.no_grad(), quick_float32():
+        with torch.no_grad(), fast_float32():
             for rows, logits in self._model.logit_chunks(self._hidden[windows].flatten(0, 1)):
                 yield rows, logits.numpy()

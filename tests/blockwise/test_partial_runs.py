@@ -10,14 +10,14 @@ from tiny import make_model
 
 from lieq_edge.blockwise import partial_runs as kept_inputs
 from lieq_edge.blockwise.model import BlockModel
-from lieq_edge.blockwise.partial_runs import KeptInputs, input_of
+from lieq_edge.blockwise.partial_runs import StoredInputs, input_of
 from lieq_edge.sources import open_source
 
 TOKENS = torch.randint(0, 300, (4, 32), generator=torch.Generator().manual_seed(0))
 BATCH = slice(0, 4)
 
 
-def ends_of(model: BlockModel, kept: KeptInputs) -> torch.Tensor:
+def ends_of(model: BlockModel, kept: StoredInputs) -> torch.Tensor:
     """Let ``kept`` see a run of block 0; its output."""
     hidden = model.embed(TOKENS)
     with torch.no_grad(), model.block(0) as module:
@@ -32,7 +32,7 @@ def ends_of(model: BlockModel, kept: KeptInputs) -> torch.Tensor:
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text", "phi3", "gpt2", "granite", "olmo2"])
 def test_a_block_gives_the_same_from_kept_inputs(tmp_path: Path, family: str) -> None:
     model = BlockModel(open_source(str(make_model(tmp_path / "model", family))))
-    kept = KeptInputs(4)
+    kept = StoredInputs(4)
     expected = ends_of(model, kept)
     hidden = model.embed(TOKENS)
     ran: list[str] = []
@@ -62,7 +62,7 @@ def test_a_block_gives_the_same_from_kept_inputs(tmp_path: Path, family: str) ->
 def test_too_large_inputs_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = BlockModel(open_source(str(make_model(tmp_path / "model", "llama"))))
     monkeypatch.setattr(kept_inputs, "_LARGEST", 4 * TOKENS.numel() * model.config.hidden_size)
-    kept = KeptInputs(4)
+    kept = StoredInputs(4)
     ends_of(model, kept)
     with torch.no_grad(), model.block(0) as module, kept.used(BATCH):
         entered = [name for name, part in module.named_modules() if "forward" in vars(part)]

@@ -16,7 +16,7 @@ needs_setting = pytest.mark.skipif(setting is None, reason="this PyTorch has no 
 
 def test_products_stay_as_exact_as_float32() -> None:
     left, right = torch.randn(2, 300, 300, generator=torch.Generator().manual_seed(0))
-    with precision.quick_float32():
+    with precision.fast_float32():
         found = left @ right
     wanted = left.double() @ right.double()
     assert (found - wanted).norm() / wanted.norm() < 1e-6
@@ -29,12 +29,12 @@ def test_the_setting_is_as_before_when_the_last_has_left(monkeypatch: pytest.Mon
     entered, leave = threading.Event(), threading.Event()
 
     def other() -> None:
-        with precision.quick_float32():
+        with precision.fast_float32():
             entered.set()
             leave.wait(10)
 
     thread = threading.Thread(target=other)
-    with precision.quick_float32():
+    with precision.fast_float32():
         thread.start()
         assert entered.wait(10)
     # The other thread is still within.
@@ -48,7 +48,7 @@ def test_the_setting_is_as_before_when_the_last_has_left(monkeypatch: pytest.Mon
 def test_where_onednn_would_round_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_onednn_is_exact", lambda: False)
     before = setting.fp32_precision
-    with precision.quick_float32():
+    with precision.fast_float32():
         assert setting.fp32_precision == before
 
 

@@ -13,7 +13,7 @@ from tiny import make_model
 from lieq_edge.blockwise import residual
 from lieq_edge.blockwise.model import BlockModel
 from lieq_edge.blockwise.partial_runs import input_of
-from lieq_edge.blockwise.precision import quick_products
+from lieq_edge.blockwise.precision import fast_products
 from lieq_edge.blockwise.residual import ResidualStream, Stored, Written
 from lieq_edge.rounding.drift import Stream
 from lieq_edge.sources import open_source
@@ -64,7 +64,7 @@ def test_without_bfloat16_nothing_is_rounded() -> None:
 def test_what_is_lost_is_made_again_the_same(tmp_path: Path, quick: bool) -> None:
     model = model_of(tmp_path / "model")
     count = model.n_blocks
-    with quick_products(quick), Run(tmp_path / "run") as run, Run(None) as nowhere:
+    with fast_products(quick), Run(tmp_path / "run") as run, Run(None) as nowhere:
         stream = ResidualStream(model, TOKENS, run, inside=True)
         last = stream.forward()
         inputs = [stream.take(index) for index in range(count + 1)]
@@ -102,7 +102,7 @@ def test_a_little_waits_in_memory_and_goes_as_it_is_read(
 ) -> None:
     model = model_of(tmp_path / "model")
     blocks = range(model.n_blocks)
-    with quick_products(quick), Run(tmp_path / "memory") as run, Run(tmp_path / "disk") as other:
+    with fast_products(quick), Run(tmp_path / "memory") as run, Run(tmp_path / "disk") as other:
         stream = ResidualStream(model, TOKENS, run, inside=True)
         last = stream.forward()
         with monkeypatch.context() as patched:

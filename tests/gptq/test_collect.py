@@ -1,4 +1,4 @@
-"""Moments are the same whoever adds to them."""
+"""H is the same whoever adds to it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lieq_edge.gptq.collect import Collecting, Received
-from lieq_edge.gptq.hessian import Moments, squared_norms, tokens_of
+from lieq_edge.gptq.hessian import Hessian, squared_norms, tokens_of
 
 COLUMNS = {"q": 8, "k": 8, "down": 24}
 HELD_OUT = frozenset({3})
@@ -30,7 +30,7 @@ def batches() -> list[tuple[slice, dict[str, tuple[torch.Tensor, torch.Tensor]]]
 
 @pytest.mark.parametrize("divided", [True, False])
 def test_every_linear_gets_its_own_tokens(divided: bool) -> None:
-    expected = {(name,): Moments.zeros(n, divided=divided) for name, n in COLUMNS.items()}
+    expected = {(name,): Hessian.zeros(n, divided=divided) for name, n in COLUMNS.items()}
     found = Collecting(HELD_OUT, divided=divided)
     for batch, made in batches():
         found.add(batch, {(name,): Received(x, weights) for name, (x, weights) in made.items()})

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lieq_edge.gptq.hessian import KEPT, CrossMoments, Moments, importance_of, squared_norms, tokens_of
+from lieq_edge.gptq.hessian import KEPT, CrossMoment, Hessian, importance_of, squared_norms, tokens_of
 
 
 @given(seed=st.integers(0, 10_000), spread=st.floats(0.1, 4), sequences=st.integers(2, 5))
@@ -55,7 +55,7 @@ def test_thinned_moments_are_near_those_of_all_tokens() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, 512, 16, generator=generator)
     weights = torch.randn(4, 512, generator=generator).mul(1.5).exp()
-    moments = Moments.zeros(16)
+    moments = Hessian.zeros(16)
     for part in tokens_of(slice(0, 4), squared_norms(x), weights, frozenset({3})):
         moments.add(part.of(x), part.weights, held_out=part.held_out)
     moments = moments.whole()
@@ -72,7 +72,7 @@ def test_thinned_moments_are_near_those_of_all_tokens() -> None:
 @pytest.mark.parametrize("divided", [True, False])
 def test_merged_moments_are_over_all_tokens(divided: bool) -> None:
     x = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
-    moments = Moments.zeros(8, divided=divided)
+    moments = Hessian.zeros(8, divided=divided)
     for part, held_out in ((slice(0, 20), False), (slice(20, 26), True), (slice(26, 30), True)):
         moments.add(x[part], torch.full((len(x[part]),), 2.0), held_out=held_out)
     moments.whole()
@@ -87,7 +87,7 @@ def test_products_in_bfloat16_are_summed_in_float32(columns: int) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3000, columns, generator=generator) + 1
     wanted, weights = x[:, :5] * 3, torch.rand(3000, generator=generator)
-    moments, crosses = Moments.zeros(columns), CrossMoments.zeros(5, columns)
+    moments, crosses = Hessian.zeros(columns), CrossMoment.zeros(5, columns)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for start in range(0, 3000, 5):
             some = slice(start, start + 5)
@@ -102,7 +102,7 @@ def test_products_in_bfloat16_are_summed_in_float32(columns: int) -> None:
 
 
 def test_importance_stays_above_zero() -> None:
-    moments = Moments.zeros(4)
+    moments = Hessian.zeros(4)
     assert (importance_of(moments.learned.diagonal()) == 1).all()
     moments.learned[1, 1] = 8.0
     assert importance_of(moments.merge().diagonal()).tolist() == pytest.approx([2e-6, 8.0, 2e-6, 2e-6])

@@ -11,13 +11,13 @@ from tiny import make_model
 
 from lieq_edge.allocate.plan import PlanOptions, make_plan
 from lieq_edge.blockwise import precision
-from lieq_edge.blockwise.precision import quick_products
+from lieq_edge.blockwise.precision import fast_products
 from lieq_edge.blockwise.residual import ResidualStream
 from lieq_edge.blockwise.workers import Workers
 from lieq_edge.evidence.blocks.measure import describe
 from lieq_edge.evidence.loss.measure import measure_loss, planned_types
 from lieq_edge.gptq.factor import factorise
-from lieq_edge.gptq.hessian import CrossMoments, Moments
+from lieq_edge.gptq.hessian import CrossMoment, Hessian
 from lieq_edge.rounding.drift import correction
 from lieq_edge.rounding.sequential import _Following
 from lieq_edge.sources import open_source
@@ -25,7 +25,7 @@ from lieq_edge.store import Run
 
 
 def correction_of(x: np.ndarray, wanted: np.ndarray, damping: float) -> np.ndarray:
-    moments, cross = Moments.zeros(x.shape[1]), CrossMoments.zeros(wanted.shape[1], x.shape[1])
+    moments, cross = Hessian.zeros(x.shape[1]), CrossMoment.zeros(wanted.shape[1], x.shape[1])
     weights = torch.ones(len(x))
     for some, held_out in ((slice(0, None, 2), False), (slice(1, None, 2), True)):
         inputs, outputs = torch.from_numpy(x[some]), torch.from_numpy(wanted[some])
@@ -59,8 +59,8 @@ def test_what_an_output_should_change_by_is_known_without_it(monkeypatch: pytest
     rng = np.random.default_rng(2)
     x, wanted = rng.standard_normal((60, 8), dtype=np.float32), rng.standard_normal((60, 4), dtype=np.float32)
     matrix, weights = rng.standard_normal((4, 8), dtype=np.float32), rng.random(60, dtype=np.float32)
-    moments = Moments.zeros(8)
-    outputs, changes = CrossMoments.zeros(4, 8), CrossMoments.zeros(4, 8)
+    moments = Hessian.zeros(8)
+    outputs, changes = CrossMoment.zeros(4, 8), CrossMoment.zeros(4, 8)
     for some, held_out in ((slice(0, 40), False), (slice(40, 60), True)):
         parts = [torch.from_numpy(array[some]) for array in (x, wanted, wanted - x @ matrix.T, weights)]
         moments.add(parts[0], parts[3], held_out=held_out)
@@ -81,7 +81,7 @@ def test_rounded_blocks_drift_less_when_it_is_made_up_for(tmp_path: Path, monkey
         inputs = measure_loss(source, tokens.numpy(), planned_types(plan))
         with torch.no_grad(), Workers(1) as workers, Run(None) as run:
             original = ResidualStream(inputs.model, tokens, run, inside=True)
-            with quick_products():
+            with fast_products():
                 last = original.forward()
             by_name = {tensor.name: tensor for tensor in plan.tensors}
             following = _Following(by_name, inputs, original, workers)

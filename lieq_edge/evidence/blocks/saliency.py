@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ...blockwise.model import BlockModel
-from ...blockwise.precision import quick_products, takes_bfloat16
-from ...blockwise.sixteen_bits import turned_once
+from ...blockwise.precision import fast_products, takes_bfloat16
+from ...blockwise.sixteen_bits import cast_once
 
 
 class SaliencyPass:
@@ -35,14 +35,14 @@ class SaliencyPass:
     def step(self, module: nn.Module, index: int) -> None:
         """Take every variant through block ``index``; the variant that leaves it out starts here."""
         self._hidden[index] = self._hidden[-1]
-        with quick_products(self._quick), turned_once(module):
+        with fast_products(self._quick), cast_once(module):
             for variant in (*range(index), -1):
                 self._model.advance(module, index, self._hidden[variant])
 
     def losses(self) -> Tensor:
         """Sum of the next-token losses in nats, float64 ``(blocks + 1,)``, the whole model's last."""
         model = self._model
-        with quick_products(self._quick), turned_once(model.causal_lm.get_output_embeddings()):
+        with fast_products(self._quick), cast_once(model.causal_lm.get_output_embeddings()):
             return torch.stack([model.token_losses(h, self._tokens).double().sum() for h in self._hidden])
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...blockwise.model import BlockModel
-from ...blockwise.precision import quick_products, takes_bfloat16
+from ...blockwise.precision import fast_products, takes_bfloat16
 from ...sources.base import Source
 from ...store import Entry, Run, Steps
 from ...system.progress import stage
@@ -36,7 +36,7 @@ def run_importance(
     model = BlockModel(source, threads=threads)
     steps = Steps(run, range(model.n_blocks))
     quick = takes_bfloat16(source, bfloat16)
-    with torch.no_grad(), quick_products(quick), stage("Calibrating", model.n_blocks + 1) as advance:
+    with torch.no_grad(), fast_products(quick), stage("Calibrating", model.n_blocks + 1) as advance:
         for _, entry in steps.results():
             found |= entry.arrays
             advance()

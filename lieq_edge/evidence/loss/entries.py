@@ -24,7 +24,7 @@ class Measured:
     """
 
     weights: LossWeights
-    outer: dict[str, tuple[Moments, npt.NDArray[np.float32]]]
+    outer: dict[str, tuple[Hessian, npt.NDArray[np.float32]]]
 
     def entry(self) -> Entry:
         """All of it as arrays."""
@@ -55,4 +55,4 @@ class Measured:
             embedding_columns=torch.from_numpy(entry.arrays["embedding columns"]).clone(),
         )
         learned, held_out, rows = part("learned"), part("held_out"), part("rows")
-        return cls(weights, {name: (Moments(learned[name], held_out[name]), rows[name]) for name in learned})
+        return cls(weights, {name: (Hessian(learned[name], held_out[name]), rows[name]) for name in learned})

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import InputError
-from ...gptq.hessian import Moments
+from ...gptq.hessian import Hessian
 from ...store import Run
 from .weights import Readers
 
@@ -61,7 +61,7 @@ class Correlations:
             own *= scales[rows.start :]
             start += own.size
         np.fill_diagonal(found, self.diagonal)
-        return Moments(found).whole().learned
+        return Hessian(found).whole().learned
 
 
 def _strips(n: int) -> Iterator[slice]:
@@ -78,7 +78,7 @@ class BlockHessians:
         self._blocks = range(blocks)
         self._put: set[int] = set()
 
-    def put(self, block: int, moments: Mapping[Readers, Correlations]) -> None:
+    def put(self, block: int, moments: Mapping[InputGroup, Correlations]) -> None:
         """Keep those of a block, by the linears that read the input.
 
         Raises:
@@ -102,7 +102,7 @@ class BlockHessians:
         """Those of all blocks were put by this process, or are there and whole."""
         return all(block in self._put or self._run.fetch(_name(block)) is not None for block in self._blocks)
 
-    def get(self, block: int) -> dict[Readers, Correlations]:
+    def get(self, block: int) -> dict[InputGroup, Correlations]:
         """Those of a block.
 
         Raises:

@@ -26,7 +26,7 @@ from ...gguf.types import TYPES
 from ...gptq.collect import Collecting, Received
 from ...gptq.factor import Factor, factorise
 from ...gptq.feedback import DAMPING, round_by_factor
-from ...gptq.hessian import Moments, count_held_out, held_out_sequences, importance_of, weighted_moments
+from ...gptq.hessian import Hessian, count_held_out, held_out_sequences, importance_of, weighted_moments
 from ...llama import encoders as ggml
 from ...sources.base import Source
 from .hessians import Correlations
@@ -99,7 +99,7 @@ class Predictor:
         self._weighted = weighted
         self._collecting = Collecting(held_out_sequences(shape[0]), kept=share)
 
-    def add(self, batch: slice, received: dict[Readers, tuple[Tensor, Tensor]]) -> None:
+    def add(self, batch: slice, received: dict[InputGroup, tuple[Tensor, Tensor]]) -> None:
         """Collect H."""
         self._collecting.add(batch, {names: Received(*some) for names, some in received.items()})
 
@@ -107,9 +107,9 @@ class Predictor:
         """Predict, input after input; their H go. The predictions are as ``losses_to_json`` gives them."""
         moments, _ = self._collecting.done()
         order = list(moments)
-        kept: dict[Readers, Correlations] = {}
+        kept: dict[InputGroup, Correlations] = {}
 
-        def predict(names: Readers) -> Losses:
+        def predict(names: InputGroup) -> Losses:
             own = moments.pop(names)
             factor = factorise(own.learned, DAMPING, in_place=True)
             losses = predict_tensors(
@@ -124,7 +124,7 @@ class Predictor:
             if self._store is not None:
                 factor.undamp()
                 del factor  # as large as H
-                with quick_products():
+                with fast_products():
                     kept[names] = Correlations.of(own.merge())
             return losses
 
@@ -150,7 +150,7 @@ def losses_from_json(values: dict[str, Any]) -> Losses:
 
 def predict_outer(
     source: Source,
-    moments: Mapping[str, tuple[Moments, Floats]],
+    moments: Mapping[str, tuple[Hessian, Floats]],
     shape: tuple[int, ...],
     candidates: Mapping[str, Sequence[str]],
     *,
@@ -185,7 +185,7 @@ def predict_outer(
 
 def predict_tensors(
     matrices: Mapping[str, Floats],
-    moments: Moments,
+    moments: Hessian,
     channels: Mapping[str, Floats],
     held_out_tokens: float,
     candidates: Mapping[str, Sequence[str]],
@@ -295,9 +295,9 @@ def outer_hessians(model: BlockModel, hidden: Tensor, weights: LossWeights) -> d
     uses = weights.embedding / max(float(weights.embedding.mean()), 1e-30)
     diagonal = weights.embedding_columns * weights.embedding.mean()
     share = len(held_out_sequences(hidden.shape[0])) / hidden.shape[0]
-    embedding = Moments((diagonal * (1 - share)).diag().numpy(), (diagonal * share).sqrt().diag().numpy())
+    embedding = Hessian((diagonal * (1 - share)).diag().numpy(), (diagonal * share).sqrt().diag().numpy())
     if model.head_name == "token_embd.weight":
-        both = Moments(head.learned + embedding.learned, np.concatenate([head.held_out, embedding.held_out]))
+        both = Hessian(head.learned + embedding.learned, np.concatenate([head.held_out, embedding.held_out]))
         # The part of the summed squared gradient that each role brings.
         part = head.trace / both.trace
         channels = part * weights.channels[model.head_name] + (1 - part) * uses

@@ -26,10 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from ...blockwise.model import BlockModel
-from ...blockwise.precision import quick_products
+from ...blockwise.precision import fast_products
 from ...blockwise.residual import ResidualStream
-from ...blockwise.sixteen_bits import turned_once
+from ...blockwise.sixteen_bits import cast_once
 from ...errors import InputError
+from ...gguf.names import InputGroup
 from ...store import Entry, Run, Steps
 from ...system.memory import give_back_memory
 from ...system.progress import stage
@@ -42,14 +43,10 @@ _BATCH_FLOATS = 1 << 21
 _OUTPUTS = 64
 
 
-Readers = tuple[str, ...]
-"""GGUF names of the weights of linears that share w and read the same input, in the order in which they run."""
-
-
 class Listener(Protocol):
     """Is told, a few sequences at a time, what the linears of a block receive while gradients pass through it."""
 
-    def add(self, batch: slice, received: dict[Readers, tuple[Tensor, Tensor]]) -> None:
+    def add(self, batch: slice, received: dict[InputGroup, tuple[Tensor, Tensor]]) -> None:
         """Inputs ``(b, T, columns)`` for the sequences ``batch`` and their w_t ``(b, T)``, by who reads them."""
 
     def done(self, channels: dict[str, Tensor]) -> Any:
@@ -76,12 +73,12 @@ class LossWeights:
         embedding_columns: the same gradients' energy by column, divided by its mean, ``(d,)``.
     """
 
-    tokens: dict[Readers, Tensor]
+    tokens: dict[InputGroup, Tensor]
     channels: dict[str, Tensor]
     embedding: Tensor
     embedding_columns: Tensor
 
-    def readers(self, block: int) -> list[Readers]:
+    def readers(self, block: int) -> list[InputGroup]:
         """The linears of a block, those that share w together, in the order in which it runs them."""
         return [names for names in self.tokens if names[0].startswith(f"blk.{block}.")]
 
@@ -107,7 +104,7 @@ def measure_loss_weights(
         seed: of the sampled labels.
         listen: is called for each block, the last one first.
         found: gets what the listener of each block found, by block.
-        bfloat16: see ``quick_products``.
+        bfloat16: see ``fast_products``.
         run: where to keep what is done, and to go on from; a run for these arguments only.
         original: where the inputs of blocks are kept for others too; by itself they go as the way back goes on.
 
@@ -125,7 +122,7 @@ def measure_loss_weights(
     inputs = original or ResidualStream(model, tokens, run)
     # The head is the step before the last block's.
     steps = Steps(run, range(count, -1, -1))
-    with stage("Measuring loss weights", 3 * count) as advance, quick_products(bfloat16):
+    with stage("Measuring loss weights", 3 * count) as advance, fast_products(bfloat16):
         for index, entry in steps.results():
             collector.restore(entry)
             if index < count:
@@ -137,7 +134,7 @@ def measure_loss_weights(
                 advance()
         for index in steps.remaining:
             if index == count:
-                with turned_once(model.causal_lm.get_output_embeddings()):
+                with cast_once(model.causal_lm.get_output_embeddings()):
                     gradient = collector.head(hidden, torch.Generator().manual_seed(seed))
                 model.release_outer()
             else:
@@ -163,11 +160,11 @@ class _Collector:
         self.ids = tokens
         self.listen = listen
         vocabulary, width = model.causal_lm.get_input_embeddings().weight.shape
-        self.tokens: dict[Readers, Tensor] = {}
+        self.tokens: dict[InputGroup, Tensor] = {}
         self.channels: dict[str, Tensor] = {}
         self.uses = torch.zeros(vocabulary, dtype=torch.float64)
         self.columns = torch.zeros(width, dtype=torch.float64)
-        self._readers: list[Readers] = []
+        self._readers: list[InputGroup] = []
 
     def entry(self, found: Any) -> Entry:
         """What the step just taken added, to be kept."""
@@ -230,7 +227,7 @@ class _Collector:
         coherence = {name: _Coherence(linear) for name, linear in linears.items()} if listener is not None else {}
         inputs: list[tuple[list[str], Tensor]] = []
         sums: dict[str, Tensor] = {}
-        received: dict[Readers, tuple[Tensor, Tensor]] = {}
+        received: dict[InputGroup, tuple[Tensor, Tensor]] = {}
 
         erring: list[_Erring] = []
 
@@ -258,7 +255,7 @@ class _Collector:
         ]
         step = max(1, _BATCH_FLOATS // (hidden.shape[1] * hidden.shape[2]))
         try:
-            with turned_once(module), _unread(linears.get(last_writer or "")):
+            with cast_once(module), _unread(linears.get(last_writer or "")):
                 for start in range(0, hidden.shape[0], step):
                     batch = slice(start, min(start + step, hidden.shape[0]))
                     piece = hidden[batch].detach().requires_grad_()
@@ -296,7 +293,7 @@ class _Collector:
             self.uses[used] += squares.mean(-1)
             self.columns += squares.sum(0)
 
-    def _relative_channels(self, readers: Iterable[Readers]) -> dict[str, Tensor]:
+    def _relative_channels(self, readers: Iterable[InputGroup]) -> dict[str, Tensor]:
         """Energies over their mean in linears that share w."""
         found: dict[str, Tensor] = {}
         for names in readers:

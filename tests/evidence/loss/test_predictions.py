@@ -17,7 +17,7 @@ from lieq_edge.evidence.loss.measure import candidate_types, measure_loss, plann
 from lieq_edge.evidence.loss.predictions import ROWS, Losses, predict_tensors, sample_rows
 from lieq_edge.gptq.factor import factorise
 from lieq_edge.gptq.feedback import DAMPING
-from lieq_edge.gptq.hessian import Moments, held_out_sequences
+from lieq_edge.gptq.hessian import Hessian, held_out_sequences
 from lieq_edge.llama.encoders import dequantize, encode
 from lieq_edge.rounding.sequential import FeedbackInputs, encode_streamed
 from lieq_edge.sources import open_source
@@ -74,7 +74,7 @@ def test_the_prediction_is_the_quadratic_form_of_the_error() -> None:
     rng = np.random.default_rng(1)
     matrix = rng.standard_normal((ROWS, 256), dtype=np.float32)
     x = rng.standard_normal((400, 256)).astype(np.float32)
-    moments = Moments(x[:300].T @ x[:300], x[300:])
+    moments = Hessian(x[:300].T @ x[:300], x[300:])
     importance = moments.learned.diagonal().copy()
     channels = np.ones(ROWS, np.float32)
     factor = factorise(moments.learned, DAMPING)
@@ -92,7 +92,7 @@ def test_tensors_that_read_the_same_are_predicted_as_each_by_itself() -> None:
     types = {"a": ["Q2_K", "Q4_K", "Q6_K"], "b": ["Q3_K", "IQ2_XS", "Q6_K"], "c": ["Q4_K"]}
 
     def predict(*names: str) -> Losses:
-        moments = Moments(x[:300].T @ x[:300], x[300:])
+        moments = Hessian(x[:300].T @ x[:300], x[300:])
         factor = factorise(moments.learned, DAMPING)
         return predict_tensors({name: matrices[name] for name in names}, moments, channels, 100, types, factor)
 

@@ -14,7 +14,8 @@ from tiny import make_model
 from lieq_edge.blockwise import precision
 from lieq_edge.blockwise.model import BlockModel
 from lieq_edge.blockwise.residual import ResidualStream
-from lieq_edge.evidence.loss.weights import LossWeights, Readers, measure_loss_weights, sample_labels
+from lieq_edge.evidence.loss.weights import LossWeights, measure_loss_weights, sample_labels
+from lieq_edge.gguf.names import InputGroup
 from lieq_edge.sources import open_source
 from lieq_edge.store import Run
 
@@ -96,7 +97,7 @@ def test_linears_err_more_where_their_errors_at_many_tokens_meet(model: BlockMod
     told: dict[str, torch.Tensor] = {}
 
     class Listens:
-        def add(self, batch: slice, received: Mapping[Readers, Any]) -> None:
+        def add(self, batch: slice, received: Mapping[InputGroup, Any]) -> None:
             pass
 
         def done(self, channels: dict[str, torch.Tensor]) -> None:
@@ -200,7 +201,7 @@ def _found(model: BlockModel, tokens: torch.Tensor, run: Run | None = None) -> t
         def __init__(self) -> None:
             self.names: list[str] = []
 
-        def add(self, batch: slice, received: Mapping[Readers, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        def add(self, batch: slice, received: Mapping[InputGroup, tuple[torch.Tensor, torch.Tensor]]) -> None:
             self.names += [name for readers in received for name in readers]
 
         def done(self, channels: dict[str, torch.Tensor]) -> Any:
