@@ -1,11 +1,12 @@
 """lieq-edge: mixed-precision GGUF files of small language models.
 
-Everything the command line does is here as functions; they are imported on first use, so that importing the package
-costs next to nothing.
+The command line is a thin layer over these names. They are imported on first use, so that importing the package costs
+next to nothing. Nothing is printed; see ``receive_with`` for progress and notes.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .system.openmp import share_openmp
@@ -15,70 +16,82 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .allocate.plan import Plan, PlanOptions, make_plan
     from .errors import GateError, InputError
+    from .evidence.blocks.plot import plot_layers
     from .evidence.blocks.records import Diagnostics
     from .gguf.inspect import FileReport, inspect_file
-    from .pipeline.export import export_model
-    from .pipeline.planning import analyze_model, plan_model
+    from .pipeline.export import export_model, write
+    from .pipeline.gather import Evidence, gather
+    from .pipeline.job import Job, resolve
+    from .pipeline.plan import allocate, analyze_model, plan_model, plan_saved
     from .pipeline.report import ExportReport
     from .pipeline.validation import check_gate, validate_against
-    from .settings import ExportSettings, load_recipe
+    from .settings import Settings, load_recipe, merge
     from .sources import open_source
     from .system.jsonio import load_json, save_json
     from .validate.perplexity import Validation
 
-# Here, for nothing of this package may load llama.cpp before.
+# Here, because nothing of this package may load llama.cpp before.
 share_openmp()
 
-_HOME = {
-    "Diagnostics": "evidence.blocks.records",
-    "ExportReport": "pipeline.report",
-    "ExportSettings": "settings",
-    "FileReport": "gguf.inspect",
-    "GateError": "errors",
-    "InputError": "errors",
-    "Plan": "allocate.plan",
-    "PlanOptions": "allocate.plan",
-    "Validation": "validate.perplexity",
-    "analyze_model": "pipeline.planning",
-    "check_gate": "pipeline.validation",
-    "export_model": "pipeline.export",
-    "inspect_file": "gguf.inspect",
-    "load_json": "system.jsonio",
-    "load_recipe": "settings",
-    "make_plan": "allocate.plan",
-    "open_source": "sources",
-    "plan_model": "pipeline.planning",
-    "save_json": "system.jsonio",
-    "validate_against": "pipeline.validation",
+_MODULES = {
+    "allocate.plan": ("Plan", "PlanOptions", "make_plan"),
+    "evidence.blocks.plot": ("plot_layers",),
+    "errors": ("GateError", "InputError"),
+    "evidence.blocks.records": ("Diagnostics",),
+    "gguf.inspect": ("FileReport", "inspect_file"),
+    "pipeline.export": ("export_model", "write"),
+    "pipeline.gather": ("Evidence", "gather"),
+    "pipeline.job": ("Job", "resolve"),
+    "pipeline.plan": ("allocate", "analyze_model", "plan_model", "plan_saved"),
+    "pipeline.report": ("ExportReport",),
+    "pipeline.validation": ("check_gate", "validate_against"),
+    "settings": ("Settings", "load_recipe", "merge"),
+    "sources": ("open_source",),
+    "system.jsonio": ("load_json", "save_json"),
+    "validate.perplexity": ("Validation",),
 }
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Diagnostics",
+    "Evidence",
     "ExportReport",
-    "ExportSettings",
     "FileReport",
     "GateError",
     "InputError",
+    "Job",
     "Plan",
     "PlanOptions",
+    "Settings",
     "Validation",
+    "allocate",
     "analyze_model",
     "check_gate",
     "export_model",
+    "gather",
     "inspect_file",
     "load_json",
     "load_recipe",
     "make_plan",
+    "merge",
     "open_source",
     "plan_model",
+    "plan_saved",
+    "plot_layers",
+    "resolve",
     "save_json",
     "validate_against",
+    "write",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
 
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from .allocate.budget import parse_budget
-from .allocate.levels import LEVEL_TYPES
 from .allocate.table import METRIC_NAMES
+from .allocate.types import LEVEL_TYPES
 from .errors import InputError
-from .rounding.table import ROUNDING_NAMES
+from .rounding.table import ROUNDERS
 from .store.folder import parse_size
 from .system.files import read_text
 
@@ -65,7 +65,7 @@ class Settings(BaseModel):
         levels: ascending nominal bits that blocks may get.
         types: candidates of the metric ``loss``: ``k``, ``all``, or names with commas between them.
         granularity: one type a ``block`` or a ``tensor`` with the metric ``loss``; None is by tensor.
-        rounding: name of the rounding, in ``rounding.table.ROUNDING_NAMES``. None takes ``feedback`` where PyTorch runs
+        rounding: name of the rounding, in ``rounding.table.ROUNDERS``. None takes ``feedback`` where PyTorch runs
             the model and there is text enough to calibrate on, ``imatrix`` where there is importance, else ``nearest``.
         projections: ``qkv``, or ``all`` linears of a block, for the geometry.
         baseline: untrained counterpart of the geometry: ``projection`` or ``network``.
@@ -162,8 +162,8 @@ class Settings(BaseModel):
     @field_validator("rounding")
     @classmethod
     def _known_rounding(cls, value: str | None) -> str | None:
-        if value is not None and value not in ROUNDING_NAMES:
-            raise ValueError(f"choose one of {', '.join(ROUNDING_NAMES)}")
+        if value is not None and value not in ROUNDERS:
+            raise ValueError(f"choose one of {', '.join(ROUNDERS)}")
         return value
 
     @field_validator("levels")
@@ -224,3 +224,18 @@ def load_recipe(path: str | Path) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"The recipe {path} has a wrong setting: {error}") from error
     return {name: getattr(checked, name) for name in values}
+
+
+def merge(recipe: dict[str, Any], given: dict[str, Any]) -> Settings:
+    """Settings from a recipe and from what the user gave, which wins.
+
+    What the recipe says of another metric, or of a calibration text where an imatrix file is given, gives way.
+
+    Raises:
+        InputError: neither has a budget, or a value is wrong.
+    """
+    values = {**recipe, **given}
+    of_no_use: tuple[str, ...] = ("levels",) if values.get("metric") == "loss" else ("types", "granularity")
+    if values.get("imatrix") is not None:
+        of_no_use += ("calibration", "calibration_tokens")
+    return Settings(**{name: value for name, value in values.items() if name in given or name not in of_no_use})

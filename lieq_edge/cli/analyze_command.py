@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError
+import lieq_edge as api
+
+from ..system.files import check_output
 from ..system.progress import set_quiet
+from . import report
 from .flags import (
     BaselineFlag,
     CacheDirFlag,
@@ -29,6 +32,8 @@ from .flags import (
     ThreadsFlag,
 )
 from .given import given_flags
+
+ANALYZED = ("geometry", "saliency", "composite")
 
 
 def analyze(
@@ -57,26 +62,18 @@ def analyze(
     debug: DebugFlag = False,
 ) -> None:
     """Measure how much each block matters."""
-    from ..pipeline.planning import analyze_model, open_model
-    from ..settings import merge
-    from ..system.files import check_output
-    from ..system.jsonio import save_json
-    from . import report
-
     set_quiet(quiet)
     for path in (out, plot):
         if path is not None:
             check_output(path, force=force)
-    if metric not in ("geometry", "saliency", "composite"):
-        raise InputError(f"--metric of analyze takes geometry, saliency or composite; got {metric!r}.")
+    if metric not in ANALYZED:
+        raise api.InputError(f"--metric of analyze takes {', '.join(ANALYZED)}; got {metric!r}.")
     if out is not None and plot is not None and out.resolve() == plot.resolve():
-        raise InputError(f"--out and --plot are both {out}; choose two files.")
-    settings = merge({"budget": "2", "metric": metric}, given_flags(context))
-    diagnostics = analyze_model(open_model(model, settings), settings)
+        raise api.InputError(f"--out and --plot are both {out}; choose two files.")
+    settings = api.merge({"budget": "2", "metric": metric}, given_flags(context))
+    diagnostics = api.analyze_model(model, settings)
     if out is not None:
-        save_json(diagnostics, out)
+        api.save_json(diagnostics, out)
     if plot is not None:
-        from ..evidence.blocks.plot import plot_layers
-
-        plot_layers(diagnostics, plot)
+        api.plot_layers(diagnostics, plot)
     report.show_diagnostics(diagnostics, as_json=json_output)

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError
+import lieq_edge as api
+
 from ..system.progress import set_quiet
+from . import report
 from .flags import (
     BaselineFlag,
     BudgetFlag,
@@ -42,7 +44,7 @@ from .flags import (
     ThreadsFlag,
     TypesFlag,
 )
-from .given import check_ratio, given_flags, load_diagnostics
+from .given import given_settings, load_saved
 
 
 def export(
@@ -97,24 +99,14 @@ def export(
     debug: DebugFlag = False,
 ) -> None:
     """Measure, allocate, quantise, write and validate: one GGUF under a budget."""
-    from ..pipeline.export import export_model
-    from ..pipeline.planning import plan_model
-    from ..pipeline.validation import check_gate
-    from ..settings import load_recipe, merge
-    from . import report
-
     set_quiet(quiet)
     if out is None and not dry_run:
-        raise InputError("--out is missing: give the GGUF file to write, or --dry-run to see the plan only.")
-    check_ratio(max_ppl_ratio)
-    from_recipe, given = load_recipe(recipe) if recipe else {}, given_flags(context)
-    settings = merge(from_recipe, given)
-    saved = None if diagnostics is None else load_diagnostics(diagnostics, {**from_recipe, **given})
-    if dry_run:
-        report.show_plan(plan_model(model, settings, saved), as_json=json_output)
+        raise api.InputError("--out is missing: give the GGUF file to write, or --dry-run to see the plan only.")
+    settings, saved = given_settings(context, recipe), load_saved(diagnostics)
+    if out is None or dry_run:
+        report.show_plan(api.plan_model(model, settings, saved), as_json=json_output)
         return
-    assert out is not None  # or the run is dry
     show = None if json_output or quiet else report.announce_plan
-    done = export_model(model, out, settings, diagnostics=saved, force=force, show_plan=show)
+    done = api.export_model(model, out, settings, saved=saved, force=force, on_plan=show)
     report.show_export(done, as_json=json_output)
-    check_gate(done.validation, settings.max_ppl_ratio)
+    api.check_gate(done.validation, settings.max_ppl_ratio)

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError
+import lieq_edge as api
+
 from ..system.progress import set_quiet
+from . import report
 from .flags import ContextFlag, DebugFlag, JsonFlag, QuietFlag, TextFlag, ThreadsFlag
-from .given import check_ratio
 
 
 def validate(
@@ -28,16 +29,14 @@ def validate(
     debug: DebugFlag = False,
 ) -> None:
     """Perplexity by llama.cpp's protocol and, with a reference, KL divergence and top-1 agreement."""
-    from ..pipeline.validation import check_gate, validate_against
-    from . import report
-
     set_quiet(quiet)
-    check_ratio(max_ppl_ratio)
+    if max_ppl_ratio is not None and not max_ppl_ratio > 0:  # so that NaN is refused too
+        raise api.InputError(f"--max-ppl-ratio takes a number above 0, e.g. 1.1; got {max_ppl_ratio:g}.")
     if max_ppl_ratio is not None and reference is None:
-        raise InputError("--max-ppl-ratio compares with a reference; pass --reference too.")
-    result = validate_against(file, reference, text=text, context=context, chunks=chunks, threads=threads)
+        raise api.InputError("--max-ppl-ratio compares with a reference; pass --reference too.")
+    result = api.validate_against(file, reference, text=text, context=context, chunks=chunks, threads=threads)
     report.show_validation(result, as_json=json_output)
-    check_gate(result, max_ppl_ratio)
+    api.check_gate(result, max_ppl_ratio)
 
 
 def inspect(
@@ -47,8 +46,5 @@ def inspect(
     debug: DebugFlag = False,
 ) -> None:
     """Types, sizes and bits of a GGUF file, and how lieq-edge made it."""
-    from ..gguf.inspect import inspect_file
-    from . import report
-
     set_quiet(quiet)
-    report.show_inspection(inspect_file(file), as_json=json_output)
+    report.show_inspection(api.inspect_file(file), as_json=json_output)

@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
-from ..errors import InputError
-
-if TYPE_CHECKING:
-    from ..evidence.blocks.records import Diagnostics
-
+import lieq_edge as api
 
 _REFUSALS = {"no_validate": "validation", "no_reference": "reference", "no_parity": "parity", "no_cache": "cache"}
-
-
-def parse_levels(text: str) -> tuple[int, ...]:
-    """Read ``2,3,4``.
-
-    Raises:
-        InputError: not numbers with commas between them.
-    """
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--levels takes numbers with commas, e.g. 2,3,4; got {text!r}.") from None
 
 
 def given_flags(context: typer.Context) -> dict[str, Any]:
@@ -33,45 +17,25 @@ def given_flags(context: typer.Context) -> dict[str, Any]:
 
     The commands name their flags for typer; the values of settings are taken from here.
     """
-    from dataclasses import fields
-
-    from ..settings import ExportSettings
-
-    names = {field.name for field in fields(ExportSettings)}
     given: dict[str, Any] = {}
     for name, value in context.params.items():
         source = context.get_parameter_source(name)
         if source is None or source.name == "DEFAULT":
             continue
-        if name == "levels":
-            given[name] = parse_levels(value)
-        elif name in _REFUSALS:
+        if name in _REFUSALS:
             given[_REFUSALS[name]] = not value
         elif name == "context_tokens":
             given["context"] = value
-        elif name in names:
+        elif name in api.Settings.model_fields:
             given[name] = value
     return given
 
 
-def load_diagnostics(path: Path, asked: dict[str, Any]) -> Diagnostics:
-    """Saved measurements; settings that say how to measure must agree with how they were made."""
-    from ..evidence.blocks.records import Diagnostics
-    from ..system.jsonio import load_json
-
-    saved = load_json(Diagnostics, path)
-    made: dict[str, Any] = {"projections": saved.projections, "baseline": saved.baseline}
-    if saved.probe is not None:
-        made |= {"probe_text": saved.probe.name, "probe_tokens": saved.probe.tokens}
-    for name, value in made.items():
-        wanted = asked.get(name)
-        if wanted is not None and value != (Path(wanted).name if name == "probe_text" else wanted):
-            flag = name.replace("_", "-")
-            raise InputError(f"{path} was measured with --{flag} {value}, not {wanted}; run analyze again.")
-    return saved
+def given_settings(context: typer.Context, recipe: Path | None = None) -> api.Settings:
+    """Settings from the flags and a recipe; flags win."""
+    return api.merge(api.load_recipe(recipe) if recipe else {}, given_flags(context))
 
 
-def check_ratio(ratio: float | None) -> None:
-    # The comparison asks for success, so that NaN is refused too.
-    if ratio is not None and not ratio > 0:
-        raise InputError(f"--max-ppl-ratio takes a number above 0, e.g. 1.1; got {ratio:g}.")
+def load_saved(path: Path | None) -> api.Diagnostics | None:
+    """Measurements saved by ``analyze --out``, if a file is given."""
+    return None if path is None else api.load_json(api.Diagnostics, path)

@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError
+import lieq_edge as api
+
+from ..system.files import check_output
 from ..system.progress import set_quiet
+from . import report
 from .flags import (
     BaselineFlag,
     BudgetFlag,
@@ -39,7 +42,7 @@ from .flags import (
     ThreadsFlag,
     TypesFlag,
 )
-from .given import given_flags, load_diagnostics
+from .given import given_settings
 
 
 def plan(
@@ -76,30 +79,14 @@ def plan(
     debug: DebugFlag = False,
 ) -> None:
     """Share out the bits as `export` would; from saved measurements this takes no model and no time."""
-    from ..allocate.budget import parse_budget
-    from ..settings import load_recipe, merge
-    from ..system.files import check_output
-    from ..system.jsonio import save_json
-    from . import report
-
     set_quiet(quiet)
-    from_recipe, given = load_recipe(recipe) if recipe else {}, given_flags(context)
-    settings = merge(from_recipe, given)
-    parse_budget(settings.budget)
+    settings = given_settings(context, recipe)
     if out is not None:
         check_output(out, force=force)
     if model.endswith(".json"):
-        from ..allocate.plan import make_plan
-        from ..pipeline.planning import plan_options
-
-        if settings.metric == "loss":
-            raise InputError("The metric loss needs the model at hand; give it instead of saved measurements.")
-        saved = load_diagnostics(Path(model), {**from_recipe, **given})
-        made = make_plan(saved, settings.budget, plan_options(settings))
+        made = api.plan_saved(api.load_json(api.Diagnostics, Path(model)), settings)
     else:
-        from ..pipeline.planning import plan_model
-
-        made = plan_model(model, settings)
+        made = api.plan_model(model, settings)
     if out is not None:
-        save_json(made, out)
+        api.save_json(made, out)
     report.show_plan(made, as_json=json_output)

@@ -74,9 +74,7 @@ def measure_diagnostics(runtime: Runtime, choice: BlockChoice, cache: Cache) -> 
         return diagnostics
     probe, probe_info = _probe(runtime, choice) if GEOMETRY in choice.measurements else (None, None)
     saliency, saliency_info = _saliency(runtime, choice) if SALIENCY in choice.measurements else (None, None)
-    request = BlockRequest(
-        probe, saliency, choice.projections, choice.baseline, choice.seeds, choice.bfloat16
-    )
+    request = BlockRequest(probe, saliency, choice.projections, choice.baseline, choice.seeds, choice.bfloat16)
 
     def measure() -> Entry:
         measured = runtime.measure_blocks(request)
@@ -106,7 +104,7 @@ def measure_diagnostics(runtime: Runtime, choice: BlockChoice, cache: Cache) -> 
 
 
 def _parts(request: BlockRequest) -> dict[str, Any]:
-    parts = {
+    parts: dict[str, Any] = {
         "probe": request.probe,
         "saliency": request.saliency,
         "projections": request.projections,
@@ -119,9 +117,7 @@ def _parts(request: BlockRequest) -> dict[str, Any]:
     return parts
 
 
-def _with_weight_metric(
-    diagnostics: Diagnostics, runtime: Runtime, choice: BlockChoice, cache: Cache
-) -> Diagnostics:
+def _with_weight_metric(diagnostics: Diagnostics, runtime: Runtime, choice: BlockChoice, cache: Cache) -> Diagnostics:
     """The diagnostics with what a metric measures of the weights itself, if the chosen one does."""
     metric = choice.metric
     if metric is None or not metric.measures_weights:

@@ -36,7 +36,7 @@ def choose_rounder(settings: Settings, source: Source, runtime: Runtime) -> Roun
     if name is None:
         name = _usual_rounding(settings, source, runtime)
     rounder = ROUNDERS[name]
-    if settings.imatrix is not None and (by_loss.NAME == settings.metric or not rounder.weighs):
+    if settings.imatrix is not None and (settings.metric == by_loss.NAME or not rounder.weighs):
         raise InputError("--imatrix is read for --rounding imatrix only, and not with --metric loss; leave it out.")
     if settings.calibration == "none":
         if settings.metric == by_loss.NAME:
@@ -49,7 +49,7 @@ def choose_rounder(settings: Settings, source: Source, runtime: Runtime) -> Roun
             )
     if not _is_dense(source) and (rounder.follow is not None or settings.metric == by_loss.NAME):
         raise InputError(
-            f"{source.label} is a mixture of experts, on which the metric loss and --rounding feedback do not work yet; "
+            f"{source.label} is a mixture of experts, on which --metric loss and --rounding feedback do not work yet; "
             "choose another --metric and --rounding imatrix."
         )
     return rounder
@@ -82,8 +82,10 @@ def choose_allocator(settings: Settings, rounder: Rounder | None = None) -> Allo
     follows_loss = settings.metric == by_loss.NAME
     for name in ("levels",) if follows_loss else ("types", "granularity"):
         if settings.gives(name):
-            use = "has no use with --metric loss, which chooses among --types" if follows_loss else (
-                "is for --metric loss only"
+            use = (
+                "has no use with --metric loss, which chooses among --types"
+                if follows_loss
+                else ("is for --metric loss only")
             )
             raise InputError(f"--{name} {use}; leave it out.")
     options = plan_options(settings)
@@ -107,9 +109,7 @@ def plan_options(settings: Settings) -> PlanOptions:
     )
 
 
-def choose_calibration(
-    settings: Settings, source: Source, allocator: Allocator, rounder: Rounder
-) -> Calibration:
+def choose_calibration(settings: Settings, source: Source, allocator: Allocator, rounder: Rounder) -> Calibration:
     """What is calibrated on; nothing where nothing reads it.
 
     Raises:

@@ -170,7 +170,9 @@ def check_saved(saved: Diagnostics, settings: Settings) -> None:
         wanted = getattr(settings, name)
         if value != (wanted.name if isinstance(wanted, Path) else wanted):
             flag = name.replace("_", "-")
-            raise InputError(f"The saved measurements were made with --{flag} {value}, not {wanted}; run analyze again.")
+            raise InputError(
+                f"The saved measurements were made with --{flag} {value}, not {wanted}; run analyze again."
+            )
 
 
 def _check_runtime(

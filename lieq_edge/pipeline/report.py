@@ -1,4 +1,4 @@
-"""What an export tells when it is done."""
+"""What an export reports when it is done."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from dataclasses import dataclass, field
 
 from ..allocate.plan import Plan
 from ..evidence.blocks.records import Diagnostics, TextInfo
+from ..gguf.names import EMBEDDING, HEAD, TensorName
 from ..gguf.types import I_QUANTS, is_matrix
+from ..system.memory import peak_rss_bytes
 from ..validate.perplexity import Validation
+from .gather import Evidence
+from .job import Job
 
 # Predictions are on text like the calibration's, so some excess on another text is no failure of additivity.
 _ADDITIVE = 1.5
@@ -95,13 +99,43 @@ def describe_inputs(inputs: str) -> str:
     }[inputs]
 
 
+def make_report(
+    job: Job, evidence: Evidence, plan: Plan, file_bytes: int, validation: Validation | None
+) -> ExportReport:
+    """The report of a finished export."""
+    return ExportReport(
+        model=job.model,
+        out=str(job.out),
+        architecture=plan.architecture,
+        file_bytes=file_bytes,
+        nominal_bits=plan.nominal_bits,
+        bpw=plan.bpw,
+        file_bpw=plan.file_bpw,
+        metric=plan.metric,
+        budget=plan.budget,
+        rounding=job.rounder.name,
+        embedding_types={t.name: t.type for t in plan.tensors if t.name in (EMBEDDING, HEAD)},
+        layers=layer_reports(plan, evidence.diagnostics),
+        fallbacks=plan.fallbacks,
+        calibration=evidence.calibration,
+        probe=plan.probe,
+        warnings=tuple(job.source.warnings),
+        seconds=job.watch.seconds,
+        peak_rss_bytes=peak_rss_bytes(),
+        validation=validation,
+        correlations=evidence.diagnostics.correlations,
+        predicted_loss=plan.predicted_loss,
+        geometry_inputs=evidence.diagnostics.inputs,
+    )
+
+
 def layer_reports(plan: Plan, diagnostics: Diagnostics) -> tuple[LayerReport, ...]:
     """Measurements, bits and types block by block."""
     types: list[dict[str, str]] = [{} for _ in plan.blocks]
     for tensor in plan.tensors:
-        parts = tensor.name.split(".")
-        if parts[0] == "blk" and is_matrix(tensor.name, tensor.shape):
-            types[int(parts[1])][".".join(parts[2:]).removesuffix(".weight")] = tensor.type
+        name = TensorName.parse(tensor.name)
+        if name.block is not None and is_matrix(tensor.name, tensor.shape):
+            types[name.block][name.role] = tensor.type
     return tuple(
         LayerReport(
             index=block.index,

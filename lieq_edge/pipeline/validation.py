@@ -2,33 +2,83 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import GateError, InputError
 from ..gguf.splits import first_part
-from ..settings import ExportSettings
+from ..settings import Settings
+from ..sources import Source, open_source
 from ..store import NO_CACHE, Cache
+from ..system.exclusive import one_at_a_time
+from ..texts.windows import builtin_text, load_text, longest_window
 from ..validate.perplexity import Validation, validate
 
-if TYPE_CHECKING:
-    from ..sources.base import Source
+
+@dataclass(frozen=True)
+class ValidationRequest:
+    """How a file is scored.
+
+    Attributes:
+        text: text to score on.
+        name: its name.
+        context: tokens of a window.
+        chunks: most windows, None for all of the text.
+        reference: compare with the unquantised model.
+    """
+
+    text: str
+    name: str
+    context: int
+    chunks: int | None
+    reference: bool
+
+    def check(self, source: Source) -> None:
+        """Refuse a text shorter than one window, or a window beyond learned positions, before anything is made.
+
+        Raises:
+            InputError: with what to do.
+        """
+        if (limit := longest_window(source, self.context)) < self.context:
+            raise InputError(f"{source.label} has positions for {limit} tokens only; take a --context of that or less.")
+        # The beginning of a long text nearly always has tokens enough.
+        for part in (self.text[: 16 * self.context], self.text):
+            tokens = len(source.tokenize(part, add_bos=source.adds_bos))
+            if tokens >= self.context:
+                return
+        raise InputError(
+            f"The text {self.name} has {tokens} tokens, fewer than one window of {self.context}; "
+            "give a longer --text or a smaller --context."
+        )
 
 
-def validate_export(out: Path, source: Source, settings: ExportSettings, cache: Cache = NO_CACHE) -> Validation:
-    """Perplexity of the written file and, unless switched off, its divergence from the unquantised model."""
+def validation_request(settings: Settings) -> ValidationRequest | None:
+    """How the settings want the file to be scored; None where they do not.
+
+    Raises:
+        InputError: the text cannot be read, or a gate is set and nothing is scored.
+    """
+    if not settings.validation:
+        if settings.max_ppl_ratio is not None:
+            raise InputError("--max-ppl-ratio needs the validation; leave out one of it and --no-validate.")
+        return None
     text, name = validation_text(settings.text)
-    context, chunks, threads = settings.context, settings.chunks, settings.threads
-    if not settings.reference and settings.max_ppl_ratio is None:
-        return validate(out, text, text_name=name, context=context, chunks=chunks, threads=threads)
+    compared = settings.reference or settings.max_ppl_ratio is not None
+    return ValidationRequest(text, name, settings.context, settings.chunks, compared)
+
+
+def validate_export(
+    out: Path, source: Source, request: ValidationRequest, *, threads: int | None, cache: Cache = NO_CACHE
+) -> Validation:
+    """Perplexity of the written file and, where it is asked for, its divergence from the unquantised model."""
     return validate(
         out,
-        text,
-        text_name=name,
-        context=context,
-        chunks=chunks,
+        request.text,
+        text_name=request.name,
+        context=request.context,
+        chunks=request.chunks,
         threads=threads,
-        reference=reference_of(source),
+        reference=reference_of(source) if request.reference else None,
         reference_name=source.label,
         cache=cache,
     )
@@ -45,33 +95,15 @@ def reference_of(source: Source) -> Path | Source:
 
 def validation_text(path: Path | None) -> tuple[str, str]:
     """Text to score on and its name: the user's, or the built-in one that nothing is calibrated on."""
-    from ..texts.windows import builtin_text, load_text
-
-    if path is None:
-        return builtin_text("validation")
-    return load_text(path), path.name
-
-
-def check_text_length(source: Source, settings: ExportSettings) -> None:
-    """Tell a text shorter than one window, or a window beyond learned positions, before anything is made."""
-    from ..texts.windows import longest_window
-
-    if (limit := longest_window(source, settings.context)) < settings.context:
-        raise InputError(f"{source.label} has positions for {limit} tokens only; take a --context of that or less.")
-    text, name = validation_text(settings.text)
-    # The beginning of a long text nearly always has tokens enough.
-    for part in (text[: 16 * settings.context], text):
-        tokens = len(source.tokenize(part, add_bos=source.adds_bos))
-        if tokens >= settings.context:
-            return
-    raise InputError(
-        f"The text {name} has {tokens} tokens, fewer than one window of {settings.context}; "
-        "give a longer --text or a smaller --context."
-    )
+    return builtin_text("validation") if path is None else (load_text(path), path.name)
 
 
 def check_gate(validation: Validation | None, max_ppl_ratio: float | None) -> None:
-    """Raise GateError when the perplexity exceeds the reference's by more than ``max_ppl_ratio``."""
+    """Let an export fail whose file is too far from the unquantised model.
+
+    Raises:
+        GateError: the perplexity exceeds the reference's by more than ``max_ppl_ratio``.
+    """
     if max_ppl_ratio is None or validation is None or validation.reference_ppl is None:
         return
     ratio = validation.ppl / validation.reference_ppl
@@ -84,10 +116,10 @@ def check_gate(validation: Validation | None, max_ppl_ratio: float | None) -> No
 
 
 def validate_against(
-    file: Path,
-    reference: str | None,
+    file: str | Path,
+    reference: str | Path | None = None,
     *,
-    text: Path | None = None,
+    text: str | Path | None = None,
     context: int = 512,
     chunks: int | None = None,
     threads: int | None = None,
@@ -97,21 +129,19 @@ def validate_against(
     Raises:
         InputError: a file is missing or unreadable, or the text is shorter than one window.
     """
-    body, name = validation_text(text)
+    body, name = validation_text(None if text is None else Path(text).expanduser())
     other: Path | Source | None = None
-    if reference is not None and reference.endswith(".gguf"):
-        other = first_part(Path(reference))
-    elif reference is not None:
-        from ..sources import open_source
-
-        other = reference_of(open_source(reference))
-    return validate(
-        file,
-        body,
-        text_name=name,
-        context=context,
-        chunks=chunks,
-        threads=threads,
-        reference=other,
-        reference_name=reference,
-    )
+    with one_at_a_time():
+        if reference is not None:
+            named = str(reference)
+            other = first_part(Path(named)) if named.endswith(".gguf") else reference_of(open_source(named))
+        return validate(
+            Path(file),
+            body,
+            text_name=name,
+            context=context,
+            chunks=chunks,
+            threads=threads,
+            reference=other,
+            reference_name=None if reference is None else str(reference),
+        )

@@ -8,7 +8,7 @@ from ..allocate.plan import TensorPlan
 from ..blockwise.workers import Workers
 from ..evidence.loss.hessians import BlockHessians
 from ..evidence.loss.predictions import Losses
-from ..evidence.loss.weights import Readers
+from ..gguf.names import InputGroup
 from ..llama.encoders import Packed
 from ..sources.base import Source
 from ..store.entry import Arrays
@@ -51,7 +51,7 @@ class Alone:
         """
         hessians = self._hessians.get(index)
 
-        def prepare(names: Readers) -> dict[str, Prepared]:
+        def prepare(names: InputGroup) -> dict[str, Prepared]:
             types = {name: self._plans[name].type for name in names}
             choices = {name: self._losses[name][kind] for name, kind in types.items()}
             matrices = {name: self._source.read(name) for name in names}

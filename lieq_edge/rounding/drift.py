@@ -17,11 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..blockwise.precision import quick_products
+from ..blockwise.precision import fast_products
 from ..blockwise.residual import Written
 from ..blockwise.workers import Workers
 from ..gptq.factor import Factor
-from ..gptq.hessian import CrossMoments, Moments
+from ..gptq.hessian import CrossMoment, Hessian
 
 Floats = npt.NDArray[np.float32]
 

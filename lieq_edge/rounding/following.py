@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from ..allocate.plan import TensorPlan
-from ..blockwise.partial_runs import KeptInputs, input_of, seeing_inputs
-from ..blockwise.precision import quick_products
+from ..blockwise.partial_runs import StoredInputs, input_of, seeing_inputs
+from ..blockwise.precision import fast_products
 from ..blockwise.residual import Written
-from ..blockwise.sixteen_bits import turned_once
+from ..blockwise.sixteen_bits import cast_once
 from ..blockwise.workers import Workers
 from ..evidence.loss.measure import LossEvidence, OriginalStream
-from ..evidence.loss.weights import Readers
+from ..gguf.names import InputGroup
 from ..gptq.collect import Collecting, Received
-from ..gptq.hessian import CrossMoments, Moments, held_out_sequences
+from ..gptq.hessian import CrossMoment, Hessian, held_out_sequences
 from ..llama.encoders import Packed
 from ..store.entry import Arrays
 from ..system.memory import WIDE, give_back_memory
@@ -57,12 +57,12 @@ class Following:
         model.release_outer()
         hidden = torch.from_numpy(self.state["hidden"])
         give_back_memory(model.columns)
-        inputs = KeptInputs(len(self._loss.tokens))
-        with quick_products():
+        inputs = StoredInputs(len(self._loss.tokens))
+        with fast_products():
             targets = self._stream.written(index)
         with model.block(index) as module:
             linears = model.linears(module, index)
-            with quick_products(), inputs.finding_ends(module, linears), seeing_inputs(linears) as seen:
+            with fast_products(), inputs.finding_ends(module, linears), seeing_inputs(linears) as seen:
                 model.run_block(module, index, hidden[:1])
             sharing = _sharing(self._loss.weights.readers(index), seen)
             seen.clear()
@@ -71,7 +71,7 @@ class Following:
             for together in sharing:
                 columns = linears[together[0][0]].in_features
                 judged = all(self._plans[name].type in losses.get(name, {}) for names in together for name in names)
-                with quick_products():
+                with fast_products():
                     measured = self._measure(module, index, hidden, together, targets, inputs, judged=judged)
                 # Side by side, unless H and its factor are large.
                 for group in [[names] for names in together] if columns >= WIDE else [together]:
@@ -81,7 +81,7 @@ class Following:
                     for name, (codes, values) in rounded.items():
                         packed[name] = codes
                         linears[name].weight.copy_(model.parameter(name, values))
-            with quick_products():
+            with fast_products():
                 model.advance(module, index, hidden, inputs.used)
         return packed
 
@@ -90,12 +90,12 @@ class Following:
         module: nn.Module,
         index: int,
         hidden: Tensor,
-        together: Sequence[Readers],
+        together: Sequence[InputGroup],
         targets: Written | None,
-        stored: KeptInputs,
+        stored: StoredInputs,
         *,
         judged: bool,
-    ) -> tuple[dict[Readers, Moments], dict[Readers, CrossMoments]]:
+    ) -> tuple[dict[InputGroup, Hessian], dict[InputGroup, CrossMoment]]:
         """H of linears that read the same, behind all that is rounded; C of one in ``targets`` with its target.
 
         H is not divided into learned and held-out tokens when the rounding of all these linears is ``judged`` already,
@@ -110,7 +110,7 @@ class Following:
         collecting = Collecting(held_out_sequences(len(tokens)), divided=writer is not None or not judged)
         # Matrices that have written to the stream before.
         before = writers[: writers.index(writer)] if writer else []
-        with turned_once(module):
+        with cast_once(module):
             for batch in model.batches(tokens.shape):
                 stream = Stream(targets, batch, hidden[batch]) if targets and writer else None
                 ran = dict.fromkeys(before, stream.write) if stream else {}
@@ -128,9 +128,9 @@ class Following:
         return collecting.done()
 
 
-def _sharing(readers: Sequence[Readers], seen: Mapping[str, Tensor]) -> list[list[Readers]]:
+def _sharing(readers: Sequence[InputGroup], seen: Mapping[str, Tensor]) -> list[list[InputGroup]]:
     """``readers`` in their order, those together that follow each other and receive the same tensor."""
-    groups: list[list[Readers]] = []
+    groups: list[list[InputGroup]] = []
     for names in readers:
         if groups and seen[groups[-1][0][0]] is seen[names[0]]:
             groups[-1].append(names)

@@ -9,11 +9,11 @@ import numpy as np
 from torch import nn
 
 from ..allocate.plan import TensorPlan
-from ..blockwise.precision import quick_products
+from ..blockwise.precision import fast_products
 from ..blockwise.workers import Workers
 from ..evidence.loss.measure import LossEvidence
 from ..evidence.loss.predictions import Losses, TypeLoss, predict_tensors
-from ..evidence.loss.weights import Readers
+from ..gguf.names import InputGroup
 from ..gptq.factor import Factor, factorise
 from ..gptq.feedback import DAMPING, round_by_factor
 from ..gptq.hessian import CrossMoment, Hessian, count_held_out, importance_of
@@ -35,7 +35,7 @@ def round_group(
     group: Sequence[InputGroup],
     plans: Mapping[str, TensorPlan],
     linears: Mapping[str, nn.Linear],
-    measured: tuple[dict[Readers, Moments], dict[Readers, CrossMoments]],
+    measured: tuple[dict[InputGroup, Hessian], dict[InputGroup, CrossMoment]],
     loss: LossEvidence,
     source: Source,
     workers: Workers,
@@ -94,8 +94,8 @@ def _prepare(
     types: Mapping[str, str],
     unjudged: Mapping[str, Sequence[str]],
     linears: Mapping[str, nn.Linear],
-    moments: Moments,
-    cross: CrossMoments | None,
+    moments: Hessian,
+    cross: CrossMoment | None,
     loss: LossEvidence,
     source: Source,
     workers: Workers | None,

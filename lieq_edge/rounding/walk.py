@@ -1,7 +1,7 @@
 """Round block after block with error feedback, then hand the tensors out in the plan's order.
 
-What a block goes by is a step's business: ``following`` measures it behind the rounded blocks before it, ``alone`` takes
-the stored H of the original.
+What a block goes by is a step's business: ``following`` measures it behind the rounded blocks before it, ``alone``
+takes the stored H of the original.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from .lock import FileLock
 
 SUFFIX = ".safetensors"
 LOCK = "lock"
-LASTING = ("moments",)
+LASTING = ("hessians",)
 """Kinds of work whose folders stay when it is done."""
 
 _NAME = re.compile(r"(?P<kind>[a-z-]+)\.(?P<key>[0-9a-f]{64})")

@@ -1,4 +1,4 @@
-"""Peak memory of this process and time by stage."""
+"""Memory of this process and of the machine."""
 
 from __future__ import annotations
 
@@ -7,39 +7,16 @@ import ctypes
 import functools
 import gc
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 WIDE = 4096
 """Columns from which square matrices are large: each takes 64 MB at least, and a product with one takes long."""
-
-# A stage of so few seconds has made nothing large. Looking for cycles takes 0.3 s where transformers is imported.
-_SHORT = 1.0
 
 # Part of the machine's memory that is not worth sparing: pages that are given back have to be taken anew, and what goes
 # to files takes pages too.
 _SMALL_PART = 1 / 8
 # The same of all that this process has, what waits in its memory included.
 _SMALL_PROCESS = 1 / 4
-
-
-class Stopwatch:
-    """Collects seconds by stage name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def measure(self, name: str) -> Iterator[None]:
-        """Add the time of the block to stage ``name``."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            if time.monotonic() - start > _SHORT:
-                forget_garbage()
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
 
 
 def peak_rss_bytes() -> int:

@@ -7,7 +7,7 @@ from gguf import Keys
 from ..evidence.blocks.records import TextInfo
 from ..sources.base import Source
 from ..store import NO_CACHE, Cache, Entry
-from .windows import Windows, text_info
+from .windows import Windows, WriteText, text_info
 
 PROMPTS = (
     "The history of",
@@ -35,8 +35,8 @@ def self_windows(
     *,
     tokens: int,
     context: int,
-    seed: int = 0,
-    threads: int | None = None,
+    seed: int,
+    write: WriteText,
     cache: Cache = NO_CACHE,
 ) -> tuple[Windows, TextInfo]:
     """Windows that the model of ``source`` writes: int64 ``(n, context)``, and the record of their text.
@@ -52,20 +52,10 @@ def self_windows(
         openings.append(start if start and i % 2 == 0 else prompted[: context - 1])
     stop = _end_ids(source)
 
-    def write() -> Entry:
-        if source.in_transformers:
-            from ..blockwise.model import BlockModel
-            from ..blockwise.sampling import generate
-
-            written = generate(BlockModel(source, threads=threads), openings, context, seed=seed, stop=stop)
-        else:
-            from ..runtimes import llama_cpp as llama_measure
-
-            written = llama_measure.generate(source, openings, context, seed=seed, stop=stop, threads=threads)
-        return Entry({"ids": written.numpy()})
-
     parts = {"openings": openings, "context": context, "seed": seed, "stop": stop}
-    ids = cache.entry("calibration-text", parts, write).arrays["ids"]
+    ids = cache.entry("calibration-text", parts, lambda: Entry({"ids": write(openings, context, seed, stop)})).arrays[
+        "ids"
+    ]
     text = "\n".join(source.detokenize(row) for row in ids.tolist())
     return ids, text_info(f"self-generated (seed {seed})", text, ids.size)
 

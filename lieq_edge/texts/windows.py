@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ from .documentation import stdlib_text
 
 Windows = npt.NDArray[np.int64]
 """Token ids ``(n, T)``. NumPy's, so that texts are there without the import of PyTorch."""
+
+WriteText = Callable[[list[list[int]], int, int, frozenset[int]], Windows]
+"""Samples text from a model: openings, length, seed and the ids that end a text give ids ``(n, length)``."""
 
 CALIBRATION_CONTEXT = 512
 # Text that the model writes comes in shorter windows: half the memory and time, and importance as good.
@@ -111,7 +115,7 @@ def calibration_windows(
     *,
     tokens: int,
     seed: int = 0,
-    threads: int | None = None,
+    write: WriteText | None = None,
     cache: Cache = NO_CACHE,
 ) -> tuple[Windows, TextInfo]:
     """Token windows to calibrate on.
@@ -122,7 +126,7 @@ def calibration_windows(
             each), or the path of a text file.
         tokens: at most about so many.
         seed: of the order of the documentation, and of the model's writing.
-        threads: CPU threads for torch.
+        write: samples text from the model, as ``self`` and ``mixed`` need.
         cache: for what this model writes.
 
     Returns:
@@ -137,9 +141,10 @@ def calibration_windows(
     if calibration in ("self", "mixed"):
         from .self_written import self_windows
 
+        assert write is not None
         half = tokens if calibration == "self" else tokens // 2
         context = longest_window(source, min(SELF_CONTEXT, half))
-        own, info = self_windows(source, tokens=half, context=context, seed=seed, threads=threads, cache=cache)
+        own, info = self_windows(source, tokens=half, context=context, seed=seed, write=write, cache=cache)
         if calibration == "self":
             return own, info
         docs, docs_info = _documentation(source, half, context, seed)

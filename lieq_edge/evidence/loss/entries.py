@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ...gptq.hessian import Moments
+from ...gptq.hessian import Hessian
 from ...store import Entry
 from .weights import LossWeights
 

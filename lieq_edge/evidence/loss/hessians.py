@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import InputError
+from ...gguf.names import InputGroup
 from ...gptq.hessian import Hessian
 from ...store import Run
-from .weights import Readers
 
 Floats = npt.NDArray[np.float32]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...blockwise.model import BlockModel
-from ...blockwise.precision import quick_products
+from ...blockwise.precision import fast_products
 from ...blockwise.residual import ResidualStream
 from ...blockwise.threads import use_threads
 from ...blockwise.workers import Workers
@@ -94,7 +94,7 @@ def measure_loss(
         entry, predicted = _pass_back(model, tokens, request, threads, cache, stream, hessians)
     elif model is not None and stream is not None:
         # Within the workers' limits, as when loss weights are measured: sums may depend on threads.
-        with Workers(threads), stage("Running the original", model.n_blocks) as advance, quick_products():
+        with Workers(threads), stage("Running the original", model.n_blocks) as advance, fast_products():
             stream.forward(advance)
     assert entry is not None
     assert predicted is not None

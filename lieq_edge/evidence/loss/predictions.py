@@ -19,9 +19,10 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from ...blockwise.model import BlockModel
-from ...blockwise.precision import quick_products
+from ...blockwise.precision import fast_products
 from ...blockwise.workers import Workers
 from ...gguf.blocks import LAYOUTS
+from ...gguf.names import InputGroup
 from ...gguf.types import TYPES
 from ...gptq.collect import Collecting, Received
 from ...gptq.factor import Factor, factorise
@@ -30,7 +31,7 @@ from ...gptq.hessian import Hessian, count_held_out, held_out_sequences, importa
 from ...llama import encoders as ggml
 from ...sources.base import Source
 from .hessians import Correlations
-from .weights import LossWeights, Readers
+from .weights import LossWeights
 
 Floats = npt.NDArray[np.float32]
 
@@ -59,7 +60,7 @@ class TypeLoss:
     feeds_back: bool
 
 
-StoreHessians = Callable[[Mapping[Readers, Correlations]], None]
+StoreHessians = Callable[[Mapping[InputGroup, Correlations]], None]
 """Stores H of all tokens, by input group."""
 
 Losses = dict[str, dict[str, TypeLoss]]
@@ -284,7 +285,7 @@ def sample_rows(channels: Floats, count: int = ROWS) -> tuple[npt.NDArray[np.int
     return np.concatenate([own, drawn]), np.concatenate([channels[own], np.full(len(drawn), step)]).astype(np.float32)
 
 
-def outer_hessians(model: BlockModel, hidden: Tensor, weights: LossWeights) -> dict[str, tuple[Moments, Floats]]:
+def outer_hessians(model: BlockModel, hidden: Tensor, weights: LossWeights) -> dict[str, tuple[Hessian, Floats]]:
     """H and row energies of head and embedding; ``hidden`` is the last block's output ``(n, T, d)``.
 
     A row of the embedding errs only where its token is read; that error meets the same gradient column by column,

@@ -1,0 +1,155 @@
+"""Gather: measure what allocation and rounding will read, once."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from ..allocate.types import candidate_types
+from ..evidence.blocks.records import Diagnostics, TextInfo
+from ..evidence.importance.records import Importances
+from ..evidence.loss.request import Follow, LossRequest
+from ..gguf.names import block_of
+from ..store import Entry, Run
+from ..system.progress import stage
+from ..texts.windows import Windows, calibration_windows
+from ..validate.parity import check_parity
+from .blocks import measure_diagnostics
+from .calibration import CalibrationText, ImatrixFile
+from .job import Job
+
+if TYPE_CHECKING:
+    from ..evidence.loss.measure import LossEvidence
+
+
+@dataclass
+class Evidence:
+    """What was measured. Use it in a ``with`` block, at whose end unfinished work is given up or kept.
+
+    Attributes:
+        diagnostics: tensors of the model, and measurements of its blocks.
+        calibration: record of the calibration text, or of the imatrix file.
+        importances: importances by tensor name; empty where nothing reads them.
+        loss: loss weights and predicted losses; None where nothing reads them.
+        work: unfinished work, which is kept until all is done.
+    """
+
+    diagnostics: Diagnostics
+    calibration: TextInfo | None = None
+    importances: Importances = field(default_factory=dict)
+    loss: LossEvidence | None = None
+    work: ExitStack = field(default_factory=ExitStack)
+    stored: Run | None = None
+
+    def release(self) -> None:
+        """Drop what only rounding needs: it is the largest thing in memory and on the disk."""
+        self.loss = None
+        if self.stored is not None:
+            self.stored.close(done=True)
+
+    def __enter__(self) -> Evidence:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.work.__exit__(kind, error, trace)
+
+
+def gather(job: Job, *, rounding: bool = True) -> Evidence:
+    """Measure what the allocator reads and, for ``rounding``, what the rounder reads.
+
+    Raises:
+        InputError: a text is too short, or the model gives outputs that are not numbers.
+    """
+    if rounding:
+        _check_parity(job)
+    with job.watch.measure("measure"):
+        diagnostics = job.saved or measure_diagnostics(job.runtime, job.blocks, job.cache)
+    evidence = Evidence(diagnostics)
+    with ExitStack() as work:
+        evidence.work = work
+        _calibrate(job, evidence, rounding)
+        evidence.work = work.pop_all()
+    return evidence
+
+
+def _check_parity(job: Job) -> None:
+    """Compare llama.cpp with transformers on a piece of the model, once for each model."""
+    wanted = job.settings.parity and job.source.in_transformers and job.out is not None
+    if not wanted or job.cache.get("parity", {}) is not None:
+        return
+    assert job.out is not None
+    with job.watch.measure("parity"), stage("Comparing llama.cpp with transformers", 1):
+        check_parity(job.source, job.out.parent, threads=job.threads)
+    job.cache.put("parity", {}, Entry())
+
+
+def _calibrate(job: Job, evidence: Evidence, rounding: bool) -> None:
+    """Fill in what is measured on the calibration text."""
+    if isinstance(job.calibration, ImatrixFile):
+        evidence.importances, evidence.calibration = job.calibration.importances, job.calibration.info
+        return
+    reads_text = job.allocator.predicts or (rounding and job.rounder.reads_text)
+    if not isinstance(job.calibration, CalibrationText) or not reads_text:
+        return
+    with job.watch.measure("calibration text"):
+        windows, evidence.calibration = calibration_windows(
+            job.source,
+            job.calibration.text,
+            tokens=job.calibration.tokens,
+            seed=job.seed,
+            write=job.runtime.write_text,
+            cache=job.cache,
+        )
+    if job.allocator.predicts or job.rounder.follow is not None:
+        request = _loss_request(job, evidence.diagnostics, windows)
+        evidence.stored = _place_of(job, request, rounding, evidence.work)
+        with job.watch.measure("loss weights"):
+            evidence.loss = job.runtime.measure_loss(request, job.cache, evidence.stored)
+    if rounding and job.rounder.weighs:
+        with job.watch.measure("calibrate"):
+            evidence.importances = _importances(job, windows)
+
+
+def _loss_request(job: Job, diagnostics: Diagnostics, windows: Windows) -> LossRequest:
+    """Losses of block matrices are predicted where the allocator reads them, or the rounder rounds by them."""
+    candidates = job.allocator.candidates(diagnostics)
+    follow = job.rounder.follow or Follow.NOTHING
+    if follow is Follow.HESSIANS and not job.allocator.predicts:
+        # Other budgets give other types, whose losses are then known.
+        usual = candidate_types(diagnostics.tensors, "k", strict=False)
+        candidates = {name: tuple(dict.fromkeys((*usual[name], *types))) for name, types in candidates.items()}
+    predicts_blocks = job.allocator.predicts or follow is Follow.HESSIANS
+    return LossRequest(
+        windows,
+        job.seed,
+        blocks={name: types for name, types in candidates.items() if predicts_blocks and block_of(name) is not None},
+        outer={name: types for name, types in candidates.items() if block_of(name) is None},
+        follow=follow,
+        weighted=job.rounder.reads_text,
+    )
+
+
+def _place_of(job: Job, request: LossRequest, rounding: bool, work: ExitStack) -> Run | None:
+    """Where what rounding goes by is stored, if it is."""
+    if request.follow is Follow.STREAM and rounding:
+        return work.enter_context(job.cache.run("residual-stream", {"tokens": request.windows}))
+    if request.follow is Follow.HESSIANS:
+        run = work.enter_context(job.cache.run("hessians", request.text_parts))
+        # For a plan alone they are stored only where an export will find them.
+        return run if rounding or run.resumable else None
+    return None
+
+
+def _importances(job: Job, windows: Windows) -> Importances:
+    # Whether this processor has bfloat16 products is part of every key.
+    parts = {"tokens": windows, "bfloat16": True}
+    entry = job.cache.get("importance", parts)
+    if entry is None:
+        with job.cache.run("importance", parts) as run:
+            entry = Entry(dict(job.runtime.measure_importances(windows, run=run)))
+            job.cache.put("importance", parts, entry)
+    return entry.arrays

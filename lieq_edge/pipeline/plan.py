@@ -1,0 +1,74 @@
+"""Allocate: from evidence to a plan; and plans without an export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..allocate.budget import parse_budget
+from ..allocate.plan import Plan
+from ..errors import InputError
+from ..evidence.blocks.records import Diagnostics
+from ..settings import Settings
+from ..system.exclusive import one_at_a_time
+from .blocks import measure_diagnostics
+from .choices import choose_allocator
+from .gather import Evidence, gather
+from .job import Job, check_saved, resolve
+
+
+def allocate(job: Job, evidence: Evidence) -> Plan:
+    """The type of every tensor.
+
+    Raises:
+        InputError: the budget is out of reach, or the rounding would ruin a type.
+    """
+    losses = {}
+    if job.allocator.predicts:
+        assert evidence.loss is not None
+        for name, by_type in evidence.loss.losses.items():
+            losses[name] = {kind: job.rounder.predicted(loss) for kind, loss in by_type.items()}
+    with job.watch.measure("allocate"):
+        return job.allocator.plan(evidence.diagnostics, job.budget, losses)
+
+
+def plan_model(model: str | Path, settings: Settings, saved: Diagnostics | None = None) -> Plan:
+    """Measure a model and share out the bits as ``export_model`` would; nothing is written.
+
+    Args:
+        model: Hugging Face directory, hub id, ``.gguf`` file or ``demo``.
+        settings: settings of the export.
+        saved: saved measurements of the same model, to skip measuring.
+
+    Raises:
+        InputError: bad input.
+    """
+    with one_at_a_time():
+        job = resolve(model, settings, saved=saved)
+        with gather(job, rounding=False) as evidence:
+            return allocate(job, evidence)
+
+
+def plan_saved(saved: Diagnostics, settings: Settings) -> Plan:
+    """Share out the bits from saved measurements alone, without the model.
+
+    Raises:
+        InputError: bad input, or the metric needs the model.
+    """
+    allocator = choose_allocator(settings)
+    if allocator.predicts:
+        raise InputError(
+            f"The metric {allocator.metric} needs the model itself; give it instead of saved measurements."
+        )
+    check_saved(saved, settings)
+    return allocator.plan(saved, parse_budget(settings.budget), {})
+
+
+def analyze_model(model: str | Path, settings: Settings) -> Diagnostics:
+    """Measure the blocks of a model as the settings say; the budget is not read.
+
+    Raises:
+        InputError: bad input.
+    """
+    with one_at_a_time():
+        job = resolve(model, settings)
+        return measure_diagnostics(job.runtime, job.blocks, job.cache)
