@@ -39,7 +39,7 @@ def test_flags_win_over_the_recipe(tmp_path: Path) -> None:
         ("description: x\nmetric: magic\n", "metric"),
         ("description: x\nlevels: many\n", "levels"),
         ("- a list\n", "settings"),
-        ("a: [", "no YAML"),
+        ("a: [", "not YAML"),
     ],
 )
 def test_a_damaged_recipe_is_told_in_one_sentence(tmp_path: Path, text: str, message: str) -> None:

@@ -26,6 +26,25 @@ _LEAST_FEEDBACK_TOKENS = 1024
 _SEEDS = 3
 
 
+def check_combination(settings: Settings) -> None:
+    """Refuse settings that contradict each other, whatever the model is.
+
+    Raises:
+        InputError: a setting is of no use with another one.
+    """
+    follows_loss = settings.metric == by_loss.NAME
+    for name in ("levels",) if follows_loss else ("types", "granularity"):
+        if settings.gives(name):
+            use = (
+                "has no use with --metric loss, which chooses among --types"
+                if follows_loss
+                else "is for --metric loss only"
+            )
+            raise InputError(f"--{name} {use}; leave it out.")
+    if settings.imatrix is not None and (settings.gives("calibration") or settings.gives("calibration_tokens")):
+        raise InputError("--imatrix takes the place of a calibration text; leave --calibration out.")
+
+
 def choose_rounder(settings: Settings, source: Source, runtime: Runtime) -> Rounder:
     """The rounder that the user names, or the best one that the model and the text allow.
 
@@ -75,21 +94,9 @@ def choose_allocator(settings: Settings, rounder: Rounder | None = None) -> Allo
     Args:
         settings: metric, levels, types and what is fixed.
         rounder: what will round; types that it would ruin are no candidates. None leaves all.
-
-    Raises:
-        InputError: a setting is of no use with the metric.
     """
-    follows_loss = settings.metric == by_loss.NAME
-    for name in ("levels",) if follows_loss else ("types", "granularity"):
-        if settings.gives(name):
-            use = (
-                "has no use with --metric loss, which chooses among --types"
-                if follows_loss
-                else ("is for --metric loss only")
-            )
-            raise InputError(f"--{name} {use}; leave it out.")
     options = plan_options(settings)
-    if not follows_loss:
+    if settings.metric != by_loss.NAME:
         return ByLevels(options)
     reads_importance = rounder is None or rounder.reads_text
     refused = frozenset(name for name, kind in TYPES.items() if kind.needs_importance and not reads_importance)
@@ -113,11 +120,9 @@ def choose_calibration(settings: Settings, source: Source, allocator: Allocator,
     """What is calibrated on; nothing where nothing reads it.
 
     Raises:
-        InputError: both a text and an imatrix file are given, or the file cannot be read.
+        InputError: the imatrix file cannot be read, or is of another model.
     """
     if settings.imatrix is not None:
-        if settings.gives("calibration") or settings.gives("calibration_tokens"):
-            raise InputError("--imatrix takes the place of a calibration text; leave --calibration out.")
         return ImatrixFile(*read_imatrix(settings.imatrix, source))
     if settings.calibration == "none":
         return NoCalibration(wanted=True)

@@ -25,7 +25,7 @@ from ..system.progress import log
 from ..system.timing import Stopwatch
 from .blocks import BlockChoice
 from .calibration import Calibration
-from .choices import block_choice, choose_allocator, choose_calibration, choose_rounder
+from .choices import block_choice, check_combination, choose_allocator, choose_calibration, choose_rounder
 from .validation import ValidationRequest, validation_request
 
 
@@ -97,6 +97,7 @@ def resolve(
         InputError: there is no such model, or the settings cannot be met.
     """
     model = str(model)
+    check_combination(settings)
     watch = Stopwatch()
     budget = parse_budget(settings.budget)
     validation = validation_request(settings) if out is not None else None

@@ -11,7 +11,7 @@ from ..evidence.blocks.records import Diagnostics
 from ..settings import Settings
 from ..system.exclusive import one_at_a_time
 from .blocks import measure_diagnostics
-from .choices import choose_allocator
+from .choices import check_combination, choose_allocator
 from .gather import Evidence, gather
 from .job import Job, check_saved, resolve
 
@@ -54,6 +54,7 @@ def plan_saved(saved: Diagnostics, settings: Settings) -> Plan:
     Raises:
         InputError: bad input, or the metric needs the model.
     """
+    check_combination(settings)
     allocator = choose_allocator(settings)
     if allocator.predicts:
         raise InputError(

@@ -20,7 +20,6 @@ from ..evidence.blocks.white_inputs import measure_weights
 from ..llama.session import Floats, LlamaSession, NotSeen
 from ..sources.base import Source
 from ..system.progress import stage
-from ..texts.windows import Windows
 from .observe import model_path, observe
 
 _MOST_SEQUENCES = 64
@@ -39,7 +38,7 @@ def measure_geometry(
     """
     assert request.probe is not None
     try:
-        geometry = _observed_geometry(source, request.probe, request, threads)
+        geometry = observed_geometry(source, request, threads)
         inputs = "llama.cpp"
     except NotSeen:
         geometry = measure_weights(source, projections=request.projections, seeds=request.seeds)
@@ -47,9 +46,13 @@ def measure_geometry(
     return [block_diagnostics(index, roles, None) for index, roles in enumerate(geometry)], inputs
 
 
-def _observed_geometry(
-    source: Source, probe: Windows, request: BlockRequest, threads: int | None
-) -> list[dict[str, Geometry]]:
+def observed_geometry(source: Source, request: BlockRequest, threads: int | None) -> list[dict[str, Geometry]]:
+    """Geometry by block and role, of what the projections receive in llama.cpp's graph.
+
+    Raises:
+        NotSeen: the graph does not show it.
+    """
+    assert request.probe is not None
     by_name: dict[str, list[Part]] = {}
     for parts in chosen_projections(source, request.projections).values():
         for part in parts:
@@ -70,7 +73,7 @@ def _observed_geometry(
 
     use_threads(threads)
     with torch.no_grad():
-        observe(source, probe, frozenset(by_name), collect, "Measuring geometry", threads)
+        observe(source, request.probe, frozenset(by_name), collect, "Measuring geometry", threads)
     for index, roles in enumerate(results):
         if not roles:
             raise NotSeen(f"llama.cpp does not use the projections of block {index}; pass --metric first or last.")

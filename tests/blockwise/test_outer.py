@@ -13,7 +13,7 @@ from tiny import make_model
 from lieq_edge.blockwise.model import BlockModel
 from lieq_edge.errors import InputError
 from lieq_edge.sources import open_source
-from lieq_edge.system.memory import Stopwatch
+from lieq_edge.system.timing import Stopwatch
 
 TOKENS = torch.randint(0, 300, (2, 16), generator=torch.Generator().manual_seed(0))
 

@@ -115,7 +115,7 @@ def test_saved_measurements_must_be_what_is_asked_for(tmp_path: Path, model: Pat
     assert_refused(run("plan", saved, *budget, "--probe-text", "other.txt"), "--probe-text")
     same = ("--projections", "qkv", "--baseline", "projection", "--probe-tokens", "512", "--probe-text", "a/probe.txt")
     assert run("plan", saved, *budget, *same).returncode == 0
-    assert_refused(run("plan", saved, *budget, "--metric", "loss"), "model at hand")
+    assert_refused(run("plan", saved, *budget, "--metric", "loss"), "needs the model itself")
     out = ("--out", tmp_path / "o.gguf", "--dry-run")
     assert_refused(run("export", model, *budget, *out, "--diagnostics", saved), "another model")
 
@@ -133,7 +133,7 @@ def test_a_mistake_of_our_own_is_told_apart_from_a_missed_gate(monkeypatch: pyte
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("lieq_edge.allocate.plan.make_plan", fail)
+    monkeypatch.setattr("lieq_edge.allocate.by_levels.make_plan", fail)
     done = run("plan", saved, "--budget", "2.5", "--json")
     assert done.returncode == 70
     assert "ZeroDivisionError" in json.loads(done.stdout)["error"]

@@ -12,7 +12,7 @@ from lieq_edge.allocate.plan import PlanOptions, make_plan
 from lieq_edge.errors import InputError
 from lieq_edge.gguf.types import TYPES
 from lieq_edge.llama.encoders import NEVER_WITHOUT_IMPORTANCE, dequantize, encode, supports
-from lieq_edge.rounding.importance import check_importance
+from lieq_edge.rounding.encode import check_importance
 
 
 @pytest.fixture(scope="module")

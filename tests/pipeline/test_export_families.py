@@ -48,7 +48,7 @@ def test_a_family_is_exported_and_stays_close(
 ) -> None:
     monkeypatch.setattr("lieq_edge.texts.windows.CALIBRATION_CONTEXT", 128)
     model = cached_model(family, hidden=256, intermediate=256, **{**MODELS, **EXPERTS}[family])
-    settings = lieq_edge.ExportSettings(
+    settings = lieq_edge.Settings(
         budget="4",
         rounding=rounding,
         calibration="docs",
@@ -78,7 +78,7 @@ def test_windows_beyond_learned_positions_are_refused(tmp_path: Path) -> None:
     model = cached_model("gpt2", context=128)
     out = tmp_path / "out.gguf"
     with pytest.raises(InputError, match="positions for 128 tokens only"):
-        lieq_edge.export_model(str(model), out, lieq_edge.ExportSettings(budget="4", context=256, probe_tokens=64))
+        lieq_edge.export_model(str(model), out, lieq_edge.Settings(budget="4", context=256, probe_tokens=64))
     assert not list(tmp_path.iterdir())
     write_plain(out, open_source(str(model)), "F32")
     with pytest.raises(InputError, match="positions for 128 tokens only"):
@@ -89,7 +89,7 @@ def test_windows_beyond_learned_positions_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flags", [{"metric": "loss"}, {"rounding": "feedback"}, {"rounding": "feedback-once"}])
 def test_what_does_not_work_on_experts_is_refused(tmp_path: Path, flags: dict[str, Any]) -> None:
-    settings = lieq_edge.ExportSettings(budget="4", **flags)
-    with pytest.raises(InputError, match="mixture of experts, on which the metric loss and --rounding feedback"):
+    settings = lieq_edge.Settings(budget="4", **flags)
+    with pytest.raises(InputError, match="mixture of experts, on which --metric loss and --rounding feedback"):
         lieq_edge.export_model(str(cached_model("qwen3_moe")), tmp_path / "out.gguf", settings)
     assert not list(tmp_path.iterdir())

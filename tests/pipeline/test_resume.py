@@ -145,12 +145,12 @@ def test_another_budget_runs_no_model(
 
 
 @pytest.mark.parametrize("trouble", ["damaged", "gone"])
-def test_moments_that_are_lost_are_measured_again(
+def test_hessians_that_are_lost_are_measured_again(
     tmp_path: Path, model: Path, undisturbed: dict[tuple[str, ...], bytes], own_cache: Path, trouble: str
 ) -> None:
     out = tmp_path / "o.gguf"
     _export(model, out, ONCE, "--no-validate")
-    lost = sorted(own_cache.glob("runs/moments.*/block.*"))[1]
+    lost = sorted(own_cache.glob("runs/hessians.*/block.*"))[1]
     if trouble == "damaged":
         lost.write_bytes(lost.read_bytes()[:-10])
     else:
@@ -158,15 +158,15 @@ def test_moments_that_are_lost_are_measured_again(
     done = _export(model, out, ONCE, "--no-validate", "--force")
     assert ("is damaged" in done.stderr) == (trouble == "damaged")
     assert out.read_bytes() == undisturbed[ONCE]
-    assert len(list(own_cache.glob("runs/moments.*/block.*"))) == 2
+    assert len(list(own_cache.glob("runs/hessians.*/block.*"))) == 2
 
 
-def test_moments_that_are_lost_while_work_was_interrupted_are_measured_again(
+def test_hessians_that_are_lost_while_work_was_interrupted_are_measured_again(
     tmp_path: Path, model: Path, undisturbed: dict[tuple[str, ...], bytes], own_cache: Path
 ) -> None:
     out = tmp_path / "o.gguf"
-    _stop_at("lieq_edge.evidence.loss.predictions.outer_moments", model, out, ONCE)
-    for lost in own_cache.glob("runs/moments.*/block.*"):
+    _stop_at("lieq_edge.evidence.loss.measure.outer_hessians", model, out, ONCE)
+    for lost in own_cache.glob("runs/hessians.*/block.*"):
         lost.unlink()
     _export(model, out, ONCE, "--no-validate")
     assert out.read_bytes() == undisturbed[ONCE]
@@ -179,7 +179,7 @@ def test_moments_beyond_half_of_the_limit_are_measured_for_each_budget(
     done = _export(model, out, ONCE, "--no-validate", "--cache-limit", "2MB")
     assert done.stderr.count("cannot be used in full") == 1
     assert out.read_bytes() == undisturbed[ONCE]
-    assert not list(own_cache.glob("runs/moments.*/block.*"))
+    assert not list(own_cache.glob("runs/hessians.*/block.*"))
     assert list(own_cache.glob("entries/loss-weights.*"))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from measuring import loss_evidence
 from tiny import make_model
 
 from lieq_edge.allocate.plan import PlanOptions, make_plan
@@ -14,12 +15,12 @@ from lieq_edge.blockwise import precision
 from lieq_edge.blockwise.precision import fast_products
 from lieq_edge.blockwise.residual import ResidualStream
 from lieq_edge.blockwise.workers import Workers
-from lieq_edge.evidence.blocks.measure import describe
-from lieq_edge.evidence.loss.measure import measure_loss, planned_types
+from lieq_edge.evidence.blocks.records import describe
+from lieq_edge.evidence.loss.measure import OriginalStream
 from lieq_edge.gptq.factor import factorise
 from lieq_edge.gptq.hessian import CrossMoment, Hessian
 from lieq_edge.rounding.drift import correction
-from lieq_edge.rounding.sequential import _Following
+from lieq_edge.rounding.following import Following
 from lieq_edge.sources import open_source
 from lieq_edge.store import Run
 
@@ -78,13 +79,14 @@ def test_rounded_blocks_drift_less_when_it_is_made_up_for(tmp_path: Path, monkey
     plan = make_plan(describe(source), "2", PlanOptions(metric="first", levels=(2,)))
 
     def drift() -> float:
-        inputs = measure_loss(source, tokens.numpy(), planned_types(plan))
+        inputs = loss_evidence(source, tokens.numpy(), plan)
         with torch.no_grad(), Workers(1) as workers, Run(None) as run:
-            original = ResidualStream(inputs.model, tokens, run, inside=True)
+            assert isinstance(inputs.original, OriginalStream)
+            stream = ResidualStream(inputs.original.model, tokens, run, inside=True)
             with fast_products():
-                last = original.forward()
+                last = stream.forward()
             by_name = {tensor.name: tensor for tensor in plan.tensors}
-            following = _Following(by_name, inputs, original, workers)
+            following = Following(by_name, inputs, OriginalStream(inputs.original.model, stream), workers)
             for index in range(3):
                 following.block(index)
             assert following.state is not None

@@ -9,15 +9,19 @@ import pytest
 import torch
 from foreign import BLOCKS, EXPERTS, HEADS, HIDDEN, KV_HEADS, foreign_model
 from logits import export_float32, llama_logits
+from measuring import analyze
 from tiny import cached_model
 
 from lieq_edge.blockwise.model import BlockModel
 from lieq_edge.errors import InputError
 from lieq_edge.evidence.blocks.geometry import GeometryPass
-from lieq_edge.evidence.blocks.measure import analyze
-from lieq_edge.evidence.importance import measure as importance
-from lieq_edge.runtimes import llama_cpp as llama_measure
+from lieq_edge.evidence.blocks.request import BlockRequest
+from lieq_edge.runtimes import LlamaRuntime, TorchRuntime
+from lieq_edge.runtimes.base import NETWORK
+from lieq_edge.runtimes.llama_passes import generate, observed_geometry
+from lieq_edge.runtimes.observe import observe
 from lieq_edge.sources import Source, open_source
+from lieq_edge.store import Run
 from lieq_edge.texts.self_written import self_windows
 from lieq_edge.texts.windows import Windows
 
@@ -43,8 +47,8 @@ def some_tokens(n: int, length: int) -> Windows:
 
 def test_importance_is_that_of_transformers(llama: Source) -> None:
     tokens = some_tokens(3, 48)
-    expected = importance.measure_importance(llama, tokens, bfloat16=False)
-    found = llama_measure.measure_importance(llama, tokens)
+    expected = TorchRuntime(llama).measure_importances(tokens, run=Run(None), bfloat16=False)
+    found = LlamaRuntime(llama).measure_importances(tokens, run=Run(None))
     assert found.keys() == expected.keys()
     for name, vector in expected.items():
         assert np.allclose(found[name], vector, rtol=CACHE_OF_16_BITS * 5, atol=CACHE_OF_16_BITS * vector.mean()), name
@@ -59,7 +63,7 @@ def test_geometry_is_that_of_transformers(llama: Source, projections: str) -> No
         for index in range(model.n_blocks):
             with model.block(index) as module:
                 geometry.step(module, index)
-    found = llama_measure.measure_geometry(llama, tokens, projections=projections, seeds=(0, 1))
+    found = observed_geometry(llama, BlockRequest(tokens, None, projections, seeds=(0, 1)), None)
     for expected, block in zip(geometry.results, found, strict=True):
         assert list(block) == list(expected)
         for role, values in expected.items():
@@ -69,9 +73,9 @@ def test_geometry_is_that_of_transformers(llama: Source, projections: str) -> No
 
 def test_text_is_drawn_from_the_logits_of_the_whole_sequence(llama: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the likeliest token in the place of a drawn one, each must follow from all before it."""
-    monkeypatch.setattr("lieq_edge.blockwise.sequences.sample", lambda logits, _: logits.argmax(-1))
+    monkeypatch.setattr("lieq_edge.runtimes.llama_passes.sample", lambda logits, _: logits.argmax(-1))
     openings = [[1, 20, 30], [1], [1, 7]]
-    ids = llama_measure.generate(llama, openings, 12, seed=0, stop=frozenset())
+    ids = generate(llama, openings, 12, seed=0, stop=frozenset())
     assert llama.gguf_path is not None
     for row, opening in zip(ids.tolist(), openings, strict=True):
         assert row[: len(opening)] == opening
@@ -81,9 +85,9 @@ def test_text_is_drawn_from_the_logits_of_the_whole_sequence(llama: Source, monk
 
 def test_text_of_the_same_seed_is_the_same(folder: Path) -> None:
     source = open_source(str(foreign_model(folder / "text.gguf", "internlm2")))
-    one, info = self_windows(source, tokens=64, context=16, seed=3, threads=1)
-    again, _ = self_windows(source, tokens=64, context=16, seed=3, threads=2)
-    other, _ = self_windows(source, tokens=64, context=16, seed=4)
+    one, info = self_windows(source, tokens=64, context=16, seed=3, write=LlamaRuntime(source, threads=1).write_text)
+    again, _ = self_windows(source, tokens=64, context=16, seed=3, write=LlamaRuntime(source, threads=2).write_text)
+    other, _ = self_windows(source, tokens=64, context=16, seed=4, write=LlamaRuntime(source).write_text)
     assert one.shape == (4, 16)
     assert info.tokens == 64
     assert np.array_equal(one, again)
@@ -93,13 +97,13 @@ def test_text_of_the_same_seed_is_the_same(folder: Path) -> None:
 def test_experts_have_importance_of_their_own(folder: Path) -> None:
     source = open_source(str(foreign_model(folder / "mixture.gguf", "llama", type_name="F32")))
     tokens = some_tokens(2, 40)
-    found = llama_measure.measure_importance(source, tokens)
+    found = LlamaRuntime(source).measure_importances(tokens, run=Run(None))
     assert found["blk.0.ffn_down_exps.weight"].shape == (EXPERTS, HIDDEN)
     assert "blk.0.ffn_gate_inp.weight" not in found
     # Expert by expert by hand: what the first block's experts receive is what its router receives.
     routed: list[np.ndarray] = []
     names = frozenset({"blk.0.ffn_gate_inp.weight"})
-    llama_measure._run(source, tokens, names, lambda _, x, __: routed.append(x.copy()), "", None)
+    observe(source, tokens, names, lambda _, x, __: routed.append(x.copy()), "", None)
     x = np.concatenate(routed)
     chosen = np.argsort(-(x @ source.read("blk.0.ffn_gate_inp.weight").T), axis=1)[:, :2]
     for expert in range(EXPERTS):
@@ -109,7 +113,7 @@ def test_experts_have_importance_of_their_own(folder: Path) -> None:
 
 def test_an_expert_that_no_token_reaches_counts_like_the_others(folder: Path) -> None:
     source = open_source(str(foreign_model(folder / "mixture.gguf", "llama", type_name="F32")))
-    found = llama_measure.measure_importance(source, some_tokens(1, 1))
+    found = LlamaRuntime(source).measure_importances(some_tokens(1, 1), run=Run(None))
     vectors = found["blk.0.ffn_up_exps.weight"]
     assert (vectors == vectors[0]).all()
     assert vectors.min() > 0
@@ -118,7 +122,7 @@ def test_an_expert_that_no_token_reaches_counts_like_the_others(folder: Path) ->
 @pytest.mark.parametrize("architecture", ["internlm2", "starcoder"])
 def test_heads_are_counted_from_the_keys(folder: Path, architecture: str) -> None:
     source = open_source(str(foreign_model(folder / f"{architecture}.gguf", architecture)))
-    results = llama_measure.measure_geometry(source, some_tokens(1, 64), projections="qkv", seeds=(0,))
+    results = observed_geometry(source, BlockRequest(some_tokens(1, 64), None, "qkv", seeds=(0,)), None)
     assert len(results) == BLOCKS
     for block in results:
         heads = {role: len(found.compactness_gain) for role, found in block.items()}
@@ -142,7 +146,7 @@ def _plant_concentrated_keys(source: Source, monkeypatch: pytest.MonkeyPatch) ->
 def test_concentrated_projections_stand_out_in_a_fused_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(str(foreign_model(folder / "starcoder.gguf", "starcoder")))
     _plant_concentrated_keys(source, monkeypatch)
-    results = llama_measure.measure_geometry(source, some_tokens(1, 64), projections="qkv", seeds=(0,))
+    results = observed_geometry(source, BlockRequest(some_tokens(1, 64), None, "qkv", seeds=(0,)), None)
     gains = {(i, role): float(g.compactness_gain.min()) for i, block in enumerate(results) for role, g in block.items()}
     assert gains.pop((1, "attn_k")) > 0.9
     assert max(gains.values()) < 0.2
@@ -151,9 +155,10 @@ def test_concentrated_projections_stand_out_in_a_fused_one(folder: Path, monkeyp
 def test_what_llama_cpp_cannot_measure_is_refused_with_what_it_can(folder: Path) -> None:
     source = open_source(str(foreign_model(folder / "internlm2.gguf", "internlm2")))
     with pytest.raises(InputError, match="--metric geometry"):
-        analyze(source, metrics={"saliency"})
+        LlamaRuntime(source).require("saliency")
     with pytest.raises(InputError, match="--baseline projection"):
-        analyze(source, metrics={"geometry"}, baseline="network")
+        LlamaRuntime(source).require(NETWORK)
+    LlamaRuntime(source).require("geometry")
     with pytest.raises(InputError, match=r"llama\.cpp only"):
         BlockModel(source)
 
@@ -165,7 +170,7 @@ def test_a_layout_that_is_not_known_is_told(folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(llama_session, "_checked", False)
     monkeypatch.setattr(llama_session, "prod", lambda _: -1)
     with pytest.raises(InputError, match="another layout"):
-        llama_measure.measure_importance(source, some_tokens(1, 8))
+        LlamaRuntime(source).measure_importances(some_tokens(1, 8), run=Run(None))
 
 
 def test_what_cannot_be_seen_is_measured_on_the_weights_alone(
@@ -174,12 +179,12 @@ def test_what_cannot_be_seen_is_measured_on_the_weights_alone(
     from lieq_edge.llama import session as llama_session
 
     source = open_source(str(foreign_model(folder / "starcoder.gguf", "starcoder")))
-    seen = analyze(source, metrics={"geometry"}, probe_tokens=64)
+    seen = analyze(source, measurements={"geometry"}, probe_tokens=64)
     assert (seen.inputs, source.warnings) == ("llama.cpp", ())
     _plant_concentrated_keys(source, monkeypatch)
     monkeypatch.setattr(llama_session, "_checked", False)
     monkeypatch.setattr(llama_session, "prod", lambda _: -1)
-    found = analyze(source, metrics={"geometry"}, probe_tokens=64)
+    found = analyze(source, measurements={"geometry"}, probe_tokens=64)
     assert (found.inputs, found.probe) == ("white", None)
     assert "weights alone (white inputs)" in source.warnings[0]
     assert source.warnings[0] in capsys.readouterr().err

@@ -8,7 +8,8 @@ import pytest
 from records import make_diagnostics
 
 from lieq_edge.errors import InputError
-from lieq_edge.evidence.blocks.metrics import score_blocks
+from lieq_edge.evidence.blocks.metrics import ScoreOptions
+from lieq_edge.evidence.blocks.table import score_blocks
 
 
 def test_geometry_is_the_compactness_gain() -> None:
@@ -31,8 +32,12 @@ def test_controls_order_blocks_as_named() -> None:
     diagnostics = make_diagnostics(gains=[0.0] * 4)
     assert score_blocks(diagnostics, "first") == sorted(score_blocks(diagnostics, "first"), reverse=True)
     assert score_blocks(diagnostics, "last") == sorted(score_blocks(diagnostics, "last"))
-    assert score_blocks(diagnostics, "random", seed=1) == score_blocks(diagnostics, "random", seed=1)
-    assert score_blocks(diagnostics, "random", seed=1) != score_blocks(diagnostics, "random", seed=2)
+    first, again, other = (score_blocks(diagnostics, "random", ScoreOptions(seed=seed)) for seed in (1, 1, 2))
+    assert first == again != other
+        diagnostics, "random", ScoreOptions(seed=1)
+    )
+        diagnostics, "random", ScoreOptions(seed=2)
+    )
 
 
 def test_a_missing_measurement_is_named() -> None:

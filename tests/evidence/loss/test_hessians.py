@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lieq_edge.errors import InputError
-from lieq_edge.evidence.loss.hessians import Correlations, KeptMoments
+from lieq_edge.evidence.loss.hessians import BlockHessians, Correlations
 from lieq_edge.store import Run
 
 READERS = ("blk.0.attn_q.weight", "blk.0.attn_k.weight")
@@ -47,8 +47,8 @@ def test_little_more_than_a_half_is_kept() -> None:
     assert kept.values.size == 1024 * 1024 * 5 / 8
 
 
-def _kept(run: Run, blocks: int = 1) -> KeptMoments:
-    return KeptMoments(run, blocks)
+def _kept(run: Run, blocks: int = 1) -> BlockHessians:
+    return BlockHessians(run, blocks)
 
 
 @pytest.mark.parametrize("folder", ["run", None])
@@ -83,11 +83,11 @@ def test_the_space_for_all_blocks_is_asked_for_at_the_first(monkeypatch: pytest.
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10_000))
     one = Correlations.of(_moments(20))
     with Run(None) as run:
-        KeptMoments(run, 2).put(0, {READERS: one})
+        BlockHessians(run, 2).put(0, {READERS: one})
         with pytest.raises(InputError, match="MB free"):
-            KeptMoments(run, 100).put(0, {READERS: one})
+            BlockHessians(run, 100).put(0, {READERS: one})
 
 
 def test_what_is_gone_is_told() -> None:
     with Run(None) as run, pytest.raises(InputError, match="block 3 is gone"):
-        KeptMoments(run, 4).get(3)
+        BlockHessians(run, 4).get(3)

@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from measuring import encode as encode_plan
+from measuring import loss_evidence
 from tiny import make_model
 
 from lieq_edge.allocate.plan import PlanOptions, make_plan
+from lieq_edge.allocate.types import candidate_types
 from lieq_edge.errors import InputError
-from lieq_edge.evidence.blocks.measure import describe
-from lieq_edge.evidence.loss.measure import candidate_types, measure_loss, planned_types
+from lieq_edge.evidence.blocks.records import describe
 from lieq_edge.evidence.loss.predictions import ROWS, Losses, predict_tensors, sample_rows
 from lieq_edge.gptq.factor import factorise
 from lieq_edge.gptq.feedback import DAMPING
 from lieq_edge.gptq.hessian import Hessian, held_out_sequences
 from lieq_edge.llama.encoders import dequantize, encode
-from lieq_edge.rounding.sequential import FeedbackInputs, encode_streamed
 from lieq_edge.sources import open_source
 from lieq_edge.sources.base import Source
 
@@ -80,8 +81,8 @@ def test_the_prediction_is_the_quadratic_form_of_the_error() -> None:
     factor = factorise(moments.learned, DAMPING)
     found = predict_tensors({"a": matrix}, moments, {"a": channels}, 100, {"a": ["Q3_K", "Q4_K"]}, factor)["a"]
     error = matrix - dequantize(encode(matrix, "Q3_K", importance), "Q3_K", matrix.shape)
-    assert found["Q3_K"].nearest_loss == pytest.approx(0.5 * np.square(x[300:] @ error.T).sum() / 100, rel=1e-3)
-    assert found["Q4_K"].loss < found["Q3_K"].loss <= found["Q3_K"].nearest_loss
+    assert found["Q3_K"].direct_loss == pytest.approx(0.5 * np.square(x[300:] @ error.T).sum() / 100, rel=1e-3)
+    assert found["Q4_K"].loss < found["Q3_K"].loss <= found["Q3_K"].direct_loss
 
 
 def test_tensors_that_read_the_same_are_predicted_as_each_by_itself() -> None:
@@ -100,7 +101,7 @@ def test_tensors_that_read_the_same_are_predicted_as_each_by_itself() -> None:
     for name in matrices:
         for kind, alone in predict(name)[name].items():
             assert together[name][kind].loss == pytest.approx(alone.loss, rel=1e-3)
-            assert together[name][kind].nearest_loss == pytest.approx(alone.nearest_loss, rel=1e-5)
+            assert together[name][kind].direct_loss == pytest.approx(alone.direct_loss, rel=1e-5)
 
 
 def test_candidates_fit_the_rows_and_unknown_names_are_refused(source: Source) -> None:
@@ -115,31 +116,31 @@ def test_candidates_fit_the_rows_and_unknown_names_are_refused(source: Source) -
 
 def test_streamed_rounding_has_less_weighted_error_and_is_repeatable(source: Source, tokens: torch.Tensor) -> None:
     plan = make_plan(describe(source), "2", PlanOptions(metric="first", levels=(2, 4)))
-    inputs = measure_loss(source, tokens.numpy(), planned_types(plan))
+    inputs = loss_evidence(source, tokens.numpy(), plan)
 
     def all_bytes() -> dict[str, bytes]:
-        return {tensor.name: packed.tobytes() for tensor, packed in encode_streamed(source, plan, {}, inputs)}
+        return {tensor.name: packed.tobytes() for tensor, packed in encode_plan(source, plan, inputs)}
 
     first = all_bytes()
     assert [tensor.name for tensor in plan.tensors] == list(first)
     assert first == all_bytes()
-    roundings = [found.rounding for by_type in inputs.sensitivity.losses.values() for found in by_type.values()]
-    assert roundings.count("feedback") > len(roundings) / 2
-    for by_type in inputs.sensitivity.losses.values():
+    fed_back = [found.feeds_back for by_type in inputs.losses.values() for found in by_type.values()]
+    assert sum(fed_back) > len(fed_back) / 2
+    for by_type in inputs.losses.values():
         for found in by_type.values():
-            assert found.loss <= found.nearest_loss
+            assert found.loss <= found.direct_loss
 
 
 def test_where_feedback_was_judged_worse_importance_rounding_is_kept(source: Source, tokens: torch.Tensor) -> None:
     plan = make_plan(describe(source), "2", PlanOptions(metric="first", levels=(2, 4)))
-    inputs = measure_loss(source, tokens.numpy(), planned_types(plan))
+    inputs = loss_evidence(source, tokens.numpy(), plan)
     losses = {
-        name: {kind: replace(found, rounding="imatrix") for kind, found in by_type.items()}
-        for name, by_type in inputs.sensitivity.losses.items()
+        name: {kind: replace(found, feeds_back=False) for kind, found in by_type.items()}
+        for name, by_type in inputs.losses.items()
     }
-    guarded = FeedbackInputs(inputs.model, tokens, inputs.weights, replace(inputs.sensitivity, losses=losses))
+    guarded = replace(inputs, losses=losses)
     name = "token_embd.weight"
-    packed = {tensor.name: packed for tensor, packed in encode_streamed(source, plan, {}, guarded)}[name]
+    packed = {tensor.name: packed for tensor, packed in encode_plan(source, plan, guarded)}[name]
     kind = {tensor.name: tensor.type for tensor in plan.tensors}[name]
-    importance = np.maximum(inputs.sensitivity.outer[name].diagonal(), 0).astype(np.float32)
+    importance = np.maximum(inputs.outer[name].diagonal(), 0).astype(np.float32)
     assert np.array_equal(packed, encode(source.read(name), kind, importance))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lieq_edge.pipeline.planning import default_tokens
-from lieq_edge.settings import ExportSettings
+from lieq_edge.pipeline.calibration import default_tokens
 from lieq_edge.sources.base import TensorSpec
 
 
@@ -25,12 +24,9 @@ class Shapes:
 
 @pytest.mark.parametrize(("columns", "tokens"), [(1536, 16384), (8960, 27136)])
 def test_the_widest_matrix_decides(columns: int, tokens: int) -> None:
-    source = Shapes(columns)
-    for settings in (ExportSettings(budget="3", metric="loss"), ExportSettings(budget="3", rounding="feedback")):
-        found = default_tokens(source, settings)  # type: ignore[arg-type]
-        assert found == tokens
-        assert found % 512 == 0
+    assert default_tokens(Shapes(columns), follows_loss=True) == tokens  # type: ignore[arg-type]
+    assert tokens % 512 == 0
 
 
 def test_importance_alone_takes_fewer() -> None:
-    assert default_tokens(Shapes(8960), ExportSettings(budget="3", rounding="imatrix")) == 8192  # type: ignore[arg-type]
+    assert default_tokens(Shapes(8960), follows_loss=False) == 8192  # type: ignore[arg-type]

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from measuring import analyze
 from memory_source import MemorySource, tiny_lm
 
 from lieq_edge.errors import InputError
-from lieq_edge.evidence.blocks import measure as analyze_module
 from lieq_edge.evidence.blocks.correlate import spearman
-from lieq_edge.evidence.blocks.measure import analyze, describe
 from lieq_edge.evidence.blocks.plot import plot_layers
-from lieq_edge.evidence.blocks.records import Diagnostics
+from lieq_edge.evidence.blocks.records import Diagnostics, describe
+from lieq_edge.pipeline import blocks as blocks_module
 from lieq_edge.system.jsonio import load_json, save_json
 
 
@@ -24,8 +24,8 @@ def measured() -> Diagnostics:
 
 
 def test_both_metrics_together_equal_each_alone(measured: Diagnostics) -> None:
-    geometry = analyze(MemorySource(tiny_lm()), metrics={"geometry"}, probe_tokens=96)
-    saliency = analyze(MemorySource(tiny_lm()), metrics={"saliency"}, saliency_tokens=128)
+    geometry = analyze(MemorySource(tiny_lm()), measurements={"geometry"}, probe_tokens=96)
+    saliency = analyze(MemorySource(tiny_lm()), measurements={"saliency"}, saliency_tokens=128)
     assert len(measured.blocks) == 3
     for both, first, second in zip(measured.blocks, geometry.blocks, saliency.blocks, strict=True):
         assert both.compactness_gain == first.compactness_gain
@@ -48,7 +48,7 @@ def test_both_metrics_together_equal_each_alone(measured: Diagnostics) -> None:
 
 def test_saliency_in_several_sweeps_gives_the_same(measured: Diagnostics, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lieq_edge.evidence.blocks.saliency.windows_at_once", lambda *_: 1)
-    monkeypatch.setattr(analyze_module, "SALIENCY_CONTEXT", 32)
+    monkeypatch.setattr(blocks_module, "SALIENCY_CONTEXT", 32)
     pieces = analyze(MemorySource(tiny_lm()), probe_tokens=96, saliency_tokens=128)
     monkeypatch.setattr("lieq_edge.evidence.blocks.saliency.windows_at_once", lambda *_: 99)
     whole = analyze(MemorySource(tiny_lm()), probe_tokens=96, saliency_tokens=128)
@@ -68,11 +68,11 @@ def test_own_texts_are_read_and_named(tmp_path: Path) -> None:
     file = tmp_path / "own.txt"
     file.write_text("My own words, again and again. " * 50)
     source = MemorySource(tiny_lm())
-    found = analyze(source, metrics={"geometry"}, probe_text=file, probe_tokens=64)
+    found = analyze(source, measurements={"geometry"}, probe_text=file, probe_tokens=64)
     assert found.probe is not None
     assert found.probe.name == "own.txt"
     with pytest.raises(InputError, match="fewer than one window"):
-        analyze(source, metrics={"geometry"}, probe_text=file, probe_tokens=10_000)
+        analyze(source, measurements={"geometry"}, probe_text=file, probe_tokens=10_000)
 
 
 def test_describe_needs_no_torch() -> None:
@@ -80,7 +80,7 @@ def test_describe_needs_no_torch() -> None:
     assert found.blocks[2].index == 2
     assert found.blocks[2].compactness_gain is None
     assert found.tensors[0].name == "token_embd.weight"
-    code = "import sys, lieq_edge.evidence.blocks.measure, lieq_edge.evidence.texts; sys.exit('torch' in sys.modules)"
+    code = "import sys, lieq_edge.evidence.blocks.table, lieq_edge.pipeline.job; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -101,7 +101,7 @@ def test_profile_is_drawn_the_same_twice(measured: Diagnostics, tmp_path: Path) 
     picture = imread(tmp_path / "a.png")
     assert picture.shape[0] > 500
     assert picture[..., :3].std() > 0.05
-    only = analyze(MemorySource(tiny_lm()), metrics={"geometry"}, probe_tokens=96)
+    only = analyze(MemorySource(tiny_lm()), measurements={"geometry"}, probe_tokens=96)
     plot_layers(only, tmp_path / "c.png")
     assert imread(tmp_path / "c.png").shape[0] < picture.shape[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png", "c.png"]
