@@ -5,15 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ...gguf.types import is_matrix
-
-
-@dataclass(frozen=True)
-class TextInfo:
-    """A text that was used to measure: its name, SHA-256 (hex, of the UTF-8 text) and the tokens used of it."""
-
-    name: str
-    sha256: str
-    tokens: int
+from ...texts.info import TextInfo as TextInfo
 
 
 @dataclass(frozen=True)
