@@ -9,8 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from .allocate.budget import parse_budget
 from .allocate.table import METRIC_NAMES
-from .allocate.types import LEVEL_TYPES
 from .errors import InputError
+from .gguf.types import LEVEL_TYPES
 from .rounding.table import ROUNDERS
 from .store.folder import parse_size
 from .system.files import read_text

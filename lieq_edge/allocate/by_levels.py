@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from ..evidence.blocks.records import Diagnostics
 from ..evidence.blocks.table import METRICS
-from ..gguf.types import is_matrix
+from ..gguf.types import LEVEL_TYPES, is_matrix
 from .base import Allocator, Candidates
 from .budget import Budget
 from .loss import Losses
 from .plan import Plan, PlanOptions, is_block_weight, make_plan, plan_fixed
-from .types import LEVEL_TYPES, resolve
+from .types import resolve
 
 
 class ByLevels(Allocator):

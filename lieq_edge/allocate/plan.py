@@ -8,14 +8,15 @@ from math import prod
 
 from ..errors import InputError
 from ..evidence.blocks.metrics import EQUAL_WEIGHTS, ScoreOptions
-from ..evidence.blocks.records import Diagnostics, TensorInfo, TextInfo
+from ..evidence.blocks.records import Diagnostics, TensorInfo
 from ..evidence.blocks.table import score_blocks
 from ..gguf.container import header_size, padded
 from ..gguf.names import EMBEDDING, HEAD, block_of
-from ..gguf.types import TYPES, is_matrix, storage_type
+from ..gguf.types import LEVEL_TYPES, TYPES, is_matrix, storage_type
+from ..texts.info import TextInfo
 from .budget import Budget, parse_budget
 from .levels import check_range, levels_under, many_levels, two_levels
-from .types import LEVEL_TYPES, resolve
+from .types import resolve
 
 # The key-values under ``lieq.`` hold scores, bits and hashes; the plan sets aside what they take at most.
 _OWN_KEYS_BYTES = 4096

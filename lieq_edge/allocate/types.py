@@ -7,17 +7,15 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 from ..evidence.blocks.records import TensorInfo
-from ..gguf.types import I_QUANTS, TYPES, GgmlType, is_matrix
-
-LEVEL_TYPES = {2: "Q2_K", 3: "Q3_K", 4: "Q4_K", 5: "Q5_K", 6: "Q6_K", 8: "Q8_0"}
-"""The type that stands for a level of nominal bits."""
-
-FALLBACKS = ("IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "F16")
-"""Types for rows that no 256-wide super-block fits, smallest first.
-
-IQ4_NL stands for Q4_0, which has the same size and a coarser grid. Q2_0 and MXFP4 are smaller, but ggml's encoders of
-them ignore the importance vector, and the result is of no use on weights that were not trained for them.
-"""
+from ..gguf.types import (
+    CODEBOOK_TYPES,
+    FALLBACKS,
+    K_CANDIDATES,
+    NARROW_CANDIDATES,
+    TYPES,
+    GgmlType,
+    is_matrix,
+)
 
 
 @dataclass(frozen=True)
@@ -51,13 +49,6 @@ def resolve(type_name: str, columns: int, *, strict: bool = False, tensor: str =
     return Resolved(min(fitting, key=lambda kind: kind.bpw), wanted.name)
 
 
-K_QUANTS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
-"""Candidates for rows of a multiple of 256, all with fast kernels on ARM."""
-
-NARROW = ("Q2_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
-"""Candidates for other rows. ggml encodes Q2_0 without looking for a scale; it serves with our own search for one."""
-
-
 def candidate_types(tensors: Sequence[TensorInfo], types: str, *, strict: bool = True) -> dict[str, tuple[str, ...]]:
     """Types to try for each matrix.
 
@@ -70,8 +61,8 @@ def candidate_types(tensors: Sequence[TensorInfo], types: str, *, strict: bool =
         InputError: a name is unknown, or none of the types fits a matrix.
     """
     if types in ("k", "all"):
-        wide: tuple[str, ...] = (*K_QUANTS, *(I_QUANTS if types == "all" else ()))
-        narrow: tuple[str, ...] = NARROW
+        wide: tuple[str, ...] = (*K_CANDIDATES, *(CODEBOOK_TYPES if types == "all" else ()))
+        narrow: tuple[str, ...] = NARROW_CANDIDATES
     else:
         wide = narrow = tuple(dict.fromkeys(name.strip().upper() for name in types.split(",")))
         for name in wide:

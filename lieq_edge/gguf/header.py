@@ -1,7 +1,7 @@
-"""Read what stands before the weights of a GGUF file: key-values and tensor descriptions, checked.
+"""Read and check the header of a GGUF file: key-values and tensor descriptions.
 
-gguf's own reader takes 8 seconds for a vocabulary of 150,000 tokens, does not know types newer than itself, and
-raises anything on a damaged file; this one reads the same header in a fraction of a second.
+gguf's own reader takes seconds for a large vocabulary, does not know types newer than itself, and raises all kinds of
+errors on a damaged file.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class StoredTensor:
 
     Attributes:
         name: GGUF name.
-        shape: numpy order.
+        shape: sizes in numpy order.
         type: value of ``enum ggml_type``.
-        offset: of its first byte in the file.
-        nbytes: its bytes in the file, without padding.
+        offset: position of its first byte in the file.
+        nbytes: number of its bytes in the file, without padding.
     """
 
     name: str
@@ -46,27 +46,27 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Header:
-    """All of a GGUF file but the weights."""
+    """Everything in a GGUF file except the weights."""
 
     metadata: tuple[KeyValue, ...]
     tensors: tuple[StoredTensor, ...]
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of ``key``."""
+        """The value of ``key``, or ``default``."""
         return next((kv.value for kv in self.metadata if kv.key == key), default)
 
 
 def learned_positions(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
-    """How many positions a model with tensors of these shapes has learned; None where any number will do.
+    """Number of positions that a model with tensors of these shapes has learned; None if it learned none.
 
-    llama.cpp ends the process on a longer window.
+    llama.cpp aborts the process on a longer window.
     """
     table = shapes.get("position_embd.weight")
     return table[0] if table else None
 
 
 def type_name(kind: int) -> str:
-    """ggml's name of a type number, upper case; ``type 99`` when it is unknown."""
+    """ggml's name of a type number, upper case; e.g. ``type 99`` for an unknown one."""
     if kind in TYPES_BY_ID:
         return TYPES_BY_ID[kind].name
     try:
@@ -79,13 +79,13 @@ def read_header(path: Path) -> Header:
     """Read the header of the GGUF file ``path``.
 
     Raises:
-        InputError: it is missing, no GGUF file, of a version or byte order that llama.cpp does not read, ends too
-            early, or contradicts itself.
+        InputError: the file is missing, is not GGUF, has a version or byte order that llama.cpp does not read, is
+            truncated, or contradicts itself.
     """
     try:
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
-                raise InputError(f"{path} is no GGUF file (it does not begin with GGUF); give a GGUF model.")
+                raise InputError(f"{path} is not a GGUF file (it does not begin with GGUF); give a GGUF model.")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _Parser(path, data).parse()
     except OSError as error:
@@ -105,15 +105,15 @@ class _Parser:
         if version & 0xFFFF == 0:
             raise InputError(f"{self.path} is a big-endian GGUF file; convert it to little-endian first.")
         if version not in (2, 3):
-            raise InputError(f"{self.path} is of GGUF version {version}; only 2 and 3 can be read: convert it anew.")
+            raise InputError(f"{self.path} has GGUF version {version}; only 2 and 3 can be read: convert it again.")
         n_tensors, n_keys = self.number("<Q"), self.number("<Q")
-        # The smallest key-value and tensor description: a damaged count must not keep us busy.
+        # 13 and 32 bytes are the smallest key-value and tensor description: a damaged count must not start a long loop.
         if n_keys * 13 + n_tensors * 32 > len(self.data):
             raise ValueError(f"{n_keys} keys and {n_tensors} tensors cannot be in {len(self.data)} bytes")
         metadata = tuple(self.key_value() for _ in range(n_keys))
         alignment = next((kv.value for kv in metadata if kv.key == ALIGNMENT_KEY), GGUF_DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
-            raise ValueError(f"alignment {alignment} is no power of two")
+            raise ValueError(f"alignment {alignment} is not a power of two")
         described = [self.tensor() for _ in range(n_tensors)]
         start = -(-self.at // alignment) * alignment
         tensors = tuple(self.place(start, *tensor) for tensor in described)
@@ -141,7 +141,7 @@ class _Parser:
 
     def take(self, size: int) -> bytes:
         if size > len(self.data) - self.at:
-            raise ValueError("the file ends in it")
+            raise ValueError("the file ends within it")
         self.at += size
         return self.data[self.at - size : self.at]
 
@@ -158,7 +158,7 @@ class _Parser:
     def values(self, count: int, kind: int, key: str) -> list[Any]:
         if kind == GGUFValueType.STRING:
             if count * 8 > len(self.data) - self.at:
-                raise ValueError("the file ends in it")
+                raise ValueError("the file ends within it")
             return [self.string() for _ in range(count)]
         if kind not in SCALAR_FORMATS:
             raise ValueError(f"{key} has a value of type {kind}")
@@ -179,4 +179,4 @@ def _block(kind: int, name: str) -> tuple[int, int]:
     try:
         return GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
     except (KeyError, ValueError):
-        raise InputError(f"The tensor {name} is of ggml type {kind}, which is not known here; convert it.") from None
+        raise InputError(f"The tensor {name} has the unknown ggml type {kind}; convert it to another type.") from None

@@ -1,6 +1,6 @@
 """Names of tensors in a GGUF file: ``blk.3.attn_q.weight`` is block 3, role ``attn_q``, suffix ``weight``.
 
-Every other module asks here; none takes names apart or puts them together by itself.
+All other modules parse and build names by these functions, never by string operations of their own.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ _PREFIX = "blk."
 _NAME = re.compile(r"(?:blk\.(?P<block>[0-9]{1,9})\.)?(?P<role>.+?)(?:\.(?P<suffix>weight|bias|scale))?", re.DOTALL)
 
 EMBEDDING = "token_embd.weight"
-"""The table that tokens are looked up in; of a tied model also the head."""
+"""The token embedding; in a tied model also the head."""
 
 HEAD = "output.weight"
-"""The matrix that makes the logits, where it is not tied to the embedding."""
+"""The matrix that computes the logits, unless it is tied to the embedding."""
 
 InputGroup = tuple[str, ...]
 """GGUF names of matrices that share their input, in the order in which the block runs them."""
@@ -23,12 +23,12 @@ InputGroup = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class TensorName:
-    """The parts of a name.
+    """The parts of a tensor's name.
 
     Attributes:
         block: 0-based; None for a tensor outside the blocks.
         role: what the tensor is in its block, e.g. ``attn_q`` or ``ffn_down_exps``.
-        suffix: ``weight``, ``bias``, ``scale``, or nothing.
+        suffix: ``weight``, ``bias``, ``scale``, or empty.
     """
 
     block: int | None
@@ -37,7 +37,7 @@ class TensorName:
 
     @classmethod
     def parse(cls, name: str) -> TensorName:
-        """The parts of ``name``; any text has some, e.g. an unknown one is all role."""
+        """The parts of ``name``; a name of unknown form is all role."""
         match = _NAME.fullmatch(name)
         if match is None:
             return cls(None, name, "")
@@ -45,13 +45,13 @@ class TensorName:
         return cls(None if block is None else int(block), match["role"], match["suffix"] or "")
 
     def __str__(self) -> str:
-        start = "" if self.block is None else f"{_PREFIX}{self.block}."
-        end = f".{self.suffix}" if self.suffix else ""
-        return f"{start}{self.role}{end}"
+        prefix = "" if self.block is None else f"{_PREFIX}{self.block}."
+        suffix = f".{self.suffix}" if self.suffix else ""
+        return f"{prefix}{self.role}{suffix}"
 
     @property
     def is_weight(self) -> bool:
-        """It ends in ``.weight``."""
+        """True if the name ends in ``.weight``."""
         return self.suffix == "weight"
 
 

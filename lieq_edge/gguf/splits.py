@@ -1,4 +1,4 @@
-"""Models that lie in several GGUF files, as ``llama-gguf-split`` makes them: ``name-00001-of-00003.gguf`` and so on."""
+"""Models in several GGUF files, as ``llama-gguf-split`` writes them: ``name-00001-of-00003.gguf`` and so on."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class GgufModel:
     """A model in one GGUF file or several.
 
     Attributes:
-        header: as that of one file: without the keys that say how it was split, with the tensors of all parts.
-        paths: of the parts in order; llama.cpp loads a model by the first one.
-        places: by tensor name, which of ``paths`` holds it.
+        header: like the header of a single file: the tensors of all parts, without the ``split.*`` keys.
+        paths: files of the parts in order; llama.cpp loads a model by the first one.
+        places: index into ``paths`` of the file that holds each tensor, by tensor name.
     """
 
     header: Header
@@ -31,10 +31,10 @@ class GgufModel:
 
 
 def read_model(path: Path) -> GgufModel:
-    """Read the headers of the model that ``path`` is, or is a part of.
+    """Read the headers of the model in ``path``, or of which ``path`` is a part.
 
     Raises:
-        InputError: a part is missing or damaged, or the parts do not belong together.
+        InputError: a part is missing or damaged, or the parts belong to different models.
     """
     header = read_header(path)
     count = _count(header)
@@ -63,7 +63,7 @@ def read_model(path: Path) -> GgufModel:
 
 
 def first_part(path: Path) -> Path:
-    """The file by which llama.cpp loads the model that ``path`` is, or is a part of; others are given back as is."""
+    """The file by which llama.cpp loads the model of which ``path`` is a part; any other path is returned unchanged."""
     match = _NAME.fullmatch(path.name)
     first = path.with_name(f"{match[1]}-00001-of-{match[3]}.gguf") if match else path
     return first if first.is_file() else path
@@ -78,8 +78,8 @@ def _paths(path: Path, count: int) -> list[Path]:
     match = _NAME.fullmatch(path.name)
     if match is None or int(match[3]) != count:
         raise InputError(
-            f"{path} is one part of {count}, and its name does not tell which; name the parts "
-            f"NAME-00001-of-{count:05d}.gguf and so on, as llama.cpp wants them."
+            f"{path} is one part of {count}, and its name does not say which; name the parts "
+            f"NAME-00001-of-{count:05d}.gguf and so on, as llama.cpp expects."
         )
     return [path.with_name(f"{match[1]}-{number:05d}-of-{match[3]}.gguf") for number in range(1, count + 1)]
 

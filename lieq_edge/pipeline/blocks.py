@@ -9,11 +9,12 @@ from typing import Any
 
 from ..evidence.blocks.correlate import spearman
 from ..evidence.blocks.metrics import GEOMETRY, SALIENCY, BlockMetric
-from ..evidence.blocks.records import BlockDiagnostics, Diagnostics, TextInfo, describe
+from ..evidence.blocks.records import BlockDiagnostics, Diagnostics, describe
 from ..evidence.blocks.request import BlockRequest
 from ..runtimes import Runtime
 from ..store import Cache, Entry
 from ..system.progress import log
+from ..texts.info import TextInfo
 from ..texts.windows import (
     SALIENCY_CONTEXT,
     SALIENCY_TOKENS,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..evidence.blocks.records import TextInfo
 from ..evidence.importance.records import Importances
 from ..gguf.types import is_matrix
 from ..sources.base import Source
+from ..texts.info import TextInfo
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ..allocate.types import candidate_types
-from ..evidence.blocks.records import Diagnostics, TextInfo
+from ..evidence.blocks.records import Diagnostics
 from ..evidence.importance.records import Importances
 from ..evidence.loss.request import Follow, LossRequest
 from ..gguf.names import block_of
 from ..store import Entry, Run
 from ..system.progress import stage
+from ..texts.info import TextInfo
 from ..texts.windows import Windows, calibration_windows
 from ..validate.parity import check_parity
 from .blocks import measure_diagnostics

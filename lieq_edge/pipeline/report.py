@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..allocate.plan import Plan
-from ..evidence.blocks.records import Diagnostics, TextInfo
+from ..evidence.blocks.records import Diagnostics
 from ..gguf.names import EMBEDDING, HEAD, TensorName
-from ..gguf.types import I_QUANTS, is_matrix
+from ..gguf.types import CODEBOOK_TYPES, is_matrix
 from ..system.memory import peak_rss_bytes
+from ..texts.info import TextInfo
 from ..validate.perplexity import Validation
 from .gather import Evidence
 from .job import Job
@@ -76,7 +77,7 @@ class ExportReport:
         notes = []
         if self.geometry_inputs in ("llama.cpp", "white"):
             notes.append(describe_inputs(self.geometry_inputs))
-        slow = sorted({kind for layer in self.layers for kind in layer.types.values() if kind in I_QUANTS})
+        slow = sorted({kind for layer in self.layers for kind in layer.types.values() if kind in CODEBOOK_TYPES})
         if slow:
             notes.append(f"{', '.join(slow)} are small for what they keep, and decode about half as fast on ARM.")
         kld = self.validation.kld if self.validation is not None else None

@@ -6,41 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from gguf import GGUFValueType, LlamaFileType
+from gguf import GGUFValueType
 
 from .. import __version__
 from ..allocate.plan import Plan, TensorPlan, count_weights
 from ..errors import InputError
-from ..evidence.blocks.records import TextInfo
 from ..gguf.container import write_container
-from ..gguf.types import storage_type
+from ..gguf.types import FILE_TYPES, storage_type
 from ..llama.encoders import Packed
 from ..sources.base import KeyValue, Source
 from ..system.files import atomic_path, check_space
-
-_FILE_TYPES = {
-    "F32": LlamaFileType.ALL_F32,
-    "F16": LlamaFileType.MOSTLY_F16,
-    "BF16": LlamaFileType.MOSTLY_BF16,
-    "Q4_0": LlamaFileType.MOSTLY_Q4_0,
-    "Q4_1": LlamaFileType.MOSTLY_Q4_1,
-    "Q5_0": LlamaFileType.MOSTLY_Q5_0,
-    "Q5_1": LlamaFileType.MOSTLY_Q5_1,
-    "Q8_0": LlamaFileType.MOSTLY_Q8_0,
-    "Q2_K": LlamaFileType.MOSTLY_Q2_K,
-    "Q3_K": LlamaFileType.MOSTLY_Q3_K_M,
-    "Q4_K": LlamaFileType.MOSTLY_Q4_K_M,
-    "Q5_K": LlamaFileType.MOSTLY_Q5_K_M,
-    "Q6_K": LlamaFileType.MOSTLY_Q6_K,
-    "IQ2_XXS": LlamaFileType.MOSTLY_IQ2_XXS,
-    "IQ2_XS": LlamaFileType.MOSTLY_IQ2_XS,
-    "IQ2_S": LlamaFileType.MOSTLY_IQ2_S,
-    "IQ3_XXS": LlamaFileType.MOSTLY_IQ3_XXS,
-    "IQ3_S": LlamaFileType.MOSTLY_IQ3_S,
-    "IQ4_NL": LlamaFileType.MOSTLY_IQ4_NL,
-    "IQ4_XS": LlamaFileType.MOSTLY_IQ4_XS,
-    "Q2_0": 41,  # LLAMA_FTYPE_MOSTLY_Q2_0, which the gguf package does not name yet
-}
+from ..texts.info import TextInfo
 
 
 def main_file_type(plan: Plan) -> int:
@@ -49,7 +25,7 @@ def main_file_type(plan: Plan) -> int:
     for tensor in plan.tensors:
         if not tensor.kept:
             held[tensor.type] += count_weights(tensor)
-    return int(_FILE_TYPES[held.most_common(1)[0][0]])
+    return FILE_TYPES[held.most_common(1)[0][0]]
 
 
 def own_metadata(plan: Plan, *, calibration: TextInfo | None, rounding: str) -> list[KeyValue]:

@@ -5,19 +5,13 @@ from __future__ import annotations
 from math import prod
 from pathlib import Path
 
-from gguf import GGUFValueType, LlamaFileType
+from gguf import GGUFValueType
 
 from ..gguf.container import write_container
-from ..gguf.types import TYPES, GgmlType, is_matrix
+from ..gguf.types import FILE_TYPES, TYPES, GgmlType, is_matrix
 from ..llama.encoders import encode
 from ..system.files import atomic_path
 from .base import KeyValue, Source, TensorSpec
-
-_FILE_TYPES = {
-    "F32": LlamaFileType.ALL_F32,
-    "F16": LlamaFileType.MOSTLY_F16,
-    "BF16": LlamaFileType.MOSTLY_BF16,
-}
 
 
 def plain_bytes(source: Source) -> int:
@@ -45,7 +39,7 @@ def write_plain(path: Path, source: Source, type_name: str | None = None) -> int
     chosen = type_name or native_type(source)
     metadata = [
         *source.metadata(),
-        KeyValue("general.file_type", int(_FILE_TYPES[chosen]), GGUFValueType.UINT32),
+        KeyValue("general.file_type", FILE_TYPES[chosen], GGUFValueType.UINT32),
         KeyValue("general.quantization_version", 2, GGUFValueType.UINT32),
     ]
 

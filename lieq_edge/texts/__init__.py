@@ -1,1 +1,1 @@
-"""Texts to measure and to calibrate on."""
+"""Calibration, probe, saliency and validation texts."""

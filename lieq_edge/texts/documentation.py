@@ -1,6 +1,6 @@
-"""English documentation out of Python's own standard library: text that every machine has.
+"""English documentation from Python's standard library: text that every machine has.
 
-Modules are parsed, never imported. The text depends on the version of Python, so its name says the version.
+Modules are parsed, never imported. The text depends on the version of Python, so its name contains the version.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-# Documents go to a part by their hash, in eighths: what is measured on is never what was calibrated on.
+# Documents are assigned to parts by hash, in eighths, so that no part is measured on text of another.
 PARTS: dict[str, tuple[int, ...]] = {
     "probe": (0,),
     "saliency": (1,),
     "validation": (2, 3),
     "calibration": (4, 5, 6, 7),
 }
+# Characters of a document.
 _LONGEST = 6000
 _SHORTEST = 400
 
@@ -29,8 +30,8 @@ def stdlib_text(part: str, characters: int, seed: int = 0) -> tuple[str, str]:
 
     Args:
         part: one of ``PARTS``; parts share no document.
-        characters: about so many; fewer when the part has no more.
-        seed: of the order.
+        characters: approximate length; the text is shorter if the part is.
+        seed: seed of the order.
 
     Returns:
         The text and its name.
@@ -55,9 +56,9 @@ def stdlib_text(part: str, characters: int, seed: int = 0) -> tuple[str, str]:
 
 
 def _documents() -> Iterator[tuple[str, Callable[[], str]]]:
-    """Names of all documents and how to read each; parsing a module waits until it is wanted."""
+    """Names of all documents and a function that reads each, so that only chosen modules are parsed."""
     folder = Path(sysconfig.get_path("stdlib"))
-    # Topics quote one another: a paragraph belongs to the first that has it, or parts would share it.
+    # Topics quote one another; only the first keeps a paragraph, because parts must not share it.
     seen: set[str] = set()
     for name, text in sorted(_topics(folder / "pydoc_data" / "topics.py").items()):
         paragraphs = [part for part in text.split("\n\n") if part.strip() not in seen]
@@ -77,13 +78,13 @@ def _topics(path: Path) -> dict[str, str]:
 
 
 def _docstrings(path: Path) -> str:
-    """All docstrings of a module, longest paragraphs of prose that source code has."""
+    """All docstrings of a module; empty if it cannot be parsed."""
     tree = _parse(path)
     if tree is None:
         return ""
     owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    found = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, owners))
-    return "\n\n".join(text for text in found if text)
+    docstrings = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, owners))
+    return "\n\n".join(text for text in docstrings if text)
 
 
 def _parse(path: Path) -> ast.Module | None:

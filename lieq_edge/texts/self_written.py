@@ -1,13 +1,17 @@
-"""Text that the model itself writes, as calibration that needs no data (the idea of LLM-QAT, arXiv 2305.17888)."""
+"""Calibration text that the model itself writes, which needs no data (the idea of LLM-QAT, arXiv 2305.17888)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gguf import Keys
 
-from ..evidence.blocks.records import TextInfo
 from ..sources.base import Source
 from ..store import NO_CACHE, Cache, Entry
-from .windows import Windows, WriteText, text_info
+from .info import TextInfo, Windows
+
+Write = Callable[[list[list[int]], int, int, frozenset[int]], Windows]
+"""Samples from the model: openings, length of every sequence, seed, ids that end a text -> ids ``(n, length)``."""
 
 PROMPTS = (
     "The history of",
@@ -36,12 +40,23 @@ def self_windows(
     tokens: int,
     context: int,
     seed: int,
-    write: WriteText,
+    write: Write,
     cache: Cache = NO_CACHE,
 ) -> tuple[Windows, TextInfo]:
-    """Windows that the model of ``source`` writes: int64 ``(n, context)``, and the record of their text.
+    """Windows that the model of ``source`` writes.
 
-    Half of them start from BOS alone where the model has one, the others from ``PROMPTS``.
+    Half of them start from BOS alone if the model has one, the others from ``PROMPTS``.
+
+    Args:
+        source: model, for its tokenizer.
+        tokens: approximate number of tokens of all windows.
+        context: tokens of a window.
+        seed: seed of the sampling.
+        write: samples from the model.
+        cache: cache of this model's results.
+
+    Returns:
+        Token ids ``(n, context)`` and the record of their text.
     """
     n = max(1, tokens // context)
     start = [source.bos_id] if source.bos_id is not None else []
@@ -50,19 +65,21 @@ def self_windows(
     for i in range(n):
         prompted = lead + source.tokenize(PROMPTS[i // 2 % len(PROMPTS) if start else i % len(PROMPTS)])
         openings.append(start if start and i % 2 == 0 else prompted[: context - 1])
-    stop = _end_ids(source)
+    stop = end_of_text_ids(source)
+
+    def measure() -> Entry:
+        return Entry({"ids": write(openings, context, seed, stop)})
 
     parts = {"openings": openings, "context": context, "seed": seed, "stop": stop}
-    ids = cache.entry("calibration-text", parts, lambda: Entry({"ids": write(openings, context, seed, stop)})).arrays[
-        "ids"
-    ]
+    ids = cache.entry("calibration-text", parts, measure).arrays["ids"]
     text = "\n".join(source.detokenize(row) for row in ids.tolist())
-    return ids, text_info(f"self-generated (seed {seed})", text, ids.size)
+    return ids, TextInfo.of(f"self-generated (seed {seed})", text, ids.size)
 
 
-def _end_ids(source: Source) -> frozenset[int]:
+def end_of_text_ids(source: Source) -> frozenset[int]:
+    """Token ids that end a text: all of the configuration where there is one, otherwise the one of GGUF."""
     if source.in_transformers:
-        end = source.config().get("eos_token_id")
+        ids = source.config().get("eos_token_id")
     else:
-        end = next((kv.value for kv in source.metadata() if kv.key == Keys.Tokenizer.EOS_ID), None)
-    return frozenset([end] if isinstance(end, int) else end or [])
+        ids = next((kv.value for kv in source.metadata() if kv.key == Keys.Tokenizer.EOS_ID), None)
+    return frozenset([ids] if isinstance(ids, int) else ids or [])

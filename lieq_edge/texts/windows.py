@@ -1,41 +1,34 @@
-"""Texts to measure and to calibrate on, and the token windows that are made of them. Nothing is downloaded."""
+"""Texts to measure and to calibrate on, and the token windows that are cut from them. Nothing is downloaded."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import InputError
-from ..evidence.blocks.records import TextInfo
 from ..gguf.header import learned_positions
 from ..sources.base import Source
 from ..store import NO_CACHE, Cache
 from ..system.files import read_text
 from .documentation import stdlib_text
-
-Windows = npt.NDArray[np.int64]
-"""Token ids ``(n, T)``. NumPy's, so that texts are there without the import of PyTorch."""
-
-WriteText = Callable[[list[list[int]], int, int, frozenset[int]], Windows]
-"""Samples text from a model: openings, length, seed and the ids that end a text give ids ``(n, length)``."""
+from .info import TextInfo
+from .info import Windows as Windows
+from .self_written import Write, self_windows
 
 CALIBRATION_CONTEXT = 512
-# Text that the model writes comes in shorter windows: half the memory and time, and importance as good.
+# Text that the model writes comes in shorter windows, because importance is as good at half the memory and time.
 SELF_CONTEXT = 256
 SALIENCY_CONTEXT = 512
 SALIENCY_TOKENS = 2048
 
 _BUILTIN_CHARACTERS = {"probe": 40_000, "saliency": 40_000, "validation": 120_000}
-# English takes 4 characters a token, code less; a larger guess only costs a little parsing.
+# English has 4 characters per token, code fewer; a guess that is too large only costs a little parsing.
 _CHARACTERS_PER_TOKEN = 6
 
 
 def builtin_text(purpose: str) -> tuple[str, str]:
-    """The built-in text for ``probe``, ``saliency`` or ``validation``, and its name; they share no document."""
+    """The built-in text for ``probe``, ``saliency`` or ``validation``, and its name; the three share no document."""
     return stdlib_text(purpose, _BUILTIN_CHARACTERS[purpose])
 
 
@@ -59,9 +52,9 @@ def windows(
     Args:
         ids: tokens of the text, without BOS.
         context: tokens of a window.
-        count: at most so many windows; None takes all that fit side by side.
-        bos: the id that each window starts with, or None; it takes one of the ``context`` places.
-        name: of the text, for the message.
+        count: largest number of windows; None takes all that fit side by side.
+        bos: id that each window starts with, or None; it takes one of the ``context`` places.
+        name: name of the text in messages.
 
     Returns:
         int64 ``(n, context)``, 1 <= n <= ``count``.
@@ -83,12 +76,12 @@ def windows(
 
 
 def longest_window(source: Source, wanted: int) -> int:
-    """``wanted`` tokens, or fewer where the model has learned fewer positions."""
+    """``wanted`` tokens, or fewer if the model has learned fewer positions."""
     return min(wanted, learned_positions({spec.name: spec.shape for spec in source.tensors()}) or wanted)
 
 
 def text_windows(source: Source, text: str, name: str, *, tokens: int, context: int) -> tuple[Windows, TextInfo]:
-    """Windows ``(n, context)`` of a text, at most about ``tokens`` in all, each with BOS where the model wants it.
+    """Windows ``(n, context)`` of a text, at most about ``tokens`` in all, each with BOS if the model expects it.
 
     Raises:
         InputError: the text is shorter than one window, or a window longer than the model's learned positions.
@@ -101,12 +94,7 @@ def text_windows(source: Source, text: str, name: str, *, tokens: int, context: 
         )
     bos = source.bos_id if source.adds_bos else None
     cut = windows(source.tokenize(text), context, max(1, tokens // context), bos, name=name)
-    return cut, text_info(name, text, cut.size)
-
-
-def text_info(name: str, text: str, tokens: int) -> TextInfo:
-    """The record of a text."""
-    return TextInfo(name, hashlib.sha256(text.encode("utf-8")).hexdigest(), tokens)
+    return cut, TextInfo.of(name, text, cut.size)
 
 
 def calibration_windows(
@@ -115,23 +103,23 @@ def calibration_windows(
     *,
     tokens: int,
     seed: int = 0,
-    write: WriteText | None = None,
+    write: Write | None = None,
     cache: Cache = NO_CACHE,
 ) -> tuple[Windows, TextInfo]:
     """Token windows to calibrate on.
 
     Args:
-        source: the model, for its tokenizer; ``self`` and ``mixed`` also run it.
+        source: model, for its tokenizer.
         calibration: ``docs`` (Python's documentation), ``self`` (text that the model writes), ``mixed`` (half of
             each), or the path of a text file.
-        tokens: at most about so many.
-        seed: of the order of the documentation, and of the model's writing.
-        write: samples text from the model, as ``self`` and ``mixed`` need.
-        cache: for what this model writes.
+        tokens: approximate largest number of tokens.
+        seed: seed of the order of the documentation, and of the sampling from the model.
+        write: samples from the model, for ``self`` and ``mixed``; see ``self_windows``.
+        cache: cache of this model's results.
 
     Returns:
-        int64 ``(n, T)``, T = ``CALIBRATION_CONTEXT`` or ``SELF_CONTEXT``, and the record of the text (of ``mixed``,
-        its hash is that of both texts' hashes).
+        Token ids ``(n, T)``, T = ``CALIBRATION_CONTEXT`` or ``SELF_CONTEXT``, and the record of the text. The hash of
+        ``mixed`` is made from the hashes of both texts.
 
     Raises:
         InputError: the file cannot be read or is shorter than one window.
@@ -139,18 +127,16 @@ def calibration_windows(
     if calibration == "docs":
         return _documentation(source, tokens, longest_window(source, min(CALIBRATION_CONTEXT, tokens)), seed)
     if calibration in ("self", "mixed"):
-        from .self_written import self_windows
-
-        assert write is not None
         half = tokens if calibration == "self" else tokens // 2
         context = longest_window(source, min(SELF_CONTEXT, half))
-        own, info = self_windows(source, tokens=half, context=context, seed=seed, write=write, cache=cache)
+        assert write is not None
+        written, info = self_windows(source, tokens=half, context=context, seed=seed, write=write, cache=cache)
         if calibration == "self":
-            return own, info
+            return written, info
         docs, docs_info = _documentation(source, half, context, seed)
-        together = np.concatenate([docs, own])
+        together = np.concatenate([docs, written])
         name = f"{docs_info.name} + {info.name}"
-        return together, text_info(name, f"{docs_info.sha256} {info.sha256}", together.size)
+        return together, TextInfo.of(name, f"{docs_info.sha256} {info.sha256}", together.size)
     path = Path(calibration)
     context = longest_window(source, min(CALIBRATION_CONTEXT, tokens))
     return text_windows(source, load_text(path), path.name, tokens=tokens, context=context)

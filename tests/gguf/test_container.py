@@ -175,9 +175,9 @@ def test_damage_is_an_input_error_or_harmless(tmp_path_factory: pytest.TempPathF
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no GGUF file"),
-        (b"GGML" + bytes(60), "no GGUF file"),
-        (b"PK\x03\x04 something else", "no GGUF file"),
+        (b"", "not a GGUF file"),
+        (b"GGML" + bytes(60), "not a GGUF file"),
+        (b"PK\x03\x04 something else", "not a GGUF file"),
         (b"GGUF" + struct.pack("<IQQ", 99, 0, 0), "version 99"),
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "big-endian"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**60), "damaged"),

@@ -92,7 +92,7 @@ def test_no_gguf_and_truncated_files(path: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError):
         inspect_file(bad)
     bad.write_bytes(b"hello world" * 10)
-    with pytest.raises(InputError, match="no GGUF file"):
+    with pytest.raises(InputError, match="not a GGUF file"):
         inspect_file(bad)
     for size in (10, 60, 400, path.stat().st_size - 500):
         bad.write_bytes(path.read_bytes()[:size])

@@ -109,7 +109,7 @@ def test_missing_and_mixed_parts_are_told(tmp_path: Path, parts: list[Path], who
     with pytest.raises(InputError, match="truncated"):
         open_source(str(parts[0]))
     alone = parts[0].rename(tmp_path / "renamed.gguf")
-    with pytest.raises(InputError, match="does not tell which"):
+    with pytest.raises(InputError, match="does not say which"):
         open_source(str(alone))
 
 

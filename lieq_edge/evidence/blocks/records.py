@@ -10,15 +10,7 @@ from ...gguf.container import metadata_bytes
 from ...gguf.names import TensorName
 from ...gguf.types import is_matrix
 from ...sources.base import Source
-
-
-@dataclass(frozen=True)
-class TextInfo:
-    """A text that was used to measure: its name, SHA-256 (hex, of the UTF-8 text) and the tokens used of it."""
-
-    name: str
-    sha256: str
-    tokens: int
+from ...texts.info import TextInfo
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ...errors import InputError
 from ...gguf.header import read_header
 from ...llama import library as ggml
 from ...sources.base import Source
-from ..blocks.records import TextInfo
+from ...texts.info import TextInfo
 from .records import Importances, matrix_means
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"

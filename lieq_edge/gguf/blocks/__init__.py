@@ -1,4 +1,4 @@
-"""ggml blocks taken apart into scales, mins and integer codes, and put together again.
+"""ggml blocks unpacked into scales, mins and integer codes, and packed again.
 
 ``pack(unpack(packed, type_name))`` gives the same bytes. Vectorised numpy over all blocks of a tensor.
 """
@@ -19,7 +19,7 @@ def layout_of(type_name: str) -> Layout:
     """The block layout of a ggml type.
 
     Raises:
-        InputError: the type's codes cannot be chosen one by one (i-quants with codebooks, floats).
+        InputError: the type's codes cannot be chosen one by one (types with codebooks, floats).
     """
     try:
         return LAYOUTS[type_name]
@@ -29,7 +29,7 @@ def layout_of(type_name: str) -> Layout:
 
 
 def unpack(packed: npt.NDArray[np.uint8], type_name: str) -> Grid:
-    """Take apart rows of ggml blocks.
+    """Unpack rows of ggml blocks.
 
     Args:
         packed: uint8 ``(rows, bytes of a row)``.
@@ -60,7 +60,7 @@ def unpack(packed: npt.NDArray[np.uint8], type_name: str) -> Grid:
 
 
 def pack(grid: Grid) -> npt.NDArray[np.uint8]:
-    """Put rows into ggml's blocks; uint8 ``(rows, bytes of a row)``."""
+    """Pack rows into ggml's blocks; uint8 ``(rows, bytes of a row)``."""
     layout = grid.layout
     rows = len(grid.codes)
     codes = np.ascontiguousarray(grid.codes).reshape(-1, layout.block)

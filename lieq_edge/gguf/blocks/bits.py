@@ -1,6 +1,6 @@
-"""Small codes in bytes: the bit planes of ggml's blocks and its four ways to store the scales of sub-blocks.
+"""Small integers in bytes: the bit planes of ggml's blocks and its four formats for the scales of sub-blocks.
 
-All functions work on many blocks at once, one block a row, and each ``write_*`` undoes its ``read_*``.
+All functions work on many blocks at once, one block per row. Each ``write`` is the inverse of its ``read``.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ Codes = npt.NDArray[np.int16]
 
 @dataclass(frozen=True)
 class Plane:
-    """Some bits of every code of a block.
+    """A range of bytes that holds some bits of every code of a block.
 
-    A byte holds ``8 / bits`` codes that lie ``width`` apart; ``width`` adjacent bytes hold adjacent codes.
+    A byte holds parts of ``8 / bits`` codes that are ``width`` apart; ``width`` adjacent bytes hold adjacent codes.
 
     Attributes:
         start: first byte in the block.
-        size: bytes.
-        width: distance of the codes that share a byte.
-        bits: bits of a code in this plane.
-        shift: where these bits go in the code.
+        size: number of bytes.
+        width: distance between the codes that share a byte.
+        bits: number of bits of each code.
+        shift: position of these bits in the code.
     """
 
     start: int
@@ -44,13 +44,13 @@ class Plane:
         return np.arange(0, 8, self.bits, dtype=np.uint8)[:, None]
 
     def read(self, blocks: Bytes) -> Bytes:
-        """The plane's part of the codes, uint8 ``(blocks, codes)``."""
+        """This plane's bits of the codes, shifted into place, uint8 ``(blocks, codes)``."""
         grouped = blocks[:, self.start : self.stop].reshape(len(blocks), -1, 1, self.width)
         parts = (grouped >> self._shifts()) & np.uint8((1 << self.bits) - 1)
         return (parts << np.uint8(self.shift)).reshape(len(blocks), -1)
 
     def write(self, codes: Bytes, blocks: Bytes) -> None:
-        """Put the plane's part of ``codes`` (uint8 ``(blocks, codes)``) into ``blocks``."""
+        """Store this plane's bits of ``codes`` (uint8 ``(blocks, codes)``) in ``blocks``."""
         parts = (codes >> np.uint8(self.shift)) & np.uint8((1 << self.bits) - 1)
         grouped = parts.reshape(len(blocks), -1, 8 // self.bits, self.width) << self._shifts()
         packed = np.bitwise_or.reduce(grouped, axis=2)
@@ -62,10 +62,10 @@ class ScaleBits:
     """How a super-block stores the integer scales (and mins) of its sub-blocks.
 
     Attributes:
-        size: bytes.
-        lowest, highest: range of an integer scale. Mins, where there are any, have the same range.
+        size: number of bytes.
+        lowest, highest: range of an integer scale, and of an integer min if the type has mins.
         read: bytes ``(blocks, size)`` -> scales and mins (or None), int16 ``(blocks, sub-blocks)``.
-        write: the reverse.
+        write: the inverse of ``read``.
     """
 
     size: int

@@ -1,4 +1,4 @@
-"""Quantised rows taken apart: integer codes, and the scales and mins that give them meaning."""
+"""Unpacked quantised rows: integer codes, and the scales and mins that give them meaning."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Halves = npt.NDArray[np.float16]
 
 @dataclass(frozen=True)
 class Grid:
-    """What a tensor of one ggml type stores.
+    """The fields of rows stored in one ggml type.
 
     Attributes:
         type_name: ggml's name.
         codes: uint8 ``(rows, columns)``, indices into the layout's levels.
-        d: float16 ``(rows, blocks)``, the scale of a block or super-block.
-        m: float16 like ``d``, the min of a block or super-block; None for types without mins.
-        scale_codes: int16 ``(rows, sub-blocks)``, integer scales; None when a block is one sub-block.
-        min_codes: int16 like ``scale_codes``, integer mins; None for types without them.
+        d: scales of blocks or super-blocks, float16 ``(rows, blocks)``.
+        m: mins of blocks or super-blocks, like ``d``; None for types without mins.
+        scale_codes: integer scales, int16 ``(rows, sub-blocks)``; None if a block is a single sub-block.
+        min_codes: integer mins, like ``scale_codes``; None for types without them.
     """
 
     type_name: str
@@ -42,17 +42,17 @@ class Grid:
         return LAYOUTS[self.type_name]
 
     def scales(self) -> Floats:
-        """Effective scale of each sub-block, float32 ``(rows, sub-blocks)``, rounded as ggml's decoder does."""
+        """Effective scale of each sub-block, float32 ``(rows, sub-blocks)``, rounded as in ggml's decoder."""
         return _effective(self.d, self.scale_codes)
 
     def mins(self) -> Floats | None:
-        """Effective min of each sub-block (it is subtracted), like ``scales``; None for types without mins."""
+        """Effective min of each sub-block, to be subtracted, like ``scales``; None for types without mins."""
         if self.m is None:
             return None
         return _effective(self.m, self.min_codes) * np.float32(self.layout.min_sign)
 
     def values(self) -> Floats:
-        """The weights, float32 ``(rows, columns)``, bit for bit what ``gguf.quants.dequantize`` gives."""
+        """The weights, float32 ``(rows, columns)``, bit for bit as from ``gguf.quants.dequantize``."""
         rows, columns = self.codes.shape
         levels = np.array(self.layout.levels, np.float32)
         values = levels[self.codes].reshape(rows, -1, self.layout.sub)
@@ -79,7 +79,7 @@ class Grid:
 
 
 def _effective(base: Halves, factors: Codes | None) -> Floats:
-    """Product in float32 of a block's value and the integers of its sub-blocks."""
+    """Float32 products of each block's scale or min and the integers of its sub-blocks."""
     if factors is None:
         return base.astype(np.float32)
     per_block = factors.shape[1] // base.shape[1]

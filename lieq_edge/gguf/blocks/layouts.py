@@ -13,19 +13,19 @@ IQ4_NL_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a block of one type keeps what; a weight is ``scale * level[code] - min``.
+    """Where a block of one type stores its fields; a weight is ``scale * level[code] - min``.
 
     Attributes:
         type_name: ggml's name.
         sub: weights that share a scale.
         levels: value of each code, ascending.
-        d: byte of the fp16 (super-)scale.
-        planes: the bits of the codes.
-        m: byte of the fp16 (super-)min, None for types without mins.
-        min_sign: +1 when the stored min is subtracted (K-quants), -1 when it is added (Q4_1, Q5_1).
-        scales: how sub-blocks store integer scales and mins; None when the block has only ``d`` and ``m``.
-        scales_at: byte where these start.
-        flip: bits of a stored code that are inverted (Q8_0 keeps two's complement).
+        d: first byte of the fp16 (super-)scale.
+        planes: where the bits of the codes are.
+        m: first byte of the fp16 (super-)min, None for types without mins.
+        min_sign: +1 if the stored min is subtracted (K-quants), -1 if it is added (Q4_1, Q5_1).
+        scales: format of the integer scales and mins of sub-blocks; None if the block has only ``d`` and ``m``.
+        scales_at: first byte of these.
+        flip: bits of a stored code that are inverted (Q8_0 stores two's complement).
         lowest_code: the smallest code that an encoder may use.
     """
 
@@ -53,7 +53,7 @@ class Layout:
 
     @property
     def is_linear(self) -> bool:
-        """True when neighbouring levels differ by one."""
+        """True if neighbouring levels differ by one."""
         return self.levels[-1] - self.levels[0] == len(self.levels) - 1
 
 
@@ -103,4 +103,4 @@ _ALL = (
 )
 
 LAYOUTS: dict[str, Layout] = {layout.type_name: layout for layout in _ALL}
-"""Every type whose codes this package can read and write, by ggml's name."""
+"""The layout of every type whose codes can be chosen one by one, by ggml's name."""
