@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .allocate.plan import Plan, PlanOptions, make_plan
     from .errors import GateError, InputError
     from .evidence.blocks.plot import plot_layers
-    from .evidence.blocks.records import Diagnostics
+    from .evidence.blocks.records import Diagnostics, describe_inputs
     from .gguf.inspect import FileReport, inspect_file
     from .pipeline.export import export_model, write
     from .pipeline.gather import Evidence, gather
@@ -37,7 +37,7 @@ _MODULES = {
     "allocate.plan": ("Plan", "PlanOptions", "make_plan"),
     "evidence.blocks.plot": ("plot_layers",),
     "errors": ("GateError", "InputError"),
-    "evidence.blocks.records": ("Diagnostics",),
+    "evidence.blocks.records": ("Diagnostics", "describe_inputs"),
     "gguf.inspect": ("FileReport", "inspect_file"),
     "pipeline.export": ("export_model", "write"),
     "pipeline.gather": ("Evidence", "gather"),
@@ -67,6 +67,7 @@ __all__ = [
     "allocate",
     "analyze_model",
     "check_gate",
+    "describe_inputs",
     "export_model",
     "gather",
     "inspect_file",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -89,6 +90,15 @@ class Plan:
     probe: TextInfo | None = None
     predicted_loss: float | None = None
     fallbacks: dict[str, str] = field(default_factory=dict)
+
+    def types_by_block(self) -> list[Counter[str]]:
+        """How many matrices of each block have which type."""
+        counts: list[Counter[str]] = [Counter() for _ in self.blocks]
+        for tensor in self.tensors:
+            block = block_of(tensor.name)
+            if block is not None and is_matrix(tensor.name, tensor.shape):
+                counts[block][tensor.type] += 1
+        return counts
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from ..gguf.types import is_matrix
+import lieq_edge as api
+
+from ..gguf.names import EMBEDDING, HEAD, TensorName
 from ..system.jsonio import to_json
 
 if TYPE_CHECKING:
@@ -60,9 +61,7 @@ def show_diagnostics(diagnostics: Diagnostics, *, as_json: bool) -> None:
     for name, rho in diagnostics.correlations.items():
         console.print(f"Spearman correlation of {name} with |dPPL|: {rho:+.3f}")
     if diagnostics.inputs is not None:
-        from ..pipeline.report import describe_inputs
-
-        console.print(describe_inputs(diagnostics.inputs))
+        console.print(api.describe_inputs(diagnostics.inputs))
     if diagnostics.probe is not None:
         probe = diagnostics.probe
         console.print(f"Probe text: {probe.name}, {probe.tokens} tokens, SHA-256 {probe.sha256[:16]}")
@@ -116,13 +115,8 @@ def _plan_table(plan: Plan, console: Console, *, fallbacks: bool = True) -> None
     table.add_column("score", justify="right")
     table.add_column("bits", justify="right")
     table.add_column("types")
-    by_block: dict[int, Counter[str]] = {block.index: Counter() for block in plan.blocks}
-    for tensor in plan.tensors:
-        parts = tensor.name.split(".")
-        if parts[0] == "blk" and is_matrix(tensor.name, tensor.shape):
-            by_block[int(parts[1])][tensor.type] += 1
-    for block in plan.blocks:
-        types = ", ".join(f"{count} {name}" for name, count in sorted(by_block[block.index].items()))
+    for block, counts in zip(plan.blocks, plan.types_by_block(), strict=True):
+        types = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
         table.add_row(str(block.index), _number(block.score), f"{block.bits:.3g}", types)
     console.print(table)
     console.print(
@@ -132,7 +126,7 @@ def _plan_table(plan: Plan, console: Console, *, fallbacks: bool = True) -> None
         highlight=False,
     )
     for tensor in plan.tensors:
-        if tensor.name in ("token_embd.weight", "output.weight"):
+        if tensor.name in (EMBEDDING, HEAD):
             console.print(f"  {tensor.name}: {tensor.type}, {tensor.nbytes / 1e6:.1f} MB", highlight=False)
     if plan.fallbacks and fallbacks:
         _print_fallbacks(plan.fallbacks, console)
@@ -142,9 +136,10 @@ def _print_fallbacks(fallbacks: dict[str, str], console: Console) -> None:
     """Many tensors share a projection and a replacement; one line says it for all of them."""
     grouped: dict[tuple[str, str], list[str]] = {}
     for name, change in fallbacks.items():
-        parts = name.split(".")
+        parsed = TensorName.parse(name)
         wanted, _, taken = change.partition(" -> ")
-        grouped.setdefault((".".join(parts[2:]) if parts[0] == "blk" else name, taken), []).append(wanted)
+        kind = name if parsed.block is None else str(TensorName(None, parsed.role, parsed.suffix))
+        grouped.setdefault((kind, taken), []).append(wanted)
     console.print("  rows that the wanted type does not fit took the smallest type that fits them:")
     for (name, taken), replaced in grouped.items():
         count = f" ({len(replaced)} tensors)" if len(replaced) > 1 else ""

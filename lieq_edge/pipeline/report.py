@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..allocate.plan import Plan
-from ..evidence.blocks.records import Diagnostics
+from ..evidence.blocks.records import Diagnostics, describe_inputs
 from ..gguf.names import EMBEDDING, HEAD, TensorName
 from ..gguf.types import CODEBOOK_TYPES, is_matrix
 from ..system.memory import peak_rss_bytes
@@ -89,15 +89,6 @@ class ExportReport:
                 )
             notes.append(note)
         return notes
-
-
-def describe_inputs(inputs: str) -> str:
-    """A sentence on ``Diagnostics.inputs``."""
-    return {
-        "transformers": "Geometry: of what the projections receive in transformers.",
-        "llama.cpp": "Geometry: of what the projections receive in llama.cpp's graph.",
-        "white": "Geometry: of the weights alone (white inputs).",
-    }[inputs]
 
 
 def make_report(

@@ -276,7 +276,7 @@ def test_a_disk_that_is_full_at_the_end_is_told_and_nothing_is_lost(
     def refuse(*_: object, **__: object) -> Any:
         raise AssertionError("rounded again")
 
-    monkeypatch.setattr("lieq_edge.rounding.sequential._round_block", refuse)
+    monkeypatch.setattr("lieq_edge.rounding.following.Following.block", refuse)
     _export(model, out, BY_LOSS, "--no-validate")
     assert out.read_bytes() == undisturbed[BY_LOSS]
 

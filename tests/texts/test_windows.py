@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from memory_source import MemorySource, tiny_lm
 
 from lieq_edge.errors import InputError
+from lieq_edge.runtimes import TorchRuntime
 from lieq_edge.texts import documentation as stdlib_text
 from lieq_edge.texts.windows import builtin_text, calibration_windows, load_text, text_windows, windows
 
@@ -87,19 +88,20 @@ def test_documentation_needs_no_topics(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_calibration_from_each_origin(tmp_path: Path) -> None:
     source = MemorySource(tiny_lm())
+    write = TorchRuntime(source).write_text
     file = tmp_path / "mine.txt"
     file.write_text("Some words of mine. " * 400)
     for origin in ("docs", "self", "mixed", str(file)):
-        tokens, info = calibration_windows(source, origin, tokens=128, seed=3)
-        again, same = calibration_windows(source, origin, tokens=128, seed=3)
+        tokens, info = calibration_windows(source, origin, tokens=128, seed=3, write=write)
+        again, same = calibration_windows(source, origin, tokens=128, seed=3, write=write)
         assert np.array_equal(tokens, again)
         assert info == same
         assert info.tokens == tokens.size == 128
         assert tokens.shape[1] == (64 if origin == "mixed" else 128)
         assert len(info.sha256) == 64
     assert info.name == "mine.txt"
-    own, _ = calibration_windows(source, "self", tokens=128, seed=3)
-    assert not np.array_equal(own, calibration_windows(source, "self", tokens=128, seed=4)[0])
+    own, _ = calibration_windows(source, "self", tokens=128, seed=3, write=write)
+    assert not np.array_equal(own, calibration_windows(source, "self", tokens=128, seed=4, write=write)[0])
     with pytest.raises(InputError, match="Cannot read"):
         calibration_windows(source, str(tmp_path / "none.txt"), tokens=128)
 

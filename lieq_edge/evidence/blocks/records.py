@@ -116,3 +116,12 @@ def describe(source: Source) -> Diagnostics:
             **{name: metadata.version(name) for name in ("lieq-edge", "numpy", "torch", "transformers")},
         },
     )
+
+
+def describe_inputs(inputs: str) -> str:
+    """A sentence on ``Diagnostics.inputs``."""
+    return {
+        "transformers": "Geometry: of what the projections receive in transformers.",
+        "llama.cpp": "Geometry: of what the projections receive in llama.cpp's graph.",
+        "white": "Geometry: of the weights alone (white inputs).",
+    }[inputs]
