@@ -29,8 +29,9 @@ class FileLock:
         """Lock without waiting; False when another holder has it, or the file system has no locks.
 
         Raises:
-            OSError: the file cannot be made.
+            OSError: the file cannot be made, or its folder is missing.
         """
+        self._path.parent.stat()  # filelock would make the folder
         for _ in range(_ATTEMPTS):
             lock = filelock.FileLock(self._path, thread_local=False)
             try:
