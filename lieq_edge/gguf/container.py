@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGUFValueType, GGUFWriter
-from gguf.constants import GGUF_DEFAULT_ALIGNMENT
+from gguf import GGUFValueType
+from gguf.constants import GGUF_DEFAULT_ALIGNMENT, GGUF_MAGIC, GGUF_VERSION
 
 from ..errors import InputError
+from ..system.checked import CheckedFile
 from .types import GgmlType
 
 ARCHITECTURE_KEY = "general.architecture"
@@ -31,6 +33,10 @@ SCALAR_FORMATS: dict[int, str] = {
     GGUFValueType.BOOL: "?",
 }
 """numpy codes of the value types that are numbers."""
+
+# The same for ``struct``, which refuses a number that does not fit instead of changing it.
+_PACKED = {"u1": "B", "i1": "b", "u2": "H", "i2": "h", "u4": "I", "i4": "i", "f4": "f", "u8": "Q", "i8": "q", "f8": "d"}
+_PACKED |= {"?": "?"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ Entry = tuple[str, tuple[int, ...], GgmlType]
 
 def metadata_bytes(metadata: Sequence[KeyValue]) -> int:
     """Bytes that ``metadata`` takes in a file."""
-    return sum(_key_value_bytes(kv) for kv in metadata if _is_written(kv))
+    return sum(_key_value_bytes(kv) for kv in _written(metadata))
 
 
 def header_bytes(metadata: Sequence[KeyValue], tensors: Sequence[Entry]) -> int:
@@ -86,51 +92,75 @@ def write_container(
     metadata: Sequence[KeyValue],
     tensors: Sequence[Entry],
     data: Iterable[bytes | np.ndarray[Any, Any]],
-) -> None:
-    """Write a GGUF file; the same arguments give the same bytes.
+) -> str:
+    """Write a GGUF file and compare it with what was meant; the same arguments give the same bytes.
 
-    Empty lists in ``metadata`` are left out, as gguf's writer has no form for them.
+    Empty lists in ``metadata`` are left out, and of equal keys the last one's value stands at the first one's place.
 
     Args:
-        path: replaced when it exists.
-        architecture: the value of ``general.architecture``, which ``metadata`` must hold too.
+        path: the file; it is replaced when it exists.
+        architecture: value of ``general.architecture``, which ``metadata`` must hold too.
         metadata: key-values, written in this order after the architecture.
         tensors: all tensors, in the order of their data.
-        data: gives the encoded bytes of each tensor in turn; only one is held at a time.
+        data: encoded bytes of each tensor in turn; only one is held at a time.
+
+    Returns:
+        SHA-256 (hex) of the file.
 
     Raises:
         InputError: a value is a list of lists, which llama.cpp does not read.
+        OSError: the file on the disk is not the one that was meant.
         ValueError: ``data`` does not agree with ``tensors``, or ``metadata`` with ``architecture``.
     """
     if not any(kv.key == ARCHITECTURE_KEY and kv.value == architecture for kv in metadata):
         raise ValueError(f"the key-values lack {ARCHITECTURE_KEY} = {architecture}")
-    writer = GGUFWriter(path, architecture)
-    writer.data_alignment = _alignment(metadata)
-    for kv in metadata:
-        if kv.key != ARCHITECTURE_KEY and _is_written(kv):
-            item_type = None if kv.item_type is None else GGUFValueType(kv.item_type)
-            writer.add_key_value(kv.key, _to_bytes(kv.value), GGUFValueType(kv.type), item_type)
-    for name, shape, kind in tensors:
-        # A float dtype keeps `shape` counted in weights; the type's number may be newer than gguf's enum.
-        number: Any = kind.id
-        writer.add_tensor_info(name, shape, np.dtype(np.float32), kind.nbytes(shape), raw_dtype=number)
-    try:
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        assert writer.fout is not None
-        writer.write_padding(writer.fout[0], writer.fout[0].tell())
+    alignment = _alignment(metadata)
+    with CheckedFile(path) as file:
+        file.write(_header(metadata, tensors, alignment))
         for (name, shape, kind), content in zip(tensors, data, strict=True):
             array = content if isinstance(content, np.ndarray) else np.frombuffer(content, np.uint8)
             if array.nbytes != kind.nbytes(shape):
                 raise ValueError(f"{name} takes {kind.nbytes(shape)} bytes of {kind.name}, got {array.nbytes}")
-            writer.write_tensor_data(np.ascontiguousarray(array))
-    finally:
-        writer.close()
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            file.write(bytes(padded(array.nbytes, alignment) - array.nbytes))
+    return file.sha256
 
 
-def _is_written(kv: KeyValue) -> bool:
-    return kv.type != GGUFValueType.ARRAY or len(kv.value) > 0
+def _header(metadata: Sequence[KeyValue], tensors: Sequence[Entry], alignment: int) -> bytes:
+    """Everything before the first tensor's data."""
+    if len({name for name, _, _ in tensors}) < len(tensors):
+        raise ValueError("two tensors have the same name")
+    key_values = _written(metadata)
+    parts = [struct.pack("<IIQQ", GGUF_MAGIC, GGUF_VERSION, len(tensors), len(key_values))]
+    for kv in key_values:
+        parts += [_text(kv.key), struct.pack("<I", kv.type)]
+        if kv.type == GGUFValueType.ARRAY:
+            parts += [struct.pack("<IQ", kv.item_type, len(kv.value)), _values(kv.value, kv.item_type, kv.key)]
+        else:
+            parts.append(_values([kv.value], kv.type, kv.key))
+    offset = 0
+    for name, shape, kind in tensors:
+        parts += [_text(name), struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), kind.id, offset)]
+        offset += padded(kind.nbytes(shape), alignment)
+    header = b"".join(parts)
+    return header.ljust(padded(len(header), alignment), b"\0")
+
+
+def _text(text: str) -> bytes:
+    content = _to_bytes(text)
+    return struct.pack("<Q", len(content)) + content
+
+
+def _values(values: Sequence[Any], kind: int | None, key: str) -> bytes:
+    if kind == GGUFValueType.STRING:
+        return b"".join(_text(value) for value in values)
+    return struct.pack(f"<{len(values)}{_PACKED[_scalar_format(kind, key)]}", *values)
+
+
+def _written(metadata: Sequence[KeyValue]) -> list[KeyValue]:
+    """The key-values as they stand in a file: the architecture first, no empty lists, each key once."""
+    by_key = {kv.key: kv for kv in sorted(metadata, key=lambda kv: kv.key != ARCHITECTURE_KEY)}
+    return [kv for kv in by_key.values() if kv.type != GGUFValueType.ARRAY or len(kv.value) > 0]
 
 
 def _key_value_bytes(kv: KeyValue) -> int:
@@ -142,19 +172,19 @@ def _key_value_bytes(kv: KeyValue) -> int:
 
 def _value_bytes(values: Sequence[Any], kind: int | None, key: str) -> int:
     if kind == GGUFValueType.STRING:
-        return 8 * len(values) + sum(map(len, _to_bytes(list(values))))
+        return 8 * len(values) + sum(len(_to_bytes(value)) for value in values)
+    return len(values) * np.dtype(_scalar_format(kind, key)).itemsize
+
+
+def _scalar_format(kind: int | None, key: str) -> str:
     if kind not in SCALAR_FORMATS:
         raise InputError(f"The key {key} holds a list of lists, which llama.cpp does not read; remove it.")
-    return len(values) * np.dtype(SCALAR_FORMATS[kind]).itemsize
+    return SCALAR_FORMATS[kind]
 
 
-def _to_bytes(value: Any) -> Any:
+def _to_bytes(text: str) -> bytes:
     # Tokens need not be UTF-8: what is not stands as surrogates in a Python string.
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape")
-    if isinstance(value, list):
-        return [_to_bytes(item) for item in value]
-    return value
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _alignment(metadata: Sequence[KeyValue]) -> int:

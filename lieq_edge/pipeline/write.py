@@ -15,7 +15,7 @@ from ..gguf.container import write_container
 from ..gguf.types import FILE_TYPES, storage_type
 from ..llama.encoders import Packed
 from ..sources.base import KeyValue, Source
-from ..system.files import atomic_path, check_space
+from ..system.files import atomic_path, check_space, output_target
 from ..texts.info import TextInfo
 
 
@@ -81,33 +81,35 @@ def write_model(
     calibration: TextInfo | None = None,
     rounding: str = "imatrix",
     ready: Callable[[Path], None] = lambda path: None,
+    replace: bool = True,
 ) -> int:
     """Write the file whole or not at all; tensors are taken one at a time.
 
     Args:
-        path: of the GGUF file.
-        source: gives the key-values.
+        path: the GGUF file.
+        source: the model, for its key-values.
         plan: types and shapes.
-        tensors: in the plan's order, e.g. from ``quantize.encode_tensors``.
-        calibration: the text the importance was measured on.
+        tensors: encoded tensors in the plan's order.
+        calibration: text that the importance was measured on.
         rounding: name of the rounding, for the record.
-        ready: is called with the file when it is whole and not yet at its path.
+        ready: function that is called with the file when it is whole and not yet at its path.
+        replace: a file that is at ``path`` is replaced, even one that appeared meanwhile.
 
     Returns:
         Bytes of the written file.
 
     Raises:
-        InputError: the disk has too little space.
+        InputError: the disk has too little space or fails, or a file is there and not ``replace``.
     """
-    check_space(path.parent, plan.file_bytes)
+    check_space(output_target(path).parent, plan.file_bytes)
     # The default alignment is what the plan counts with.
     carried = [kv for kv in source.metadata() if kv.key != "general.alignment" and not kv.key.startswith("lieq.")]
     metadata = [*carried, *own_metadata(plan, calibration=calibration, rounding=rounding)]
     shapes = [(tensor.name, tensor.shape, storage_type(tensor.type)) for tensor in plan.tensors]
-    with atomic_path(path) as temporary:
-        try:
+    try:
+        with atomic_path(path, replace=replace) as temporary:
             write_container(temporary, source.architecture, metadata, shapes, (packed for _, packed in tensors))
-        except OSError as error:
-            raise InputError(f"Writing {path} failed: {error.strerror or error}; nothing was kept.") from error
-        ready(temporary)
-        return temporary.stat().st_size
+            ready(temporary)
+            return temporary.stat().st_size
+    except OSError as error:
+        raise InputError(f"Writing {path} failed: {error.strerror or error}; nothing was written.") from error

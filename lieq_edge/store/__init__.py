@@ -1,7 +1,7 @@
-"""Keep what was measured of a model, so that it is measured once, and unfinished work, so that it goes on.
+"""Store what was measured of a model, so that it is measured once, and unfinished work, so that it can resume.
 
-Everything is found by what it was made from (``keys``), never by name or date. What is damaged, missing or not to be
-written costs time and nothing else.
+Everything is looked up by what it was made from (``keys``), never by name or date. What is damaged, missing or cannot
+be written costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from .cache import NO_CACHE, Cache, FolderCache, NoCache, open_cache
 from .contents import Store, Stored
 from .entry import Entry
 from .folder import DEFAULT_LIMIT, default_folder, parse_size
-from .run import Run
+from .run import Guard, Run
 from .steps import Steps
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Cache",
     "Entry",
     "FolderCache",
+    "Guard",
     "NoCache",
     "Run",
     "Steps",

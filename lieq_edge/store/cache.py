@@ -1,4 +1,4 @@
-"""What the stages see of a cache: results by what they were made from."""
+"""The cache as the stages see it: results by what they were made from."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 
 from ..errors import InputError
 from ..system.progress import log
+from .code import code_digest, source_digest
 from .contents import LASTING, Store, remove_file, write_whole
 from .entry import DamagedError, Entry, read_entry
-from .folder import DEFAULT_LIMIT, default_folder
+from .folder import CODE_FILE, DEFAULT_LIMIT, check_folder, default_folder, refusal
 from .keys import Parts, key_of, machine, versions
-from .run import Run
+from .run import Guard, Run, unguarded
 
 
 class Cache(ABC):
@@ -26,39 +27,51 @@ class Cache(ABC):
         """The same cache for results that all depend on ``parts``, e.g. on the model."""
 
     @abstractmethod
+    def guarded(self, guard: Guard) -> Cache:
+        """The same cache, which calls ``guard`` before anything is stored.
+
+        Args:
+            guard: raises an error when the results are not to be believed, e.g. ``Fingerprints.check`` when a file of
+                the model has changed. The error ends the work.
+        """
+
+    @abstractmethod
     def get(self, kind: str, parts: Parts) -> Entry | None:
-        """What was kept of ``kind`` for ``parts``; None when there is nothing. A damaged entry is dropped."""
+        """The stored result of ``kind`` for ``parts``; None when there is none. A damaged entry is removed."""
 
     @abstractmethod
     def put(self, kind: str, parts: Parts, entry: Entry) -> None:
-        """Keep an entry, if there is room and the folder can be written."""
+        """Store an entry, if there is room and the folder can be written."""
 
     @abstractmethod
     def run(self, kind: str, parts: Parts) -> Run:
         """Unfinished work on ``parts``, to go on with; no other process has it meanwhile.
 
-        That of kinds in ``store.LASTING`` stays when the work is done, for other work.
+        The folder of a kind in ``contents.LASTING`` stays when the work is done, for other work.
         """
 
     def entry(self, kind: str, parts: Parts, make: Callable[[], Entry]) -> Entry:
-        """The entry that was kept for ``parts``, or the one that ``make`` gives, which is kept.
+        """The stored entry for ``parts``, or the one that ``make`` returns, which is stored.
 
         Args:
-            kind: of result, lower-case letters and hyphens.
+            kind: kind of result, lower-case letters and hyphens.
             parts: everything that it depends on beside the versions and what the cache is ``about``.
-            make: makes it.
+            make: function that computes it.
         """
-        found = self.get(kind, parts)
-        if found is None:
-            found = make()
-            self.put(kind, parts, found)
-        return found
+        entry = self.get(kind, parts)
+        if entry is None:
+            entry = make()
+            self.put(kind, parts, entry)
+        return entry
 
 
 class NoCache(Cache):
-    """Keeps nothing: everything is made."""
+    """Stores nothing: everything is computed."""
 
     def about(self, **parts: Any) -> Cache:
+        return self
+
+    def guarded(self, guard: Guard) -> Cache:
         return self
 
     def get(self, kind: str, parts: Parts) -> Entry | None:
@@ -78,38 +91,47 @@ NO_CACHE = NoCache()
 class FolderCache(Cache):
     """A cache in a folder.
 
-    Trouble with the folder is told once and then costs nothing but the time to make things again. What this process
+    Trouble with the folder is reported once and costs nothing but the time to compute things again. What this process
     has read or written is not evicted by it.
     """
 
     def __init__(self, folder: Path, *, limit: int = DEFAULT_LIMIT, threads: int | None = None) -> None:
-        """Of ``folder``, which is made when something is written.
+        """Use a folder, which is made when something is written.
 
         Args:
-            folder: of the cache.
+            folder: place of the cache.
             limit: bytes that it may take.
-            threads: that the results are computed with, None for all; their number may change the last digits.
+            threads: number of threads that compute the results, None for all; it may change the last digits.
         """
         self.store = Store(folder)
         self.limit = limit
         self._threads = threads
         self._parts: dict[str, Any] = {}
+        self._guard: Guard = unguarded
         self._state = _State()
 
     def about(self, **parts: Any) -> Cache:
-        bound = FolderCache(self.store.folder, limit=self.limit, threads=self._threads)
-        bound._parts = {**self._parts, **parts}
-        bound._state = self._state
-        return bound
+        return self._view({**self._parts, **parts}, self._guard)
+
+    def guarded(self, guard: Guard) -> Cache:
+        return self._view(self._parts, guard)
+
+    def _view(self, parts: dict[str, Any], guard: Guard) -> FolderCache:
+        view = FolderCache(self.store.folder, limit=self.limit, threads=self._threads)
+        view._parts, view._guard, view._state = parts, guard, self._state
+        return view
 
     def _key(self, kind: str, parts: Parts) -> str:
-        made_by = {"versions": versions(), "machine": machine(self._threads)}
+        made_by = {"versions": versions(self._code()), "machine": machine(self._threads)}
         return key_of(kind, {**made_by, "about": self._parts, "of": parts})
 
     def get(self, kind: str, parts: Parts) -> Entry | None:
+        if not self._is_usable():
+            return None
         path = self.store.entry_path(kind, self._key(kind, parts))
         try:
-            found = read_entry(path)
+            check_folder(path.parent)
+            entry = read_entry(path, path.stem)
         except FileNotFoundError:
             return None
         except DamagedError as error:
@@ -121,17 +143,18 @@ class FolderCache(Cache):
             return None
         self._state.used.add(path)
         _touch(path)
-        return found
+        return entry
 
     def put(self, kind: str, parts: Parts, entry: Entry) -> None:
-        if not self._state.writing:
+        self._guard()
+        if not self._is_usable() or not self._state.writing:
             return
         path = self.store.entry_path(kind, self._key(kind, parts))
-        # It must not go while others make room for it.
+        # It must not be removed while others make room for it.
         self._state.used.add(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, entry.arrays, entry.record)
+            self.store.prepare(path.parent.name)
+            write_whole(path, entry.arrays, entry.record, path.stem)
             if not self._make_room():
                 remove_file(path)
         except OSError as error:
@@ -139,29 +162,57 @@ class FolderCache(Cache):
             self._complain(error.strerror or str(error))
 
     def run(self, kind: str, parts: Parts) -> Run:
-        if not self._state.writing:
+        if not self._is_usable() or not self._state.writing:
             return Run(None)
         folder = self.store.run_path(kind, self._key(kind, parts))
-        return Run(folder, self._complain, self._make_room, self.limit, lasting=kind in LASTING)
+        try:
+            self.store.prepare(folder.parent.name)
+        except OSError as error:
+            self._complain(error.strerror or str(error))
+            return Run(None)
+        return Run(folder, self._complain, self._make_room, self.limit, lasting=kind in LASTING, guard=self._guard)
+
+    def _code(self) -> str:
+        """Digest of the package's code, which takes half a second to compute and is therefore stored by its source."""
+        if self._state.code is None:
+            source, path = source_digest(), self.store.folder / CODE_FILE
+            with contextlib.suppress(OSError, DamagedError):
+                if self._is_usable():
+                    self._state.code = read_entry(path, source).record
+            if self._state.code is None:
+                self._state.code = code_digest()
+                with contextlib.suppress(OSError):
+                    if self._is_usable() and self.store.folder.is_dir():
+                        write_whole(path, {}, self._state.code, source)
+        return self._state.code
+
+    def _is_usable(self) -> bool:
+        """True unless others could plant results in the folder, which is reported once."""
+        if self._state.usable is None:
+            reason = refusal(self.store.folder)
+            self._state.usable = reason is None
+            if reason is not None:
+                log(f"Note: the cache {self.store.folder} is not used: {reason}; the work goes on without a cache.")
+        return self._state.usable
 
     def _make_room(self) -> bool:
-        """Evict what is beyond the limit; False when what this process is at is beyond it."""
+        """Evict what is beyond the limit; False when what this process uses is beyond it."""
         try:
-            left = self.store.evict(self.limit, self._state.used)
+            rest = self.store.evict(self.limit, self._state.used)
         except OSError as error:
             self._complain(error.strerror or str(error))
             return False
-        if left > self.limit and not self._state.told_full:
-            self._state.told_full = True
+        if rest > self.limit and not self._state.reported_full:
+            self._state.reported_full = True
             log(
                 f"Note: this work needs more of the cache than its limit of {self.limit / 1e9:.3g} GB, so not all "
-                "of it is kept; raise --cache-limit."
+                "of it is stored; raise --cache-limit."
             )
-        return left <= self.limit
+        return rest <= self.limit
 
     def _complain(self, reason: str) -> None:
-        if not self._state.told:
-            self._state.told = True
+        if not self._state.reported:
+            self._state.reported = True
             log(f"Note: the cache {self.store.folder} cannot be used in full ({reason}); the work goes on without.")
 
 
@@ -169,14 +220,22 @@ class _State:
     """What all views of a cache share."""
 
     def __init__(self) -> None:
+        self.usable: bool | None = None
         self.writing = True
-        self.told = False
-        self.told_full = False
+        self.reported = False
+        self.reported_full = False
+        self.code: str | None = None
         self.used: set[Path] = set()
 
 
 def open_cache(folder: Path | None = None, *, limit: int = DEFAULT_LIMIT, threads: int | None = None) -> Cache:
-    """The cache in ``folder``, or in the platform's place for it; one that keeps nothing where there is no place."""
+    """The cache in a folder, or one that stores nothing where there is no place for it.
+
+    Args:
+        folder: place of the cache, None for the platform's place.
+        limit: bytes that it may take.
+        threads: number of threads that compute the results, None for all.
+    """
     try:
         place = folder.expanduser() if folder is not None else default_folder()
     except (InputError, RuntimeError) as error:

@@ -1,8 +1,8 @@
-"""The folder of a cache: what lies in it, how it is written, and what goes when it becomes too large.
+"""The folder of a cache: what lies in it, how it is written, and what is removed when it becomes too large.
 
 ``entries/`` holds finished results, one file each; ``runs/`` holds a folder for each piece of unfinished work, locked
-while a process is at it. Several processes use a folder at once: files appear whole by a rename, and whatever is gone
-by the time it is looked at was removed by another process.
+while a process is at it. Several processes use a folder at once: files appear whole by a rename, and what is missing
+by the time it is looked at was removed by another process. Links are neither followed nor removed.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import contextlib
 import os
 import re
 import shutil
-import tempfile
+import stat
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..system.files import process_ended, process_mark
+from ..errors import InputError
+from ..system.lock import FileLock
+from ..system.temporary import is_owned, sweep_folder, temporary_file
 from .entry import Arrays, write_entry
-from .lock import FileLock
+from .folder import prepare, refusal
 
 SUFFIX = ".safetensors"
 LOCK = "lock"
@@ -28,8 +30,8 @@ LASTING = ("hessians",)
 """Kinds of work whose folders stay when it is done."""
 
 _NAME = re.compile(r"(?P<kind>[a-z-]+)\.(?P<key>[0-9a-f]{64})")
-# Files in writing are named after their process.
-_TEMPORARY = re.compile(r"\.(?P<mark>[0-9a-f]+-[0-9]+)\..*\.tmp")
+# Half-written files without a lock, where the file system has none.
+_TEMPORARY = re.compile(r"\..*\.tmp")
 _OLD_SECONDS = 24 * 3600
 
 
@@ -38,12 +40,12 @@ class Stored:
     """Something in a cache.
 
     Attributes:
-        path: of the entry's file, or of the folder of unfinished work.
-        kind: of result.
-        key: of it.
-        bytes: that it takes.
-        used: when it was last written or read, seconds since 1970.
-        unfinished: it is of unfinished work.
+        path: file of the entry, or folder of unfinished work.
+        kind: kind of result.
+        key: key of it.
+        bytes: size.
+        used: time when it was last written or read, seconds since 1970.
+        unfinished: it is unfinished work.
     """
 
     path: Path
@@ -58,15 +60,27 @@ class Store:
     """A cache folder. Nothing is made in it before something is written."""
 
     def __init__(self, folder: Path) -> None:
-        """Of ``folder``, which need not be there."""
+        """Look at a folder.
+
+        Args:
+            folder: the cache; it may be missing.
+        """
         self.folder = folder
 
+    def prepare(self, *inside: str) -> Path:
+        """Make the folder, and one in it, for this user alone.
+
+        Raises:
+            OSError: it cannot be made, or other users can write to it.
+        """
+        return prepare(self.folder, *inside)
+
     def entry_path(self, kind: str, key: str) -> Path:
-        """Where the entry is, if it is there."""
+        """Path of an entry, whether it is there or not."""
         return self.folder / "entries" / f"{kind}.{key}{SUFFIX}"
 
     def run_path(self, kind: str, key: str) -> Path:
-        """Where the unfinished work is, if there is any."""
+        """Path of unfinished work, whether it is there or not."""
         return self.folder / "runs" / f"{kind}.{key}"
 
     def contents(self) -> list[Stored]:
@@ -75,8 +89,8 @@ class Store:
         Raises:
             OSError: the folder is there and cannot be read.
         """
-        found = [*self._entries(), *self._runs()]
-        return sorted(found, key=lambda stored: (stored.used, stored.path.name))
+        everything = [*self._entries(), *self._runs()]
+        return sorted(everything, key=lambda stored: (stored.used, stored.path.name))
 
     def _entries(self) -> Iterator[Stored]:
         for path, status in _files(self.folder / "entries"):
@@ -98,10 +112,10 @@ class Store:
         return remove_run(stored.path) if stored.path.is_dir() else remove_file(stored.path)
 
     def evict(self, limit: int, keep: Collection[Path] = ()) -> int:
-        """Remove what was longest unused until the rest takes at most ``limit`` bytes; returns what it takes.
+        """Remove what was longest unused until the rest takes at most ``limit`` bytes; returns the bytes of the rest.
 
         Args:
-            limit: in bytes.
+            limit: bytes that may stay.
             keep: paths that stay; unfinished work that a process is at stays too.
 
         Raises:
@@ -118,40 +132,47 @@ class Store:
         return total
 
     def clear(self) -> tuple[int, int]:
-        """Remove everything that no process is at; how many things and bytes that were.
+        """Remove everything that no process is at; returns the number of things and their bytes.
 
         Raises:
+            InputError: other users can write to the folder.
             OSError: the folder cannot be read.
         """
+        reason = refusal(self.folder)
+        if reason is not None:
+            raise InputError(f"The cache {self.folder} is left alone: {reason}.")
         self.sweep()
         removed = [stored for stored in self.contents() if self.remove(stored)]
         return len(removed), sum(stored.bytes for stored in removed)
 
     def sweep(self) -> None:
         """Remove half-written files whose process has ended."""
-        for path, status in _files(self.folder / "entries"):
-            match = _TEMPORARY.fullmatch(path.name)
-            if match and (process_ended(match["mark"]) or status.st_mtime < time.time() - _OLD_SECONDS):
+        sweep_folder(self.folder)
+        entries = self.folder / "entries"
+        if not entries.is_symlink():
+            sweep_folder(entries)
+        for path, status in _files(entries):
+            if _TEMPORARY.fullmatch(path.name) and status.st_mtime < time.time() - _OLD_SECONDS:
                 remove_file(path)
 
 
-def write_whole(path: Path, arrays: Arrays, record: Any) -> int:
+def write_whole(path: Path, arrays: Arrays, record: Any, name: str = "") -> int:
     """Write an entry's file so that it appears whole or not at all; returns its bytes.
 
-    No fsync: a file that a power cut leaves incomplete is found by its checksum.
+    Nothing waits for the disk: a file that a power cut leaves incomplete is noticed by its checksum.
+
+    Args:
+        path: the file.
+        arrays: as in ``write_entry``.
+        record: JSON values.
+        name: kind and key of the entry.
 
     Raises:
         OSError: it cannot be written; nothing is left of it.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{process_mark()}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        size = write_entry(temporary, arrays, record)
+    with temporary_file(path.parent) as temporary:
+        size = write_entry(temporary, arrays, record, name)
         os.replace(temporary, path)
-    except BaseException:
-        remove_file(temporary)
-        raise
     return size
 
 
@@ -166,6 +187,8 @@ def remove_file(path: Path) -> bool:
 
 def remove_run(path: Path) -> bool:
     """Remove a folder of unfinished work unless a process is at it; True when it is gone."""
+    if path.is_symlink():
+        return False
     lock = FileLock(path / LOCK)
     try:
         if not lock.acquire():
@@ -176,17 +199,20 @@ def remove_run(path: Path) -> bool:
         shutil.rmtree(path, ignore_errors=True)
     finally:
         lock.release()
+    if path.exists():  # where the file of a lock that is held cannot be removed
+        shutil.rmtree(path, ignore_errors=True)
     return not path.exists()
 
 
 def _files(folder: Path, *, folders: bool = False) -> Iterator[tuple[Path, os.stat_result]]:
-    """The files of a folder, or the folders in it, with what the system says of them; none of a missing folder."""
+    """The user's own files in a folder, or folders in it, with their status; none of a missing folder or a link."""
+    wanted = stat.S_ISDIR if folders else stat.S_ISREG
     try:
-        paths = list(folder.iterdir())
+        paths = [] if folder.is_symlink() else list(folder.iterdir())
     except FileNotFoundError:
         return
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
-            status = path.stat()
-            if path.is_dir() == folders:
+            status = path.lstat()
+            if wanted(status.st_mode) and is_owned(status):
                 yield path, status

@@ -1,4 +1,4 @@
-"""An entry: one file of arrays and a JSON record, with a checksum that is verified before anything is believed.
+"""An entry: one file of arrays and a JSON record, with its own name and a checksum that are verified before use.
 
 The file is in the safetensors format, so that other tools open it too, but it is written and read here: piece by piece
 instead of through a copy in memory, and with the checksum, SHA-256 over the whole file with zeros in its own place.
@@ -6,8 +6,11 @@ instead of through a copy in memory, and with the checksum, SHA-256 over the who
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,18 +39,20 @@ _NAMES = {name: kind for kind, name in _TYPES.items()}
 _BEGINNING = b'{"__metadata__":{"sha256":"'
 _NO_DIGEST = b"0" * 64
 _DIGEST_AT = 8 + len(_BEGINNING)
+# A link in the cache is not followed, and a FIFO is not waited for.
+_READING = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 class DamagedError(Exception):
-    """The file is not what was written: its checksum, or its layout, is wrong."""
+    """The file is not the one that was written: its checksum, its name or its layout is wrong."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What was kept.
+    """A stored result.
 
     Attributes:
-        arrays: by name; bit for bit what was put in.
+        arrays: by name; bit for bit as they were stored.
         record: JSON values, e.g. names, numbers (floats are exact) and lists.
     """
 
@@ -55,13 +60,14 @@ class Entry:
     record: Any = None
 
 
-def write_entry(path: Path, arrays: Arrays, record: Any) -> int:
-    """Write an entry to ``path``; the caller renames it when it is whole.
+def write_entry(path: Path, arrays: Arrays, record: Any, name: str = "") -> int:
+    """Write an entry; the caller renames it when it is whole.
 
     Args:
-        path: of the file.
+        path: the file.
         arrays: by name, of numbers or truth values.
         record: JSON values.
+        name: kind and key of the entry, which it must have when it is read.
 
     Returns:
         Bytes of the file.
@@ -70,7 +76,7 @@ def write_entry(path: Path, arrays: Arrays, record: Any) -> int:
         OSError: it cannot be written.
     """
     plain = {name: np.asarray(array) for name, array in arrays.items()}
-    header = _header(plain, json.dumps(record, separators=(",", ":")))
+    header = _header(plain, json.dumps(record, separators=(",", ":")), name)
     digest = hashlib.sha256(header)
     with path.open("wb") as file:
         file.write(header)
@@ -84,20 +90,21 @@ def write_entry(path: Path, arrays: Arrays, record: Any) -> int:
     return size
 
 
-def _header(arrays: Arrays, record: str) -> bytes:
-    parts = [_BEGINNING + _NO_DIGEST + b'","record":' + json.dumps(record).encode() + b"}"]
+def _header(arrays: Arrays, record: str, name: str) -> bytes:
+    labels = f'","name":{json.dumps(name)},"record":{json.dumps(record)}}}'
+    parts = [_BEGINNING + _NO_DIGEST + labels.encode()]
     places, offset = {}, 0
-    for name, array in _by_place(arrays):
-        places[name] = [offset, offset + array.nbytes]
+    for label, array in _by_place(arrays):
+        places[label] = [offset, offset + array.nbytes]
         offset += array.nbytes
-    for name, array in arrays.items():
+    for label, array in arrays.items():
         kind = _NAMES.get(array.dtype.newbyteorder("<").str)
         if kind is None:
-            raise TypeError(f"{name} is of type {array.dtype}, which entries do not hold")
-        if name == "__metadata__":
+            raise TypeError(f"{label} is of type {array.dtype}, which entries do not hold")
+        if label == "__metadata__":
             raise ValueError("an array cannot be called __metadata__")
-        described = {"dtype": kind, "shape": list(array.shape), "data_offsets": places[name]}
-        parts.append(json.dumps(name).encode() + b":" + json.dumps(described, separators=(",", ":")).encode())
+        described = {"dtype": kind, "shape": list(array.shape), "data_offsets": places[label]}
+        parts.append(json.dumps(label).encode() + b":" + json.dumps(described, separators=(",", ":")).encode())
     body = b",".join(parts) + b"}"
     # Arrays begin where a line of the processor's cache does.
     body += b" " * (-(8 + len(body)) % 64)
@@ -105,39 +112,63 @@ def _header(arrays: Arrays, record: str) -> bytes:
 
 
 def _by_place(arrays: Arrays) -> list[tuple[str, npt.NDArray[Any]]]:
-    """In the order of the file: wide types first, so that every value lies where its type wants it."""
+    """The arrays in the order of the file: wide types first, so that every value lies where its type wants it."""
     return sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize)
 
 
-def read_entry(path: Path) -> Entry:
+def read_entry(path: Path, name: str = "") -> Entry:
     """Read an entry; its arrays can be written to.
 
+    Args:
+        path: the file.
+        name: kind and key that the entry must have.
+
     Raises:
-        DamagedError: the file is not what was written.
+        DamagedError: the file is not the one that was written, or not the entry of this name.
         OSError: it cannot be read, or is not there.
     """
     # One read: the arrays are parts of this buffer.
-    raw = np.fromfile(path, np.uint8)
+    raw = _content(path)
     if raw.size < _DIGEST_AT + len(_NO_DIGEST):
         raise DamagedError("it is truncated")
-    own = raw[_DIGEST_AT : _DIGEST_AT + len(_NO_DIGEST)].tobytes()
+    noted = raw[_DIGEST_AT : _DIGEST_AT + len(_NO_DIGEST)].tobytes()
     raw[_DIGEST_AT : _DIGEST_AT + len(_NO_DIGEST)] = np.frombuffer(_NO_DIGEST, np.uint8)
-    if hashlib.sha256(raw.data).hexdigest().encode() != own:
+    if hashlib.sha256(raw.data).hexdigest().encode() != noted:
         raise DamagedError("its checksum is wrong")
     try:
-        return _parse(raw)
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        # A whole file, but none of ours.
+        return _parse(raw, name)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        # Another program wrote the file.
         raise DamagedError("its layout is wrong") from error
 
 
-def _parse(raw: npt.NDArray[np.uint8]) -> Entry:
+def _content(path: Path) -> npt.NDArray[np.uint8]:
+    try:
+        handle = os.open(path, _READING)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise DamagedError("it is a link") from error
+        raise
+    with os.fdopen(handle, "rb", buffering=0) as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise DamagedError("it is not an ordinary file")
+        raw = np.empty(status.st_size, np.uint8)
+        filled = 0
+        while filled < raw.size and (count := file.readinto(raw[filled:].data)):
+            filled += count
+        return raw[:filled]
+
+
+def _parse(raw: npt.NDArray[np.uint8], name: str) -> Entry:
     start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
     header = json.loads(raw[8:start].tobytes())
+    if header["__metadata__"]["name"] != name:
+        raise DamagedError("it is the entry of other work")
     arrays = {}
-    for name, described in header.items():
-        if name != "__metadata__":
+    for label, described in header.items():
+        if label != "__metadata__":
             first, last = described["data_offsets"]
             values = raw[start + first : start + last].view(_TYPES[described["dtype"]])
-            arrays[name] = values.reshape(described["shape"])
+            arrays[label] = values.reshape(described["shape"])
     return Entry(arrays, json.loads(header["__metadata__"]["record"]))

@@ -1,19 +1,28 @@
-"""Where the cache is, and how large it may become."""
+"""Where the cache is, who may use it, and how large it may become."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import math
 import os
 import re
+import stat
 import sys
 from pathlib import Path
 
+import platformdirs
+
 from ..errors import InputError
+from ..system.temporary import is_owned
 
 DEFAULT_LIMIT = 10_000_000_000
-"""Bytes that the cache takes at most, unless told."""
+"""Bytes that the cache takes at most, unless the user chooses a limit."""
 
 VARIABLE = "LIEQ_CACHE_DIR"
+CODE_FILE = "code.safetensors"
+
+_INSIDE = ("entries", "runs", CODE_FILE)
 
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
@@ -21,36 +30,86 @@ _SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]+)\s*", re.IGNORECASE)
 
 
 def default_folder() -> Path:
-    """``LIEQ_CACHE_DIR``, or the folder that the platform has for what programs can make again.
+    """``LIEQ_CACHE_DIR``, or the platform's folder for files that programs can make again.
 
     Raises:
         InputError: the user has no home folder.
     """
-    told = os.environ.get(VARIABLE)
-    if told:
-        return Path(told).expanduser()
+    chosen = os.environ.get(VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser()
     try:
-        return _platform_folder()
+        folder = platformdirs.user_cache_path("lieq-edge", appauthor=False)
+        # The XDG specification has relative paths ignored.
+        return folder if folder.is_absolute() else Path.home() / ".cache" / "lieq-edge"
     except RuntimeError as error:
         raise InputError(f"There is no home folder to keep a cache in; pass --cache-dir or set {VARIABLE}.") from error
 
 
-def _platform_folder() -> Path:
+def refusal(folder: Path) -> str | None:
+    """The reason not to use a folder as a cache: others could plant results in it. None when it can be used.
+
+    A folder of this user's that others can only read is closed to them, unless it holds anything else.
+    """
     if sys.platform == "win32":
-        local = os.environ.get("LOCALAPPDATA")
-        return (Path(local) if local else Path.home() / "AppData" / "Local") / "lieq-edge" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "lieq-edge"
-    # The XDG specification has relative paths ignored.
-    told = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(told) if os.path.isabs(told) else Path.home() / ".cache") / "lieq-edge"
+        return None  # a user's folders are closed to others there
+    try:
+        link, status = folder.lstat(), folder.stat()
+    except OSError:
+        return None  # it is made later, or that fails with a reason of its own
+    if not stat.S_ISDIR(status.st_mode):
+        return None
+    if not is_owned(status) or not (is_owned(link) or link.st_uid == 0):
+        return "it belongs to another user"
+    if status.st_mode & 0o022:
+        return "other users can write to it, which chmod 700 changes"
+    if status.st_mode & 0o077:
+        with contextlib.suppress(OSError):  # nothing can be planted in it either way
+            if any(name not in _INSIDE and not name.startswith(".lieq-") for name in os.listdir(folder)):
+                return "other users can read it and it holds other files; give the cache a folder of its own"
+            folder.chmod(0o700)
+    return None
+
+
+def prepare(folder: Path, *inside: str) -> Path:
+    """Make a cache folder, and a folder in it, for this user alone.
+
+    Args:
+        folder: the cache.
+        inside: names of the folder in it and those above it.
+
+    Raises:
+        OSError: it cannot be made, the cache is refused, or one of them is a link.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    reason = refusal(folder)
+    if reason is not None:
+        raise PermissionError(errno.EPERM, reason)
+    for name in inside:
+        folder = folder / name
+        folder.mkdir(mode=0o700, exist_ok=True)
+        check_folder(folder)
+    return folder
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that a folder within a cache is one, and is this user's.
+
+    Raises:
+        OSError: it is a link or another user's, or it is not there.
+    """
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, f"{folder.name} in it is not a folder")
+    if not is_owned(status):
+        raise PermissionError(errno.EPERM, f"{folder.name} in it belongs to another user")
 
 
 def parse_size(text: str) -> int:
     """Bytes of ``10GB``, ``500MB``, ``8GiB`` and the like.
 
     Raises:
-        InputError: the text is no size.
+        InputError: the text is not a size.
     """
     match = _SIZE.fullmatch(text)
     if match and match[2].lower() in _UNITS:

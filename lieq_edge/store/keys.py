@@ -9,19 +9,23 @@ import json
 import math
 import os
 import platform
+import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from importlib import metadata
 from typing import Any
 
 import numpy as np
 
-FORMAT = 1
+from ..system.threads import available_threads
+from .code import code_digest
+
+FORMAT = 2
 """Number of the layout of entries; another number makes everything in a cache unknown."""
 
 Parts = Mapping[str, Any]
-"""What a result depends on: JSON values, arrays and tensors, which are counted by their bytes."""
+"""What a result depends on: JSON values, arrays and tensors; the last two are represented by a hash of their bytes."""
 
-# By these PyTorch is told which instructions and how many threads to use.
+# With these the user chooses PyTorch's instructions and threads.
 _SETTINGS = (
     "ATEN_CPU_CAPABILITY",
     "ONEDNN_MAX_CPU_ISA",
@@ -32,19 +36,30 @@ _SETTINGS = (
     "OMP_THREAD_LIMIT",
     "MKL_NUM_THREADS",
 )
-# Beginnings of what a processor of Intel's kind calls its instructions for numbers. The others that the system lists
-# change with its kernel.
+# Beginnings of the names of x86 instructions for numbers. The other names that Linux lists change with its version.
 _ARITHMETIC = ("sse", "ssse", "avx", "amx", "fma", "f16c", "bmi")
 
-_PACKAGES = ("torch", "transformers", "numpy", "llama-cpp-python")
+# Libraries that decide numbers: they compute, read weights, or make tokens. llama-cpp-python brings ggml.
+_PACKAGES = (
+    "gguf",
+    "llama-cpp-python",
+    "numba",
+    "numpy",
+    "safetensors",
+    "scipy",
+    "sentencepiece",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
 
 
 def key_of(kind: str, parts: Parts) -> str:
     """The key of a result, 64 hexadecimal digits.
 
     Args:
-        kind: of the result.
-        parts: what it depends on.
+        kind: kind of result.
+        parts: everything that it depends on.
 
     Raises:
         TypeError: a part has no canonical form.
@@ -59,11 +74,11 @@ def canonical(value: Any) -> str:
 
 
 def array_hash(array: Any) -> str:
-    """SHA-256 (hex) over type, shape and values of an array or a tensor of the CPU."""
+    """SHA-256 (hex) over type, shape and values of an array, or of a tensor in the CPU's memory."""
     values = np.asarray(array)
     if values.dtype.hasobject:
         raise TypeError("an array of objects has no canonical form")
-    # The byte order of the machine is no part of the values.
+    # The byte order of the machine is not part of the values.
     values = np.asarray(values, values.dtype.newbyteorder("<"), order="C")
     digest = hashlib.sha256(f"{values.dtype.str} {values.shape} ".encode())
     digest.update(values.reshape(-1).view(np.uint8).data)
@@ -95,55 +110,58 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} has no canonical form")
 
 
-@functools.cache
-def versions() -> dict[str, str]:
-    """What else results depend on: the layout of entries, the packages that compute, and lieq-edge's own code.
+def versions(code: str | None = None) -> dict[str, str]:
+    """What all results depend on: the layout of entries, the libraries that decide numbers, and lieq-edge's own code.
 
-    A digest of the code and not its version: what an older state of it made is not to be met after a change.
+    Args:
+        code: ``code_digest()`` where the caller has it; None computes it. A digest and not a version, so that results
+            of other states of the code are not used.
     """
-    from importlib import metadata
-
-    found = {name: metadata.version(name) for name in _PACKAGES}
-    return {"format": str(FORMAT), "code": _code_digest(), **found}
+    return {"format": str(FORMAT), "code": code or code_digest(), **_library_versions()}
 
 
-def _code_digest() -> str:
-    root = Path(__file__).parent.parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        name = path.relative_to(root).as_posix()
-        # The command line decides nothing.
-        if not name.startswith("cli/"):
-            digest.update(f"{name}\0".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+@functools.cache
+def _library_versions() -> dict[str, str]:
+    installed = {}
+    for name in _PACKAGES:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # installed under another name
+            installed[name] = ""
+    return installed
 
 
 def machine(threads: int | None) -> dict[str, Any]:
     """What sums of floating-point numbers depend on: the processor's instructions and the threads that share a sum.
 
-    PyTorch is not asked, for its import takes longer than everything else where all results are there. What it goes by
-    stands here instead.
+    PyTorch could be asked, but where all results are stored its import would take longer than everything else. What
+    its choice depends on stands here instead.
 
     Args:
-        threads: that torch was asked to use, None for its own choice.
+        threads: number that the user chose for PyTorch, None for its own choice.
     """
     return {
         "machine": platform.machine(),
         "instructions": _instructions(),
         "threads": threads,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_threads(),
         "environment": {name: os.environ[name] for name in _SETTINGS if name in os.environ},
     }
 
 
 @functools.cache
 def _instructions() -> str:
-    """What the processor can do where the system lists it, or else what it is called."""
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as listed:
-        for line in listed:
-            name, _, value = line.partition(":")
-            if name.strip() in ("flags", "Features"):
-                listed_all = name.strip() == "Features"  # of ARM, which are all of this kind
-                return " ".join(sorted(flag for flag in value.split() if listed_all or flag.startswith(_ARITHMETIC)))
-    return platform.processor()
+    """The processor's instructions for numbers: as Linux lists them, or those that numpy knows and finds."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                name, _, value = line.partition(":")
+                if name.strip() in ("flags", "Features"):
+                    only_numbers = name.strip() == "Features"  # ARM lists no others
+                    return " ".join(sorted(f for f in value.split() if only_numbers or f.startswith(_ARITHMETIC)))
+    return _numpy_instructions()
+
+
+def _numpy_instructions() -> str:
+    extensions = np.show_config(mode="dicts")["SIMD Extensions"]
+    return " ".join([platform.processor(), *sorted({*extensions["baseline"], *extensions.get("found", ())})])

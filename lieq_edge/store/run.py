@@ -1,4 +1,4 @@
-"""Unfinished work: what a stage of several steps has done so far, so that it can go on where it was stopped."""
+"""Unfinished work: what a stage of several steps has done so far, so that it can resume where it was stopped."""
 
 from __future__ import annotations
 
@@ -7,28 +7,35 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..system.files import check_space, process_ended, process_mark
+from ..system.files import check_space
+from ..system.lock import FileLock
 from ..system.progress import log
+from ..system.temporary import sweep_folder, temporary_folder
 from .contents import LOCK, SUFFIX, remove_file, write_whole
 from .entry import Arrays, DamagedError, Entry, read_entry
-from .lock import FileLock
+from .folder import check_folder
 
-# How folders for what the cache does not take begin in the folder for temporary files.
-_PRIVATE = "lieq-run"
+Guard = Callable[[], None]
+"""Is called before anything is stored; raises an error when it must not be."""
+
+
+def unguarded() -> None:
+    """The guard that lets everything pass."""
 
 
 class Run:
     """A folder of states by name, in the hands of one process; use it in a ``with`` block.
 
-    When the block is left without an error the work is done and the folder goes; when it is left with one, or the
-    process ends within it, the states stay for the same work to go on.
+    When the block is left without an error the work is done and the folder is removed; when it is left with one, or
+    the process ends within it, the states stay so that the same work can resume.
 
-    A run without a folder (no cache, or another process is at the same work) keeps nothing: ``save`` does nothing and
-    ``load`` finds nothing. Only what the work itself needs again (``spill``) is kept then, in a temporary folder.
+    A run without a folder (no cache, or another process is at the same work) stores nothing: ``save`` does nothing and
+    ``load`` returns nothing. Only what the work itself needs again (``spill``) is stored then, in a temporary folder.
     """
 
     def __init__(
@@ -39,70 +46,72 @@ class Run:
         limit: int | None = None,
         *,
         lasting: bool = False,
+        guard: Guard = unguarded,
     ) -> None:
-        """Take the folder, if it can be had.
+        """Take the folder, if no other process has it.
 
         Args:
-            folder: of the states, None for a run that cannot go on.
-            complain: is told, once, why states cannot be kept.
-            fits: tells whether there is room for more states.
+            folder: place of the states, None for a run that cannot resume.
+            complain: function that receives, once, the reason why states cannot be stored.
+            fits: function that says whether there is room for more states.
             limit: bytes that all the cache may take.
             lasting: the folder stays when the work is done, for other work that needs the same states.
+            guard: function that is called before a state is saved; its error ends the work.
         """
         self._complain = complain
         self._fits = fits
         self._limit = limit
         self._lasting = lasting
+        self._guard = guard
         self._private: Path | None = None
+        self._cleanup = ExitStack()
         self._spilled: dict[str, Path] = {}
+        self._identity = "" if folder is None else folder.name
         self._folder, self._lock = self._take(folder)
         self._writing = self._folder is not None
 
     def _take(self, folder: Path | None) -> tuple[Path | None, FileLock | None]:
         if folder is None:
             return None, None
+        lock = FileLock(folder / LOCK)
         try:
-            lock = FileLock(folder / LOCK)
-            folder.mkdir(parents=True, exist_ok=True)
             try:
-                taken = lock.acquire()
+                acquired = _make_and_lock(folder, lock)
             except FileNotFoundError:
                 # Another process made room, or finished the work, just now.
-                folder.mkdir(parents=True, exist_ok=True)
-                taken = lock.acquire()
-            if not taken:
-                return None, None
+                acquired = _make_and_lock(folder, lock)
         except OSError as error:
             self._complain(error.strerror or str(error))
             return None, None
-        # Files in writing when the process before ended.
-        for path in folder.glob(".*.tmp"):
-            remove_file(path)
+        if not acquired:
+            return None, None
+        sweep_folder(folder)
         return folder, lock
 
     @property
     def resumable(self) -> bool:
-        """States are kept."""
+        """True when states are stored."""
         return self._writing
 
     def save(self, name: str, arrays: Arrays, record: Any = None) -> bool:
-        """Keep a state under ``name``, in the place of an older one; False when it cannot be kept."""
+        """Store a state in the place of an older one of the same name; False when it cannot be stored."""
+        self._guard()
         if not self._writing or self._folder is None or not self._fits():
             return False
         try:
-            write_whole(self._path(self._folder, name), arrays, record)
+            write_whole(self._path(self._folder, name), arrays, record, self._label(name))
         except OSError as error:
             self._writing = False
             self._complain(error.strerror or str(error))
         return self._writing
 
     def load(self, name: str) -> Entry | None:
-        """The state under ``name``; None when there is none. A damaged one is dropped."""
+        """The state of this name; None when there is none. A damaged one is removed."""
         if self._folder is None:
             return None
         path = self._path(self._folder, name)
         try:
-            return read_entry(path)
+            return read_entry(path, self._label(name))
         except FileNotFoundError:
             return None
         except DamagedError as error:
@@ -113,11 +122,11 @@ class Run:
         return None
 
     def has(self, name: str) -> bool:
-        """There is a state under ``name``, whole or damaged."""
+        """True when there is a state of this name, whole or damaged."""
         return self._folder is not None and self._path(self._folder, name).exists()
 
     def drop(self, name: str) -> None:
-        """Forget a state that is needed no more."""
+        """Remove a state that is not needed any more."""
         if self._folder is not None:
             remove_file(self._path(self._folder, name))
         if name in self._spilled:
@@ -133,11 +142,11 @@ class Run:
             if self.takes(size):
                 return
             self._writing = False
-            self._complain("its disk is too full, or its limit too low, for what waits between two passes")
+            self._complain("its disk is too full, or its limit too low, for what is spilled between two passes")
         check_space(Path(tempfile.gettempdir()), size)
 
     def takes(self, size: int) -> bool:
-        """States of ``size`` bytes in all find room on the disk, and leave the better half of the limit to others."""
+        """True when states of ``size`` bytes in all fit on the disk, and half of the limit is left to others."""
         if not self._writing or self._folder is None or (self._limit is not None and size > self._limit / 2):
             return False
         with contextlib.suppress(OSError):
@@ -145,7 +154,7 @@ class Run:
         return False
 
     def spill(self, name: str, arrays: Arrays, record: Any = None) -> None:
-        """Put away what this process needs again; where states are kept it is one of them.
+        """Store what this process needs again; where states are stored it is one of them.
 
         Raises:
             OSError: neither the cache nor the folder for temporary files can take it.
@@ -153,19 +162,22 @@ class Run:
         if self.save(name, arrays, record):
             return
         if self._private is None:
-            _sweep()
-            self._private = Path(tempfile.mkdtemp(prefix=f"{_PRIVATE}.{process_mark()}."))
+            self._private = self._cleanup.enter_context(temporary_folder())
         path = self._path(self._private, name)
-        write_whole(path, arrays, record)
+        write_whole(path, arrays, record, self._label(name))
         self._spilled[name] = path
 
     def fetch(self, name: str) -> Entry | None:
         """What was spilled, by this process or the one before; None when it is gone."""
         if name in self._spilled:
             with contextlib.suppress(FileNotFoundError, DamagedError):
-                return read_entry(self._spilled[name])
+                return read_entry(self._spilled[name], self._label(name))
             remove_file(self._spilled.pop(name))
         return self.load(name)
+
+    def _label(self, name: str) -> str:
+        """The name that a state holds inside: a folder or file that was copied from other work has another one."""
+        return f"{self._identity}/{name}"
 
     @staticmethod
     def _path(folder: Path, name: str) -> Path:
@@ -180,32 +192,34 @@ class Run:
         self.close(done=kind is None)
 
     def close(self, *, done: bool) -> None:
-        """Give the folder back, and remove it when the work is ``done`` or nothing was kept."""
-        if self._private is not None:
-            shutil.rmtree(self._private, ignore_errors=True)
-            self._private = None
+        """Give the folder back.
+
+        Args:
+            done: the work is finished, so that its folder is removed. A folder without states is removed anyway.
+        """
+        self._cleanup.close()
+        self._private = None
         if self._folder is None or self._lock is None:
             return
-        empty = all(path.name == LOCK for path in _listed(self._folder))
-        goes = empty or (done and not self._lasting)
-        if goes:
+        is_empty = all(path.name == LOCK for path in _listed(self._folder))
+        ends = is_empty or (done and not self._lasting)
+        if ends:
             shutil.rmtree(self._folder, ignore_errors=True)
         elif self._lasting:
             with contextlib.suppress(OSError):
                 os.utime(self._folder)  # it was used now
         self._lock.release()
-        if os.name == "nt" and goes:
-            # There the lock's file could not go before.
+        if ends and os.name == "nt":
+            # The file of a lock that is held cannot be removed there.
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = self._lock = None
         self._writing = False
 
 
-def _sweep() -> None:
-    """Remove what killed processes have left in the folder for temporary files."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_PRIVATE}.*.*"):
-        if process_ended(path.name.split(".")[1]):
-            shutil.rmtree(path, ignore_errors=True)
+def _make_and_lock(folder: Path, lock: FileLock) -> bool:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_folder(folder)
+    return lock.acquire()
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -2,7 +2,7 @@
 
 Python raises KeyboardInterrupt wherever the main thread happens to be. In a callback of native code, a finaliser, or a
 library's import that catches everything, it is swallowed, and the work would go on. The program therefore remembers
-that it was asked to stop, and every step of long work asks. Within an import it is not raised at all: native modules
+that it was asked to stop, and every step of long work checks. Within an import it is not raised at all: native modules
 that import Python ones abort the process (PyTorch does), and a half imported library fails in its own way.
 """
 
@@ -18,7 +18,7 @@ _asked = False
 
 
 def watch() -> None:
-    """Remember interrupts from now on; they still raise KeyboardInterrupt, the first within an import excepted.
+    """Remember interrupts from now on; they still raise KeyboardInterrupt, except the first within an import.
 
     Only the main thread of a program can do this.
     """
@@ -29,7 +29,7 @@ def watch() -> None:
 
 
 def hush() -> None:
-    """Do not print interrupts that are swallowed in finalisers, where Python can only print them: ``check`` tells."""
+    """Do not print interrupts that are swallowed in finalisers, where Python can only print them: ``check`` raises."""
     sys.unraisablehook = _print_but_interrupts
 
 
@@ -39,7 +39,7 @@ def _print_but_interrupts(unraisable: Any) -> None:
 
 
 def came() -> bool:
-    """True when an interrupt came that ``check`` has not told yet; what failed since then may have failed of it."""
+    """True when an interrupt came that ``check`` has not raised yet; later errors may be caused by it."""
     return _asked
 
 

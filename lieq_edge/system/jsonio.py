@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import InputError
-from .files import atomic_path, read_text
+from .files import read_text, write_output
 
 T = TypeVar("T")
 
@@ -19,17 +19,27 @@ def to_json(value: Any) -> Any:
     return TypeAdapter(type(value)).dump_python(value, mode="json")
 
 
-def save_json(value: Any, path: Path) -> None:
-    """Write a dataclass to ``path`` as JSON; the file appears whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(to_json(value), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+def save_json(value: Any, path: Path, *, replace: bool = True) -> None:
+    """Write a dataclass as JSON; the file appears whole or not at all.
+
+    Args:
+        value: the dataclass.
+        path: the file.
+        replace: a file that is there is replaced.
+
+    Raises:
+        InputError: ``path`` cannot be an output, or a file is there and not ``replace``.
+        OSError: the file cannot be written.
+    """
+    text = json.dumps(to_json(value), indent=1, sort_keys=True) + "\n"
+    write_output(path, text.encode("utf-8"), replace=replace)
 
 
 def load_json(kind: type[T], path: Path) -> T:
     """Read a dataclass of type ``kind`` from ``path``.
 
     Raises:
-        InputError: the file is missing, is no JSON, or does not describe a ``kind``.
+        InputError: the file is missing, is not JSON, or does not describe a ``kind``.
     """
     from pydantic import TypeAdapter, ValidationError
 

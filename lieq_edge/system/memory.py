@@ -9,60 +9,56 @@ import gc
 import sys
 from pathlib import Path
 
+import psutil
+
+if sys.platform != "win32":
+    import resource
+
 WIDE = 4096
 """Columns from which square matrices are large: each takes 64 MB at least, and a product with one takes long."""
 
-# Part of the machine's memory that is not worth sparing: pages that are given back have to be taken anew, and what goes
-# to files takes pages too.
+# Part of the machine's memory that is not worth sparing: pages that are given back have to be taken anew, and files
+# take pages too.
 _SMALL_PART = 1 / 8
-# The same of all that this process has, what waits in its memory included.
+# The same for all that this process has, spilled arrays that stay in memory included.
 _SMALL_PROCESS = 1 / 4
 
 
 def peak_rss_bytes() -> int:
     """The largest resident size that this process has had, in bytes."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        import psutil
-
+    if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts in KiB, macOS in bytes.
-    return peak if sys.platform == "darwin" else peak * 1024
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # Linux counts in KiB, macOS in bytes.
+        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _resident_bytes() -> int:
     """The present resident size of this process."""
-    import psutil
-
     return int(psutil.Process().memory_info().rss)
 
 
 def is_little_memory(size: int) -> bool:
-    """``size`` bytes are a small part of the memory that is free."""
+    """True when ``size`` bytes are a small part of the memory that is free."""
     return size <= _SMALL_PART * _free_bytes()
 
 
 def _free_bytes() -> int:
-    """Of the machine, or of what a container may still take of it."""
-    import psutil
-
+    """Free memory of the machine, or what a container may still take of it."""
     free = int(psutil.virtual_memory().available)
     limit = _container_limit()
     return free if limit is None else min(free, max(limit[0] - limit[1], 0))
 
 
 def _memory_bytes() -> int:
-    """Of the machine, or what a container may take of it."""
-    import psutil
-
+    """Memory of the machine, or what a container may take of it."""
     total = int(psutil.virtual_memory().total)
     limit = _container_limit()
     return total if limit is None else min(total, limit[0])
 
 
-# Where a container sees its own limit and what it takes, by version of Linux's control groups.
+# Files in which Linux's control groups show a container its limit and what it takes, by their version.
 _LIMITS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
@@ -72,7 +68,7 @@ _LIMITS = (
 def _container_limit() -> tuple[int, int] | None:
     """Bytes that this container may take and those that it has, its files in memory included; None without a limit."""
     for limit, used in _LIMITS:
-        # Without a limit the first says "max".
+        # Without a limit the first file says "max".
         with contextlib.suppress(OSError, ValueError):
             return int(limit.read_text()), int(used.read_text())
     return None
@@ -80,8 +76,8 @@ def _container_limit() -> tuple[int, int] | None:
 
 # Names of settings in glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-# Bytes of freed memory that are kept; and the largest size that glibc lets come from the memory that is kept.
-_KEPT_BYTES, _LARGEST_KEPT = 1 << 28, 1 << 25
+# Bytes of freed memory that are held back, and the largest size that glibc takes from them.
+_HELD_BYTES, _LARGEST_HELD = 1 << 28, 1 << 25
 
 
 @functools.cache
@@ -90,31 +86,32 @@ def keep_freed_memory() -> None:
 
     Running a block allocates and frees the same tensors of about 10 MB over and over. By default glibc gives each back
     and asks for it again, and the pages' first touch then takes as long as the arithmetic. Threads share what was
-    freed: with memory of their own, each would keep the most that it ever used. Does nothing elsewhere.
+    freed: with memory of their own, each would keep the most that it ever used. Only glibc has these settings.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # musl has none
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
-        mallopt(_M_ARENA_MAX, 1)
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:  # musl does not have it
+            mallopt(_M_TRIM_THRESHOLD, _HELD_BYTES)
+            mallopt(_M_MMAP_THRESHOLD, _LARGEST_HELD)
+            mallopt(_M_ARENA_MAX, 1)
 
 
 def forget_garbage() -> None:
-    """Look for cycles, which models have and which keep them in memory, and give back what is freed."""
+    """Free objects that refer to each other in circles, as models do, and give their memory back."""
     gc.collect()
     give_back_memory()
 
 
 def give_back_memory(columns: int = WIDE) -> None:
-    """Give freed memory back to the system, before something large is allocated. Does nothing without glibc.
+    """Give freed memory back to the system before something large is allocated. Only glibc can do that.
 
-    For matrices of few ``columns`` it is kept, to be used again, while this process has a small part of the machine's.
+    Args:
+        columns: size of the matrices that come next. For few columns the memory is kept to be used again while this
+            process has a small part of the machine's.
     """
     if columns < WIDE and _resident_bytes() < _SMALL_PROCESS * _memory_bytes():
         return
-    if sys.platform.startswith("linux"):
+    if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)

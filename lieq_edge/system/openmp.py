@@ -9,9 +9,8 @@ import os
 from pathlib import Path
 
 _SPINS = "GOMP_SPINCOUNT"
-# Turns that a thread without work spins before it sleeps: some ten microseconds. A block is a row of short steps, and
-# where threads sleep at once (OMP_WAIT_POLICY=PASSIVE) it takes a fifth longer; with GNU's own 300,000 turns it takes
-# three times as long on cores that another program uses too.
+# Turns that a thread without work spins before it sleeps: about ten microseconds. Running a block takes many short
+# steps; threads that sleep at once make it slower, and so do GNU's 300,000 turns on cores that are shared.
 _TURNS = "10000"
 
 
@@ -19,8 +18,8 @@ def share_openmp() -> None:
     """Load PyTorch's OpenMP before any other library brings another one; PyTorch itself is not imported.
 
     On Linux llama.cpp and PyTorch both ask for ``libgomp.so.1``, and a process gives both the one that came first. How
-    long its threads spin is read from the environment as it is loaded; what the user has set there stands. Where
-    PyTorch brings no OpenMP of that name, what we set stays there for whichever is loaded later.
+    long its threads spin is read from the environment as it is loaded; a setting of the user's stays. Where PyTorch
+    brings no OpenMP of that name, our setting stays for the one that is loaded later.
     """
     ours = _SPINS not in os.environ and "OMP_WAIT_POLICY" not in os.environ
     if ours:
@@ -31,5 +30,5 @@ def share_openmp() -> None:
             with contextlib.suppress(OSError):
                 ctypes.CDLL(str(path))
                 if ours:
-                    # It has been read. Other programs that are started from here know better themselves.
+                    # It has been read, and programs that are started from here need not inherit it.
                     os.environ.pop(_SPINS, None)

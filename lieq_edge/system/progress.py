@@ -1,4 +1,4 @@
-"""Progress on stderr: one bar a stage on a terminal, plain lines elsewhere, nothing when quiet."""
+"""Progress of long work, for whoever asked for it: a terminal, a callback, or nobody, which is the default."""
 
 from __future__ import annotations
 
@@ -6,60 +6,189 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Protocol
+
+import psutil
 
 from . import interrupt
+from .terminal import clean, say
 
-_quiet = False
-
-
-def set_quiet(quiet: bool) -> None:
-    """Switch all progress and log lines off or on."""
-    global _quiet
-    _quiet = quiet
+Advance = Callable[[], None]
+"""To call after each step; raises KeyboardInterrupt when the user asked to stop and a library swallowed it."""
 
 
-def is_quiet() -> bool:
-    """True when nothing but results and errors is wanted."""
-    return _quiet
+class Receiver(Protocol):
+    """Receives the progress of the work and what it has to say."""
+
+    def stage(self, title: str, total: int) -> AbstractContextManager[Advance]:
+        """Receive a stage of ``total`` steps; the value of the ``with`` block is called after each step."""
+
+    def note(self, message: str) -> None:
+        """Receive one line for the user."""
 
 
-def log(message: str) -> None:
-    """One line for the user on stderr."""
-    if not _quiet:
-        print(message, file=sys.stderr, flush=True)
+@dataclass(frozen=True)
+class Event:
+    """What a callback receives.
+
+    Attributes:
+        stage: title of the present stage, empty outside of one.
+        done: steps of it that are done; 0 at its beginning.
+        total: steps of it.
+        message: line for the user, empty when a step is reported.
+    """
+
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+    message: str = ""
+
+
+class Silent:
+    """Receives everything and shows nothing."""
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int) -> Iterator[Advance]:
+        yield interrupt.check
+
+    def note(self, message: str) -> None:
+        pass
+
+
+class Callback:
+    """Calls a function for every beginning of a stage, every step and every line."""
+
+    def __init__(self, function: Callable[[Event], None]) -> None:
+        """Prepare the receiver.
+
+        Args:
+            function: receives each event, in the thread that does the work. What it raises ends the work.
+        """
+        self._function = function
+        self._now = Event()
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int) -> Iterator[Advance]:
+        around, self._now = self._now, Event(title, 0, total)
+        self._function(self._now)
+
+        def advance() -> None:
+            interrupt.check()
+            self._now = Event(title, self._now.done + 1, total)
+            self._function(self._now)
+
+        try:
+            yield advance
+        finally:
+            self._now = around
+
+    def note(self, message: str) -> None:
+        now = self._now
+        self._function(Event(now.stage, now.done, now.total, message))
+
+
+class Terminal:
+    """Shows progress on stderr: one bar a stage on a terminal, plain lines elsewhere."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        """Prepare the receiver.
+
+        Args:
+            quiet: nothing is shown.
+        """
+        self.quiet = quiet
+
+    def note(self, message: str) -> None:
+        if not self.quiet:
+            say(message)
+
+    @contextlib.contextmanager
+    def stage(self, title: str, total: int) -> Iterator[Advance]:
+        if self.quiet or sys.stderr is None:
+            yield interrupt.check
+        elif sys.stderr.isatty():
+            with _bar(title, total) as advance:
+                yield advance
+        else:
+            start = time.monotonic()
+            yield interrupt.check
+            self.note(f"{title}: done in {time.monotonic() - start:.1f} s")
+
+
+_default: Receiver = Silent()
+_receiver: ContextVar[Receiver | None] = ContextVar("receiver", default=None)
+
+
+def receiver() -> Receiver:
+    """The present receiver: that of the innermost ``receive_with``, or the one of the whole process."""
+    return _receiver.get() or _default
 
 
 @contextlib.contextmanager
-def stage(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show the progress of ``total`` steps, their rate, the remaining time and the memory in use.
+def receive_with(chosen: Receiver) -> Iterator[None]:
+    """Let ``chosen`` receive what happens in the block. Other threads keep the receiver of the whole process."""
+    token = _receiver.set(chosen)
+    try:
+        yield
+    finally:
+        _receiver.reset(token)
 
-    The value is a function to call after each step.
 
-    The function raises KeyboardInterrupt when the user asked to stop and a library swallowed it.
+def set_quiet(quiet: bool) -> None:
+    """Let the terminal receive everything in this process, as the command line does.
+
+    Args:
+        quiet: nothing but results and errors is shown.
     """
-    if _quiet:
-        yield interrupt.check
-        return
-    if not sys.stderr.isatty():
-        start = time.monotonic()
-        yield interrupt.check
-        log(f"{title}: done in {time.monotonic() - start:.1f} s")
-        return
-    import psutil
+    global _default
+    _default = Terminal(quiet=quiet)
+
+
+def is_quiet() -> bool:
+    """True when nothing is shown on the terminal."""
+    present = receiver()
+    return not isinstance(present, Terminal) or present.quiet
+
+
+def log(message: str) -> None:
+    """Report one line to the user."""
+    receiver().note(message)
+
+
+def stage(title: str, total: int) -> AbstractContextManager[Advance]:
+    """Report the progress of a stage.
+
+    Args:
+        title: name of the stage for the user.
+        total: number of its steps.
+
+    Returns:
+        A context manager; its value is a function to call after each step, which raises KeyboardInterrupt when the
+        user asked to stop and a library swallowed it.
+    """
+    return receiver().stage(title, total)
+
+
+@contextlib.contextmanager
+def _bar(title: str, total: int) -> Iterator[Advance]:
+    """A bar with the steps, their rate, the remaining time and the memory in use."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    own = psutil.Process()
+    process = psutil.Process()
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[memory]}"),
+        TextColumn("{task.fields[memory]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, rate="", memory="")
+        task = bar.add_task(clean(title), total=total, rate="", memory="")
         start, done = time.monotonic(), 0
 
         def advance() -> None:
@@ -67,6 +196,6 @@ def stage(title: str, total: int) -> Iterator[Callable[[], None]]:
             interrupt.check()
             done += 1
             rate = f"{done / max(time.monotonic() - start, 1e-9):.1f}/s"
-            bar.update(task, advance=1, rate=rate, memory=f"{own.memory_info().rss / 1e9:.2f} GB")
+            bar.update(task, advance=1, rate=rate, memory=f"{process.memory_info().rss / 1e9:.2f} GB")
 
         yield advance

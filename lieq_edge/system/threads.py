@@ -1,4 +1,4 @@
-"""Cores that this process may use."""
+"""The processor cores that this process may use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import psutil
 
 
 def available_threads() -> int:
-    """CPU cores that this process may use."""
+    """Cores that this process may use; macOS knows no such restriction."""
     process = psutil.Process()
     if hasattr(process, "cpu_affinity"):
         return len(process.cpu_affinity())

@@ -1,4 +1,10 @@
+"""GGUF files hold what they were given, byte for byte as the gguf library writes it."""
+
+from __future__ import annotations
+
+import hashlib
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
@@ -50,8 +56,64 @@ def contents(seed: int = 0) -> list[bytes]:
 
 
 def write(path: Path, metadata: list[KeyValue] = EVERY_TYPE) -> Path:
-    write_container(path, "llama", metadata, ENTRIES, contents())
+    digest = write_container(path, "llama", metadata, ENTRIES, contents())
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     return path
+
+
+def write_with_library(path: Path, metadata: list[KeyValue]) -> Path:
+    """The same file as ``write``, by the gguf library."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+
+    writer = gguf.GGUFWriter(path, "llama")
+    for kv in metadata:
+        if kv.key == "general.alignment":
+            writer.data_alignment = kv.value
+        if kv.key != "general.architecture":
+            item_type = None if kv.item_type is None else V(kv.item_type)
+            writer.add_key_value(kv.key, plain(kv.value), V(kv.type), item_type)
+    for name, shape, kind in ENTRIES:
+        writer.add_tensor_info(name, shape, np.dtype(np.float32), kind.nbytes(shape), raw_dtype=kind.id)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.write_padding(writer.fout[0], writer.fout[0].tell())
+    for content in contents():
+        writer.write_tensor_data(np.frombuffer(content, np.uint8))
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        [KeyValue("general.alignment", 128, int(V.UINT32))],
+        [KeyValue("a.u8", 7, int(V.UINT8)), KeyValue("a.new", "x", int(V.STRING))],
+        [KeyValue("a.more", "x" * length, int(V.STRING)) for length in (1,)],
+    ],
+    ids=["plain", "aligned", "key twice", "other length"],
+)
+def test_the_bytes_are_those_of_the_library(tmp_path: Path, more: list[KeyValue]) -> None:
+    metadata = [*EVERY_TYPE, *more]
+    own, library = write(tmp_path / "own.gguf", metadata), write_with_library(tmp_path / "library.gguf", metadata)
+    assert own.read_bytes() == library.read_bytes()
+    assert file_bytes(metadata, ENTRIES) == own.stat().st_size
+
+
+@pytest.mark.parametrize("value", [-1, 256, 0.5])
+def test_a_number_that_does_not_fit_is_refused(tmp_path: Path, value: float) -> None:
+    with pytest.raises(struct.error):
+        write(tmp_path / "x.gguf", [ARCHITECTURE, KeyValue("a.u8", value, int(V.UINT8))])
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="same name"):
+        write_container(tmp_path / "x.gguf", "llama", [ARCHITECTURE], [ENTRIES[0]] * 2, contents()[:1] * 2)
 
 
 def test_every_value_type_comes_back_unchanged(tmp_path: Path) -> None:
@@ -113,16 +175,18 @@ def test_same_arguments_give_same_bytes(tmp_path: Path) -> None:
 
 def test_one_tensor_is_held_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
-    seen = []
+    large = [(f"blk.{index}.ffn_up.weight", (1 << 17,), TYPES["F32"]) for index in range(4)]
+    sizes = []
 
-    def data():
-        for content in contents():
-            seen.append(path.stat().st_size)
-            yield content
+    def data() -> Iterator[bytes]:
+        for _, shape, kind in large:
+            sizes.append(path.stat().st_size)
+            yield bytes(kind.nbytes(shape))
 
-    write_container(path, "llama", EVERY_TYPE, ENTRIES, data())
-    assert seen[0] >= 0
-    assert len(seen) == len(ENTRIES)
+    write_container(path, "llama", EVERY_TYPE, large, data())
+    steps = np.diff([*sizes, path.stat().st_size])
+    # All but what a buffer holds is in the file before the next tensor is asked for.
+    assert (np.abs(steps - (1 << 19)) <= 1 << 18).all()
 
 
 def test_empty_lists_are_left_out(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lieq_edge.store import keys
 from lieq_edge.store.keys import array_hash, canonical, key_of, machine, versions
 
 VALUES: st.SearchStrategy[Any] = st.recursive(
@@ -62,7 +64,28 @@ def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
 
 
 def test_versions_and_machine_have_keys() -> None:
-    assert {"format", "code", "torch", "transformers", "numpy", "llama-cpp-python"} <= set(versions())
+    libraries = {"torch", "transformers", "tokenizers", "numpy", "scipy", "numba", "llama-cpp-python", "gguf"}
+    assert {"format", "code", "safetensors", "sentencepiece", *libraries} <= set(versions())
+    assert all(versions().values())
     assert canonical(versions())
     assert machine(3)["threads"] == 3
     assert canonical(machine(None))
+
+
+def test_another_version_of_a_library_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = versions()
+    keys._library_versions.cache_clear()
+    installed = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.1" if name == "numba" else installed(name))
+    after = versions()
+    keys._library_versions.cache_clear()
+    assert {name for name in before if before[name] != after[name]} == {"numba"}
+
+
+def test_instructions_are_known_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys._instructions.cache_clear()
+    monkeypatch.setattr("sys.platform", "darwin")
+    found = keys._instructions()
+    keys._instructions.cache_clear()
+    assert found == keys._numpy_instructions()
+    assert len(found.split()) > 1

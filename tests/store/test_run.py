@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from lieq_edge.store import FolderCache
 from lieq_edge.store import run as run_module
-from lieq_edge.store.lock import FileLock
+from lieq_edge.system.lock import FileLock
 
 STATE = {"a": np.arange(5)}
 
@@ -128,10 +129,9 @@ def test_half_of_the_limit_is_left_to_others(tmp_path: Path) -> None:
 
 
 def _hold(path: Path, ready: multiprocessing.synchronize.Event) -> None:
-    assert FileLock(path).acquire()
+    lock = FileLock(path)
+    assert lock.acquire()
     ready.set()
-    import time
-
     time.sleep(60)
 
 
