@@ -14,7 +14,7 @@ from lieq_edge.blockwise import residual
 from lieq_edge.blockwise.model import BlockModel
 from lieq_edge.blockwise.partial_runs import input_of
 from lieq_edge.blockwise.precision import fast_products
-from lieq_edge.blockwise.residual import ResidualStream, Stored, Written
+from lieq_edge.blockwise.residual import ResidualStream, StoredStates, Written
 from lieq_edge.rounding.drift import Stream
 from lieq_edge.sources import open_source
 from lieq_edge.store import Run
@@ -39,7 +39,7 @@ def test_sixteen_bits_are_an_eighth_as_coarse_as_bfloat16s(power: int, seed: int
     exact = torch.randn(2, 8, 16, generator=generator) * torch.logspace(0, 3, 16) * 2.0**power
     hidden = exact.clone()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        stored = Stored.of(hidden)
+        stored = StoredStates.of(hidden)
     assert stored.values.dtype == torch.float16
     assert torch.equal(stored[:], hidden)
     assert torch.equal(stored[1:2], hidden[1:2])
@@ -51,12 +51,12 @@ def test_sixteen_bits_are_an_eighth_as_coarse_as_bfloat16s(power: int, seed: int
 def test_hidden_states_of_one_kind_of_number_stay_as_they_are(value: float) -> None:
     hidden = torch.full((1, 2, 4), value)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(Stored.of(hidden)[:], torch.full((1, 2, 4), value), equal_nan=True)
+        torch.testing.assert_close(StoredStates.of(hidden)[:], torch.full((1, 2, 4), value), equal_nan=True)
 
 
 def test_without_bfloat16_nothing_is_rounded() -> None:
     hidden = torch.randn(2, 4, 8)
-    assert Stored.of(hidden).values is hidden
+    assert StoredStates.of(hidden).values is hidden
 
 
 @pytest.mark.usefixtures("on_disk")
@@ -116,13 +116,13 @@ def test_a_little_waits_in_memory_and_goes_as_it_is_read(
         for _ in range(2):
             for index in blocks:
                 _assert_same(stream.written(index), files.written(index))
-            assert set(stream._shelf._held) == {f"input.{len(blocks)}"}
+            assert set(stream._storage._in_process) == {f"input.{len(blocks)}"}
         # As when earlier blocks were rounded by a process that was killed.
         resumed = ResidualStream(model, TOKENS, run, inside=True)
         resumed.forward()
         for index in blocks[1:]:
             _assert_same(resumed.written(index), files.written(index))
-        assert set(resumed._shelf._held) == {f"input.{len(blocks)}"}
+        assert set(resumed._storage._in_process) == {f"input.{len(blocks)}"}
 
 
 @pytest.mark.usefixtures("on_disk")
