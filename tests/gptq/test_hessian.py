@@ -1,4 +1,4 @@
-"""H from the tokens that carry the loss."""
+"""H over the tokens that add most to it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_heavy_tokens_count_as_they_are_and_equal_ones_evenly() -> None:
     assert gaps.max() <= 4
 
 
-def test_a_token_that_all_attend_to_is_kept_however_little_the_loss_minds_it() -> None:
+def test_a_token_that_all_attend_to_is_kept_despite_a_small_loss_weight() -> None:
     x, weights = torch.ones(1, 100, 4), torch.ones(1, 100)
     x[0, 60], weights[0, 60] = 1000.0, 0.01
     (part,) = tokens_of(slice(0, 1), squared_norms(x), weights, frozenset())
