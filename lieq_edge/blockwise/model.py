@@ -18,16 +18,16 @@ from .outer import OuterWeights, missing, parameter_of
 from .sixteen_bits import cast_once
 from .threads import use_threads
 
-# Blocks stay in memory when all of them take at most this much in float32: a model of about 250M weights then
-# is read and dequantised once, and the whole program still stays below 2 GB.
+# Blocks stay in memory if all of them take at most so many bytes in float32: a model of about 250M weights is then
+# read and dequantised once, and the process stays below 2 GB.
 KEEP_BYTES = 1_000_000_000
-# Logits are computed for so many tokens at once that they take at most this many floats: 28 MB, which glibc lets come
-# from memory that was used before; but not for so few that reading the matrix takes longer than its products.
+# Logits that are computed at once: 28 MB, which glibc takes from freed memory. At least so many rows, because with
+# fewer reading the matrix would take longer than its products.
 _LOGIT_FLOATS = 7 << 20
 _FEWEST_LOGIT_ROWS = 64
-# Tokens that ``advance`` sends through a block at once.
+# Tokens that ``advance`` runs through a block at once.
 _BATCH_TOKENS = 2048
-# What the families call the norm behind the last block.
+# Names of the norm after the last block.
 _FINAL_NORMS = ("norm", "ln_f", "final_layernorm")
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -36,18 +36,18 @@ _Module = TypeVar("_Module", bound=nn.Module)
 class BlockModel:
     """The model of a ``Source`` in float32 on the CPU, in evaluation mode, without gradients for its parameters.
 
-    Embedding, final norm, head and rotary tables are in memory from the start; a block's parameters are there
-    inside ``with model.block(i)``.
+    Embedding, final norm, head and rotary tables are in memory from the start; a block's parameters only within
+    ``with model.block(i)``.
 
     Attributes:
-        source: where the weights come from.
+        source: source of the weights.
         config: the transformers configuration.
         causal_lm: the transformers model, with the replacements of ``modules.replace_modules``; its blocks are on the
             meta device outside ``block`` and ``whole``.
         n_blocks: number of Transformer blocks.
-        columns: of the widest matrix of them.
-        head_name: GGUF name of the matrix that makes the logits; a tied model's is its token embedding.
-        embedding_scale: what the model multiplies token embeddings by (Gemma, Granite); 1 for most.
+        columns: columns of the widest matrix in the blocks.
+        head_name: GGUF name of the matrix that computes the logits; in a tied model the token embedding.
+        embedding_scale: factor of token embeddings (Gemma, Granite); 1 for most models.
     """
 
     def __init__(self, source: Source, *, threads: int | None = None, keep_blocks: bool | None = None) -> None:
@@ -56,7 +56,7 @@ class BlockModel:
         Args:
             source: the model to run.
             threads: CPU threads for torch; see ``use_threads``.
-            keep_blocks: keep blocks in memory once they were read; None decides by ``KEEP_BYTES``.
+            keep_blocks: keep blocks in memory after they were read; None decides by ``KEEP_BYTES``.
 
         Raises:
             InputError: transformers does not know the architecture, or the weights do not match the configuration.
@@ -90,11 +90,11 @@ class BlockModel:
             else:
                 outer[name] = spec.name
         self._keep = 4 * count <= KEEP_BYTES if keep_blocks is None else keep_blocks
-        turned = self._transposed
+        transposed = self._transposed
 
-        # Not a method of this object, which would then be part of a cycle and stay in memory for a while.
+        # Not a method, because the object would be part of a cycle and stay in memory until it is collected.
         def read(name: str) -> Tensor:
-            return _parameter(source, turned, name, source.read(name))
+            return _parameter(source, transposed, name, source.read(name))
 
         self._read = read
         self._outer = OuterWeights(self.causal_lm, source, outer, prefix, read)
@@ -102,7 +102,7 @@ class BlockModel:
         self.embedding_scale = self._embedding_scale()
 
     def parameter(self, gguf_name: str, array: Array) -> Tensor:
-        """What the module's parameter is when the GGUF tensor ``gguf_name`` is ``array``."""
+        """The module's parameter if the GGUF tensor ``gguf_name`` is ``array``."""
         return _parameter(self.source, self._transposed, gguf_name, array)
 
     def _load_block(self, index: int) -> None:
@@ -118,7 +118,7 @@ class BlockModel:
         self._loaded.add(index)
 
     def _release_block(self, index: int) -> None:
-        # Only parameters go: a block's own tables (buffers) are small and would not come back.
+        # Buffers stay, because they are small and are not in the source.
         for module in self._blocks[index].modules():
             for name, parameter in list(module.named_parameters(recurse=False)):
                 setattr(module, name, nn.Parameter(parameter.to("meta"), requires_grad=False))
@@ -126,7 +126,7 @@ class BlockModel:
 
     @contextlib.contextmanager
     def block(self, index: int) -> Iterator[nn.Module]:
-        """The block's module with its parameters in memory; they are released at the end unless kept."""
+        """The block's module with its parameters in memory; they are released at the end unless blocks are kept."""
         self._load_block(index)
         try:
             yield self._blocks[index]
@@ -135,7 +135,7 @@ class BlockModel:
                 self._release_block(index)
 
     def stop_keeping(self) -> None:
-        """Release all blocks, and read each anew from now on."""
+        """Release all blocks; from now on each is read when it is needed."""
         self._keep = False
         for index in list(self._loaded):
             self._release_block(index)
@@ -143,8 +143,8 @@ class BlockModel:
     def release_outer(self, *, for_good: bool = False) -> None:
         """Release embedding and head until they are needed again.
 
-        With ``for_good`` the head is read piece by piece from now on, and nothing can be embedded any more; nothing
-        happens where the source cannot read pieces of it.
+        With ``for_good`` the head is read in pieces from now on, and no tokens can be embedded any more; this does
+        nothing if the source cannot read single rows of it.
         """
         if for_good:
             self._outer.read_in_pieces()
@@ -153,7 +153,7 @@ class BlockModel:
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[Any]:
-        """The transformers model with all blocks in memory, as generating text needs (4 bytes a weight)."""
+        """The transformers model with all blocks in memory (4 bytes per weight), as generating text needs."""
         self._outer.hold()
         try:
             for index in range(self.n_blocks):
@@ -165,9 +165,9 @@ class BlockModel:
                     self._release_block(index)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """What enters the first block, ``(n, T, d)``, for token ids ``(n, T)``.
+        """The input of the first block, ``(n, T, d)``, for token ids ``(n, T)``.
 
-        That is the embeddings with all that the model does to them before its blocks (scaling, learned positions).
+        These are the embeddings after everything that the model does before its blocks (scaling, learned positions).
 
         Raises:
             InputError: the windows are longer than the model's learned positions.
@@ -189,7 +189,7 @@ class BlockModel:
         return hidden[0]
 
     def embeddings(self) -> list[nn.Embedding]:
-        """The tables that ``embed`` looks up, that of the tokens first."""
+        """The embedding tables that ``embed`` uses, first that of the tokens."""
         self._outer.hold()
         tokens = self.causal_lm.get_input_embeddings()
         others = [m for m in self._inner.children() if isinstance(m, nn.Embedding) and m is not tokens]
@@ -197,28 +197,28 @@ class BlockModel:
 
     @contextlib.contextmanager
     def with_embeddings(self, weights: list[Tensor]) -> Iterator[None]:
-        """Other tables for ``embeddings()`` meanwhile."""
+        """A context in which ``embeddings()`` have other weights."""
         tables = self.embeddings()
-        kept = [table.weight for table in tables]
+        originals = [table.weight for table in tables]
         try:
             for table, weight in zip(tables, weights, strict=True):
                 table.weight = nn.Parameter(weight, requires_grad=False)
             yield
         finally:
-            for table, own in zip(tables, kept, strict=True):
-                table.weight = own
+            for table, weight in zip(tables, originals, strict=True):
+                table.weight = weight
 
     def _embedding_scale(self) -> float:
-        # Measured, for families differ in where they scale and what they call it. Differences between tokens at the
-        # same position are free of what is added to them.
+        # Measured, because families scale in different places. Differences between tokens at the same position do not
+        # depend on learned positions, which are added.
         table = self.embeddings()[0].weight[:64]
         with torch.no_grad():
-            entered = self.embed(torch.arange(len(table))[:, None])[:, 0].diff(dim=0).flatten().double()
-        given = table.diff(dim=0).flatten().double()
-        return float(entered @ given / (given @ given)) if given.any() else 1.0
+            inputs = self.embed(torch.arange(len(table))[:, None])[:, 0].diff(dim=0).flatten().double()
+        embeddings = table.diff(dim=0).flatten().double()
+        return float(inputs @ embeddings / (embeddings @ embeddings)) if embeddings.any() else 1.0
 
     def run_block(self, module: nn.Module, index: int, hidden: Tensor) -> Tensor:
-        """Block ``index`` on hidden states ``(n, T, d)``; differentiable in ``hidden`` when that asks for it."""
+        """Output ``(n, T, d)`` of block ``index`` for hidden states ``(n, T, d)``, differentiable in these."""
         args, kwargs = self._block_arguments(hidden.shape[1])[index]
         out = module(hidden, *args, **kwargs)
         result: Tensor = out[0] if isinstance(out, tuple) else out
@@ -231,9 +231,12 @@ class BlockModel:
         hidden: Tensor,
         within: Callable[[slice], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
-        """Replace hidden states ``(n, T, d)`` by the block's output, in place and a few sequences at a time.
+        """Replace hidden states by the block's output, in place and a few sequences at a time.
 
-        Each time the block runs ``within`` a context that is made of the sequences.
+        Args:
+            module, index: the block.
+            hidden: ``(n, T, d)``.
+            within: makes a context in which the block runs, from the slice of sequences.
         """
         with cast_once(module):
             for batch in self.batches(hidden.shape):
@@ -241,7 +244,7 @@ class BlockModel:
                     hidden[batch] = self.run_block(module, index, hidden[batch])
 
     def batches(self, shape: tuple[int, ...]) -> list[slice]:
-        """A few of ``(n, T)`` sequences at a time."""
+        """Slices of a few of the n sequences of shape ``(n, T, ...)``."""
         step = max(1, _BATCH_TOKENS // shape[1])
         return [slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step)]
 
@@ -254,25 +257,25 @@ class BlockModel:
         return self._owners(module, index, ExpertMatrices)
 
     def _owners(self, module: nn.Module, index: int, kind: type[_Module]) -> dict[str, _Module]:
-        found = {}
+        owners = {}
         for name, gguf_name in self._block_tensors[index].items():
             owner_name, _, attribute = name.rpartition(".")
             owner = module.get_submodule(owner_name)
             if attribute == "weight" and isinstance(owner, kind):
-                found[gguf_name] = owner
-        return found
+                owners[gguf_name] = owner
+        return owners
 
     def final_norm(self, hidden: Tensor) -> Tensor:
-        """What the head receives, ``(..., d)``, from the last block's output ``(..., d)``."""
+        """The head's input ``(..., d)`` for the last block's output ``(..., d)``."""
         result: Tensor = self._final_norm(hidden)
         return result
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits ``(..., vocabulary)`` of the last block's output ``(..., d)``, all at once."""
+        """Logits ``(..., vocabulary)`` for the last block's output ``(..., d)``, all at once."""
         return self.head(hidden)[1]
 
     def head(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """What the head's matrix gives for the last block's output, and the logits made of it.
+        """The output of the head's matrix for the last block's output, and the logits.
 
         They are the same tensor unless the model scales or caps its logits (Granite, Gemma 2).
 
@@ -280,35 +283,35 @@ class BlockModel:
             hidden: ``(..., d)``.
 
         Returns:
-            Two of ``(..., vocabulary)``.
+            Two tensors ``(..., vocabulary)``.
         """
         self._outer.hold()
         normed = self.final_norm(hidden).reshape(1, -1, hidden.shape[-1])
-        kept: list[Tensor] = []
+        outputs: list[Tensor] = []
 
-        def keep(_: nn.Module, __: Any, out: Tensor) -> Tensor:
-            # The model goes on with a view of what is returned here, so that gradients reach it.
-            kept.append(out.view(*hidden.shape[:-1], -1))
-            kept.append(kept[0].view_as(out))
-            return kept[1]
+        def record(_: nn.Module, __: Any, out: Tensor) -> Tensor:
+            # The model continues with a view of the first output, so that gradients reach it.
+            outputs.append(out.view(*hidden.shape[:-1], -1))
+            outputs.append(outputs[0].view_as(out))
+            return outputs[1]
 
-        hook = self.causal_lm.get_output_embeddings().register_forward_hook(keep)
+        hook = self.causal_lm.get_output_embeddings().register_forward_hook(record)
         output = BelowHead(normed)
         self._inner.forward = lambda *_, **__: output
         try:
-            made: Tensor = self.causal_lm(inputs_embeds=normed, use_cache=False).logits
+            logits: Tensor = self.causal_lm(inputs_embeds=normed, use_cache=False).logits
         finally:
             del self._inner.forward
             hook.remove()
-        return kept[0], kept[0] if made is kept[1] else made.view_as(kept[0])
+        return outputs[0], outputs[0] if logits is outputs[1] else logits.view_as(outputs[0])
 
     def logit_chunks(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Logits of the last block's output ``(N, d)`` in pieces that take little memory: ``(rows, logits)``."""
+        """Logits for the last block's output ``(N, d)`` in pieces that take little memory: ``(rows, logits)``."""
         for rows in self.logit_rows(hidden.shape[0]):
             yield rows, self.logits(hidden[rows])
 
     def logit_rows(self, count: int) -> list[slice]:
-        """``count`` tokens in pieces so small that their logits take little memory."""
+        """Slices of ``count`` tokens, so small that their logits take little memory."""
         step = max(_FEWEST_LOGIT_ROWS, _LOGIT_FLOATS // self.causal_lm.get_output_embeddings().weight.shape[0])
         return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
@@ -316,8 +319,8 @@ class BlockModel:
         """Negative log-likelihood in nats of each next token.
 
         Args:
-            hidden: the last block's output ``(n, T, d)``.
-            tokens: ids ``(n, T)``.
+            hidden: the last block's output, ``(n, T, d)``.
+            tokens: token ids ``(n, T)``.
 
         Returns:
             ``(n, T - 1)``; position t is the loss of token t + 1.
@@ -332,10 +335,10 @@ class BlockModel:
         return torch.cat(losses).view(n, length - 1)
 
     def _block_arguments(self, length: int) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-        """What the inner model passes to each block beside the hidden states, for sequences of ``length`` tokens.
+        """Arguments of each block beside the hidden states, for sequences of ``length`` tokens.
 
-        Recorded from a run of the inner model itself, so that masks, positions and per-layer arguments are right
-        for any decoder; made with one sequence, they broadcast over any number.
+        They are recorded from a run of the inner model, so that masks, positions and per-layer arguments are right for
+        any decoder; made with one sequence, they broadcast over any number.
         """
         if length in self._kwargs:
             return self._kwargs[length]
@@ -344,17 +347,17 @@ class BlockModel:
 
         def record(_: Any, *args: Any, **kwargs: Any) -> Tensor:
             recorded.append((args, kwargs))
-            # The same full tensor every time: versions of transformers in which blocks return tuples take [0] of it.
+            # A full tensor, because versions of transformers in which blocks return tuples take [0] of it.
             return hidden
 
         with torch.no_grad():
             self._run_inner([record] * self.n_blocks, inputs_embeds=hidden)
-        # One length is in use at a time, and a mask of many tokens is not small.
+        # Only one length is kept, because a mask of many tokens is large.
         self._kwargs = {length: recorded}
         return recorded
 
     def _run_inner(self, blocks: list[Callable[..., Tensor]], **inputs: Tensor) -> None:
-        """Run the model below its head with functions in the place of its blocks, and without its last norm."""
+        """Run the model below its head with functions in place of its blocks, and without its final norm."""
         functions = dict(zip(self._blocks, blocks, strict=True))
         functions[self._final_norm] = lambda hidden: hidden
         for module, function in functions.items():
@@ -366,7 +369,7 @@ class BlockModel:
                 del module.forward
 
 
-def _parameter(source: Source, turned: Collection[str], gguf_name: str, array: Array) -> Tensor:
+def _parameter(source: Source, transposed: Collection[str], gguf_name: str, array: Array) -> Tensor:
     value = source.to_hf(gguf_name, array)
     tensor = torch.from_numpy(value if value.flags.writeable else value.copy())
-    return (tensor.T if source.hf_name(gguf_name) in turned else tensor).contiguous()
+    return (tensor.T if source.hf_name(gguf_name) in transposed else tensor).contiguous()

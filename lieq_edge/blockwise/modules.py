@@ -1,4 +1,8 @@
-"""A model of transformers without weights, some of its modules replaced by ones that hold what GGUF holds."""
+"""A transformers model without weights, in which some modules are replaced by ones with the tensors of GGUF.
+
+transformers is imported when a model is built: its modules take seconds, and a run whose results are all in the cache
+builds none.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +21,26 @@ def empty_model(config: dict[str, Any]) -> Any:
     """The transformers causal LM of a configuration, parameters on the meta device, rotary tables computed.
 
     Raises:
-        InputError: transformers has no such model, or cannot build it with these settings.
+        InputError: transformers does not know the model type, or cannot build it with these settings.
     """
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     register()
-    # Weights are float32 here whatever they are stored in. A copy, for transformers completes what it is given.
+    # Weights are float32, however they are stored. A copy, because transformers fills in the settings that it receives.
     fields = copy.deepcopy({key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")})
     kind = fields.pop("model_type", None)
     if kind not in CONFIG_MAPPING:
         raise InputError(f"transformers does not know the model type {kind!r}; update transformers or choose another.")
     try:
         settings = CONFIG_MAPPING[kind](**fields)
-        # Only transformers' own attention caps its scores.
+        # Only transformers' own attention supports capped scores.
         attention = "eager" if getattr(settings, "attn_logit_softcapping", None) else NAME
         with _EmptyOnMeta():
             model = AutoModelForCausalLM.from_config(settings, attn_implementation=attention)
-    except Exception as error:  # settings of a wrong kind raise whatever the code that meets them raises
+    except Exception as error:  # settings of a wrong type raise anything
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
-            f"transformers cannot build a {kind!r} language model from its settings ({reason}); mend config.json."
+            f"transformers cannot build a {kind!r} language model from its settings ({reason}); fix config.json."
         ) from error
     return model.float().eval().requires_grad_(False)
 
@@ -44,7 +48,7 @@ def empty_model(config: dict[str, Any]) -> Any:
 class _EmptyOnMeta(TorchFunctionMode):
     """Puts uninitialised tensors on the meta device.
 
-    Those are the matrices, which a source fills later; rotary tables and scales are computed as usual.
+    These are the parameters, which the source provides later; rotary tables and scales are computed as usual.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -55,39 +59,39 @@ class _EmptyOnMeta(TorchFunctionMode):
 
 
 def replace_modules(model: nn.Module) -> set[str]:
-    """Replace modules by ones that compute the same from the parameters that a source offers.
+    """Replace modules by ones that compute the same from the tensors of GGUF.
 
-    ``Conv1D`` (GPT-2), which keeps its matrix as ``(columns, rows)``, becomes a linear. StableLM's list of a norm for
-    each head becomes one module. Experts, whose gates and up-projections transformers keeps together, become three
-    modules of matrices that tell which expert receives what.
+    ``Conv1D`` (GPT-2), whose matrix is ``(columns, rows)``, becomes a linear. StableLM's list of norms, one per head,
+    becomes one module. Experts, whose gates and up-projections are one parameter in transformers, become three modules,
+    whose calls show which expert receives which tokens.
 
     Args:
-        model: on the meta device.
+        model: a model on the meta device.
 
     Returns:
-        The names of the matrices that are turned.
+        Names of the matrices that are transposed.
     """
     from transformers.models.olmoe.modeling_olmoe import OlmoeExperts
     from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
     from transformers.models.stablelm.modeling_stablelm import StableLmLayerNormPerHead
     from transformers.pytorch_utils import Conv1D
 
-    turned = set()
+    transposed = set()
     for name, module in list(model.named_modules()):
         if isinstance(module, Conv1D):
             columns, rows = module.weight.shape
             _replace(model, name, nn.Linear(columns, rows, device="meta"))
-            turned.add(f"{name}.weight")
+            transposed.add(f"{name}.weight")
         elif isinstance(module, StableLmLayerNormPerHead):
             _replace(model, name, HeadNorms(module.num_heads, module.dim, module.norms[0].eps))
         elif isinstance(module, (Qwen3MoeExperts, OlmoeExperts)):
             sizes = (module.num_experts, module.hidden_dim, module.intermediate_dim)
             _replace(model, name, Experts(*sizes, module.act_fn))
-    return turned
+    return transposed
 
 
 class HeadNorms(nn.Module):
-    """LayerNorm over each head of ``(n, heads, T, d)``, with weights of each head's own."""
+    """LayerNorm over each head of ``(n, heads, T, d)``, with separate weights for each head."""
 
     def __init__(self, heads: int, width: int, eps: float) -> None:
         super().__init__()
@@ -107,12 +111,12 @@ class ExpertMatrices(nn.Module):
         self.weight = nn.Parameter(torch.empty(experts, rows, columns, device="meta"))
 
     def forward(self, x: Tensor, expert: int) -> Tensor:
-        """What one expert gives for ``(tokens, columns)``."""
+        """Output ``(tokens, rows)`` of one expert for ``x`` ``(tokens, columns)``."""
         return nn.functional.linear(x, self.weight[expert])
 
 
 class Experts(nn.Module):
-    """Gated MLPs of which each token visits some, with weights that the router gives."""
+    """Gated MLPs of a mixture; the router chooses some of them for each token, with weights."""
 
     def __init__(self, experts: int, hidden: int, intermediate: int, activation: nn.Module) -> None:
         super().__init__()
@@ -122,18 +126,27 @@ class Experts(nn.Module):
         self._activation = activation
 
     def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        """``(tokens, d)`` for as much, with the experts ``(tokens, visits)`` of each token and their weights."""
+        """Weighted sum of the chosen experts' outputs.
+
+        Args:
+            hidden: ``(tokens, d)``.
+            chosen: indices of the experts of each token, ``(tokens, choices)``.
+            weights: weights of these, like ``chosen``.
+
+        Returns:
+            ``(tokens, d)``.
+        """
         result = torch.zeros_like(hidden)
         for expert in chosen.unique().tolist():
-            token, visit = torch.where(chosen == expert)
+            token, choice = torch.where(chosen == expert)
             x = hidden[token]
             inner = self._activation(self.gate_proj(x, expert)) * self.up_proj(x, expert)
-            result = result.index_add(0, token, self.down_proj(inner, expert) * weights[token, visit, None])
+            result = result.index_add(0, token, self.down_proj(inner, expert) * weights[token, choice, None])
         return result
 
 
 class BelowHead:
-    """Stands for the output of a model below its head: hidden states, and nothing else of what may be asked for."""
+    """Stands for the output of a model below its head: hidden states, and None for every other attribute."""
 
     def __init__(self, hidden: Tensor) -> None:
         self.last_hidden_state = hidden
@@ -149,7 +162,7 @@ def block_list(inner: nn.Module, n_blocks: int) -> nn.ModuleList:
     """The blocks of a model below its head.
 
     Raises:
-        InputError: there are not ``n_blocks`` of them.
+        InputError: the model does not have ``n_blocks`` blocks.
     """
     for module in inner.children():
         if isinstance(module, nn.ModuleList) and len(module) == n_blocks:

@@ -1,4 +1,4 @@
-"""The weights outside a model's blocks. Embedding and head, which are large, can go and come back."""
+"""The weights outside a model's blocks. Embedding and head, which are large, can be released and read again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..sources.base import Source
 from .sixteen_bits import DTYPES, keep_sixteen_bits, read_as_needed, suits
 
-# Rows that are checked at a time.
+# Rows that are checked for finite values at a time.
 _ROWS = 4096
 
 
@@ -26,17 +26,17 @@ class OuterWeights:
     def __init__(
         self, model: Any, source: Source, names: dict[str, str], blocks_prefix: str, read: Callable[[str], Tensor]
     ) -> None:
-        """Load all of them, and tie a head without weights to the embedding.
+        """Read all of them, and tie a head without weights to the embedding.
 
         Args:
             model: the transformers model.
-            source: of the weights.
-            names: GGUF names by the model's names of the parameters.
-            blocks_prefix: of the names of what is not outside.
-            read: a parameter, float32, by its GGUF name.
+            source: source of the weights.
+            names: GGUF names by the model's parameter names.
+            blocks_prefix: prefix of the parameter names of blocks.
+            read: reads a parameter by its GGUF name, in float32.
 
         Raises:
-            InputError: weights are missing, of another shape, or not finite.
+            InputError: weights are missing, have another shape, or are not finite.
         """
         self._source = source
         self._read = read
@@ -71,27 +71,27 @@ class OuterWeights:
         self.head_name = owners[self._head]
 
     def _value(self, name: str) -> Tensor:
-        """A parameter, in its 16 bits if it is to keep them; read as these where that can be."""
+        """A parameter, in its 16 bits if it stays in them; read directly in these if the source can."""
         kind = self._kinds[name]
         if kind is None:
             return self._read(name)
         bits = self._source.read_rows(name, slice(0, None))
         if bits is not None:
             value = torch.from_numpy(bits).view(kind)
-            # A sum is not finite when one of them is not; then the source says so in a sentence. Some rows at a time,
-            # for they are turned into float32.
+            # A sum is not finite if one of its terms is not; then ``read`` raises a sentence. In pieces, because they
+            # are cast to float32.
             if all(bool(torch.isfinite(part.sum(dtype=torch.float32))) for part in value.split(_ROWS)):
                 return value
         return self._read(name).to(kind)
 
     def release(self) -> None:
-        """Let embedding and head go until ``hold``."""
+        """Release embedding and head until ``hold``."""
         self._released = True
         for module in self._owners:
             module.weight = nn.Parameter(module.weight.to("meta"), requires_grad=False)
 
     def hold(self) -> None:
-        """Read what was released again."""
+        """Read embedding and head again if they were released."""
         if not self._released:
             return
         self._released = False
@@ -100,9 +100,9 @@ class OuterWeights:
             module.weight = nn.Parameter(values[name], requires_grad=False)
 
     def read_in_pieces(self) -> None:
-        """Let both go for good; the head reads rows of its matrix when it needs them, in float32 passes only.
+        """Release both for good; the head then reads rows of its matrix when it needs them, for float32 passes only.
 
-        Does nothing where the source cannot read them so.
+        Does nothing if the source cannot read single rows in 16 bits.
         """
         name, kind = self.head_name, self._kinds[self.head_name]
         if kind is None or self._source.read_rows(name, slice(0, 1)) is None:
@@ -122,7 +122,7 @@ def parameter_of(value: Tensor, expected: Tensor, name: str, source: Source) -> 
     """``value`` as the parameter ``name``.
 
     Raises:
-        InputError: it has not the shape of the ``expected`` one.
+        InputError: its shape is not that of ``expected``.
     """
     if value.shape != expected.shape:
         raise InputError(
@@ -133,5 +133,5 @@ def parameter_of(value: Tensor, expected: Tensor, name: str, source: Source) -> 
 
 
 def missing(source: Source, name: str) -> InputError:
-    """What to raise when the source has no weights for a parameter."""
+    """The error to raise if the source has no weights for a parameter."""
     return InputError(f"{source.label} has no weights for {name}; the model is incomplete.")

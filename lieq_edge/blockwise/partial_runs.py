@@ -1,6 +1,6 @@
-"""Run blocks no further than a linear, and from where attention and MLP have come before or behind their last linear.
+"""Run blocks up to a linear, starting from stored inputs of the last linears of attention and MLP.
 
-What a linear receives is wanted several times, behind other linears that were rounded meanwhile.
+Rounding needs the input of a linear several times, each after other linears were rounded.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from .model import BlockModel
 
-# Inputs that take more bytes are made again each time.
+# Inputs of more bytes are not stored, but computed each time.
 _LARGEST = 1 << 28
 
 
 @dataclass(frozen=True)
 class _End:
-    """A module that gives the output of its last linear as it is, alone or as the first of ``count`` results."""
+    """A module that returns the output of its last linear unchanged, alone or as the first of ``count`` results."""
 
     owner: nn.Module
     linear: nn.Linear
@@ -33,34 +33,35 @@ class _End:
 
 
 @dataclass
-class _Kept:
-    """What the last linear of a module receives, or, once it was run, what it gives."""
+class _StoredValue:
+    """The input of the last linear of a module or, after its first run, its output."""
 
     value: Tensor
     is_output: bool = False
 
 
 class StoredInputs:
-    """Inputs of linears that modules of a block end in, for several runs of the block.
+    """Inputs of the linears at the end of a block's modules, for several runs of the block.
 
-    Once all is rounded that a module runs before its last linear, what that receives stays as it is: further runs
-    enter the module there. With the linear rounded too, the first of them leaves the output in the place of the input.
+    When everything before the last linear of a module is rounded, the input of that linear no longer changes, and
+    further runs enter the module there. When the linear is rounded too, the first of them replaces the input by the
+    output.
     """
 
     def __init__(self, sequences: int) -> None:
-        """For runs of so many sequences in all."""
+        """Start without inputs, for runs of so many sequences in total."""
         self._sequences = sequences
         self._ends: dict[str, _End] = {}
-        self._kept: dict[str, dict[int, _Kept]] = {}
+        self._values: dict[str, dict[int, _StoredValue]] = {}
 
     @contextlib.contextmanager
     def finding_ends(self, module: nn.Module, linears: dict[str, nn.Linear]) -> Iterator[None]:
-        """Look which of ``linears``, by name, modules end in, while the block ``module`` is run."""
+        """A context in which a run of a block shows which of ``linears``, by name, are at the end of its modules."""
         owners = {path: owner for path, owner in module.named_modules() if path}
         outputs: dict[nn.Module, Tensor] = {}
         hooks = []
 
-        def keep(linear: nn.Module, _: Any, out: Tensor) -> None:
+        def record(linear: nn.Module, _: Any, out: Tensor) -> None:
             outputs[linear] = out
 
         def compare(owner: nn.Module, out: Any, name: str) -> None:
@@ -74,7 +75,7 @@ class StoredInputs:
         for path, linear in owners.items():
             name, owner = names.get(linear), owners.get(path.rpartition(".")[0])
             if name is not None and owner is not None:
-                hooks.append(linear.register_forward_hook(keep))
+                hooks.append(linear.register_forward_hook(record))
                 hooks.append(owner.register_forward_hook(lambda owner, _, out, name=name: compare(owner, out, name)))
         try:
             yield
@@ -83,21 +84,30 @@ class StoredInputs:
                 hook.remove()
 
     def keep(self, name: str, batch: slice, x: Tensor) -> None:
-        """Keep the input ``(b, T, columns)`` of a linear for the sequences ``batch``, unless all would be too large.
+        """Store the input of a linear, unless those of all sequences would be too large.
 
         The linear must not change between later runs.
+
+        Args:
+            name: name of the linear.
+            batch: sequences of the input.
+            x: input ``(b, T, columns)``.
         """
         if name in self._ends and x.nbytes // len(x) * self._sequences <= _LARGEST:
-            self._kept.setdefault(name, {})[batch.start] = _Kept(x)
+            self._values.setdefault(name, {})[batch.start] = _StoredValue(x)
 
     @contextlib.contextmanager
     def used(self, batch: slice) -> Iterator[None]:
-        """Runs of the sequences ``batch`` enter modules where their inputs are kept."""
-        entered = [(self._ends[name], kept[batch.start]) for name, kept in self._kept.items() if batch.start in kept]
-        for end, kept in entered:
-            end.owner.forward = lambda *_, end=end, kept=kept, **__: end.output(kept.value)
+        """A context in which runs of the sequences ``batch`` enter modules at their stored inputs."""
+        entered = [
+            (self._ends[name], by_start[batch.start])
+            for name, by_start in self._values.items()
+            if batch.start in by_start
+        ]
+        for end, stored in entered:
+            end.owner.forward = lambda *_, end=end, stored=stored, **__: end.output(stored.value)
             linear: Any = end.linear
-            linear.forward = functools.partial(_output, end.linear, kept)
+            linear.forward = functools.partial(_output, end.linear, stored)
         try:
             yield
         finally:
@@ -105,25 +115,26 @@ class StoredInputs:
                 del end.owner.forward, end.linear.forward
 
 
-def _output(linear: nn.Linear, kept: _Kept, x: Tensor) -> Tensor:
-    if not kept.is_output:
-        kept.value, kept.is_output = nn.functional.linear(x, linear.weight, linear.bias), True
-    return kept.value
+def _output(linear: nn.Linear, stored: _StoredValue, x: Tensor) -> Tensor:
+    if not stored.is_output:
+        stored.value, stored.is_output = nn.functional.linear(x, linear.weight, linear.bias), True
+    return stored.value
 
 
 @contextlib.contextmanager
 def seeing_inputs(linears: Mapping[str, nn.Linear]) -> Iterator[dict[str, Tensor]]:
-    """The inputs of ``linears``, by name, while a block is run: the same tensor for those that share one."""
-    seen: dict[str, Tensor] = {}
+    """A context in which a run of a block records the inputs of ``linears``, by name; shared inputs are one tensor."""
+    inputs: dict[str, Tensor] = {}
 
-    def see(args: tuple[Tensor, ...], name: str) -> None:
-        seen[name] = args[0]
+    def record(args: tuple[Tensor, ...], name: str) -> None:
+        inputs[name] = args[0]
 
     hooks = [
-        linear.register_forward_pre_hook(lambda _, args, name=name: see(args, name)) for name, linear in linears.items()
+        linear.register_forward_pre_hook(lambda _, args, name=name: record(args, name))
+        for name, linear in linears.items()
     ]
     try:
-        yield seen
+        yield inputs
     finally:
         for hook in hooks:
             hook.remove()
@@ -137,13 +148,13 @@ def input_of(
     name: str,
     ran: Mapping[str, Callable[[Tensor], None]],
 ) -> Tensor:
-    """Run sequences through a block as far as one of its linears, which it does not run any more.
+    """Run sequences through a block up to one of its linears, which is not run.
 
     Args:
         model, module, index: the block.
         hidden: its input ``(b, T, d)``.
         name: GGUF name of the linear.
-        ran: are called with the outputs ``(b, T, rows)`` of linears that run before, by GGUF name.
+        ran: functions that receive the outputs ``(b, T, rows)`` of linears that run before, by GGUF name.
 
     Returns:
         The linear's input ``(b, T, columns)``.
@@ -156,8 +167,8 @@ def input_of(
 
     linears = model.linears(module, index)
     hooks = [linears[name].register_forward_pre_hook(stop)]
-    for other, tell in ran.items():
-        hooks.append(linears[other].register_forward_hook(lambda _, __, out, tell=tell: tell(out)))
+    for other, receive in ran.items():
+        hooks.append(linears[other].register_forward_hook(lambda _, __, out, receive=receive: receive(out)))
     try:
         with contextlib.suppress(_Reached):
             model.run_block(module, index, hidden)
@@ -168,4 +179,4 @@ def input_of(
 
 
 class _Reached(Exception):
-    """A run of a block has come as far as was wanted."""
+    """Ends a run of a block at the requested linear."""

@@ -1,4 +1,4 @@
-"""Sample text from a model, many sequences side by side."""
+"""Sample text from a model, many sequences in parallel."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from ..system.progress import stage
 from .model import BlockModel
 from .sequences import Writer, sample
 
-# Keys and values of all sequences that are written side by side take at most this much.
+# Bytes of keys and values of all sequences that are sampled in parallel.
 _CACHE_BYTES = 400_000_000
 
 
 def generate(
     model: BlockModel, openings: list[list[int]], length: int, *, seed: int = 0, stop: frozenset[int] = frozenset()
 ) -> Tensor:
-    """Sample from the model's own distribution, many sequences side by side.
+    """Sample from the model's own distribution, many sequences in parallel.
 
     Args:
-        model: its blocks are all brought into memory meanwhile.
+        model: the model; all its blocks are in memory meanwhile.
         openings: at least one token each; after an end of text a sequence starts anew with its opening.
         length: tokens of every sequence.
-        seed: of the sampling.
+        seed: seed of the sampling.
         stop: ids that end a text.
 
     Returns:
-        int64 ``(len(openings), length)``.
+        Token ids, int64 ``(len(openings), length)``.
     """
     config = model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    one = 2 * 4 * model.n_blocks * heads * width * length
-    groups = min(len(openings), -(-len(openings) * one // _CACHE_BYTES))
+    sequence_bytes = 2 * 4 * model.n_blocks * heads * width * length
+    groups = min(len(openings), -(-len(openings) * sequence_bytes // _CACHE_BYTES))
     size = -(-len(openings) // groups)
     generator = torch.Generator().manual_seed(seed)
     starts = range(0, len(openings), size)
@@ -50,7 +50,7 @@ def generate(
         parts = []
         for first in starts:
             cache = DynamicCache()
-            cache.layers = [_Reserved(length) for _ in range(model.n_blocks)]
+            cache.layers = [_ReservedLayer(length) for _ in range(model.n_blocks)]
             writer = Writer(openings[first : first + size], length, stop)
             for position in range(length):
                 column = writer.put(position)
@@ -78,10 +78,10 @@ def sample_text(
     return ids
 
 
-class _Reserved(DynamicLayer):
-    """Keys and values of a block in memory reserved at once.
+class _ReservedLayer(DynamicLayer):
+    """Keys and values of a block in memory that is reserved at once.
 
-    The usual layer copies everything it holds at each token, which took half of the time.
+    transformers' own layer copies everything for each token, which takes half of the time.
     """
 
     def __init__(self, length: int) -> None:

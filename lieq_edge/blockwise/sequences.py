@@ -1,4 +1,4 @@
-"""Sequences that a model writes side by side, token by token."""
+"""Sequences that a model writes in parallel, token by token."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from torch import Tensor
 
 
 class Writer:
-    """Sequences that grow by a token at a time: their openings first, then what was sampled."""
+    """Sequences that grow one token at a time: first their openings, then sampled tokens.
+
+    Attributes:
+        ids: tokens so far, int64 ``(sequences, length)``.
+        sampled: next token of each sequence, ``(sequences,)``, used where no opening is pending; set by the caller.
+    """
 
     def __init__(self, openings: list[list[int]], length: int, stop: frozenset[int]) -> None:
+        """Start ``length`` tokens of each opening; after an id in ``stop`` a sequence starts anew with its opening."""
         self._openings = openings
         self._pending = [list(opening) for opening in openings]
         self._stop = stop
@@ -17,7 +23,7 @@ class Writer:
         self.sampled = torch.zeros(len(openings), dtype=torch.long)
 
     def put(self, position: int) -> Tensor:
-        """Fill in the tokens at ``position`` and return them, ``(sequences, 1)``."""
+        """Set the tokens at ``position`` and return them, ``(sequences, 1)``."""
         for row, queue in enumerate(self._pending):
             token = queue.pop(0) if queue else int(self.sampled[row])
             self.ids[row, position] = token
@@ -27,8 +33,8 @@ class Writer:
 
 
 def sample(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One token ``(n,)`` of each row's distribution, by one random number a row and the running sum."""
-    # float64: a running sum of so many small float32 numbers would lose the rarest tokens.
+    """One token of each row's distribution, ``(n,)``, from logits ``(n, vocabulary)`` and one random number per row."""
+    # float64, because a running sum of so many small float32 numbers would lose the rarest tokens.
     running = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
     drawn = torch.rand(len(running), 1, generator=generator, dtype=torch.float64) * running[:, -1:]
     return torch.searchsorted(running, drawn, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)

@@ -1,4 +1,4 @@
-"""Embeddings and heads that keep the 16 bits in which they are stored, and compute as if in float32."""
+"""Embeddings and heads that stay in the 16 bits in which they are stored, and compute as if in float32."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16}
-"""PyTorch's types by safetensors' and gguf's name."""
+"""PyTorch's types by their name in safetensors and gguf."""
 
-# Weights that are turned into float32 at a time: they then stay in the processor's cache.
+# Weights that are cast to float32 at a time, so that they stay in the cache.
 _PIECE = 1 << 20
 
 
 def suits(module: nn.Module) -> bool:
-    """True for modules whose matrix may have 16 bits; subclasses may do more with it than look up and multiply."""
+    """True for modules whose matrix may have 16 bits. Subclasses may use it in other ways."""
     return type(module) is nn.Embedding or (type(module) is nn.Linear and module.bias is None)
 
 
 def keep_sixteen_bits(module: nn.Module) -> None:
-    """Let a module that ``suits`` take and give float32 (bfloat16 under autocast), though its weight has 16 bits."""
+    """Let a module that ``suits`` compute in float32 (bfloat16 under autocast) from a weight of 16 bits."""
     if isinstance(module, nn.Embedding):
         module.register_forward_hook(lambda _, __, out: out.float())
     else:
@@ -32,44 +32,44 @@ def keep_sixteen_bits(module: nn.Module) -> None:
 
 
 def read_as_needed(module: nn.Module, read: Callable[[slice], Tensor]) -> None:
-    """Let the linear of ``keep_sixteen_bits`` hold no matrix, but ``read`` rows of it when it needs them.
+    """Let a linear hold no matrix, but ``read`` rows of it, of 16 bits, when it needs them.
 
-    For the forward pass in float32 only.
+    Serves forward passes in float32 only.
     """
     shape = module.get_parameter("weight").shape
     module.weight = nn.Parameter(torch.empty(shape, device="meta"), requires_grad=False)
-    module.forward = lambda x: _widened(x, shape, read)
+    module.forward = lambda x: _product_in_pieces(x, shape, read)
 
 
 @contextlib.contextmanager
 def cast_once(module: nn.Module) -> Iterator[None]:
-    """Under autocast to bfloat16, turn the float32 matrices of linears here and not at each of many products.
+    """A context in which linears' float32 matrices are cast to bfloat16 once, and not for each product under autocast.
 
-    An input that several linears read is turned once as well; to hooks of linears that are registered within, it is
-    one tensor of bfloat16.
+    An input that several linears share is cast once too; hooks of linears that are registered within the context see
+    one tensor of bfloat16. Without autocast nothing changes.
     """
-    own: dict[nn.Module, Any] = {}
+    weights: dict[nn.Module, Any] = {}
     if torch.is_autocast_enabled("cpu"):
-        own = {linear: linear.weight for linear in module.modules() if type(linear) is nn.Linear}
-    turn = _Turning()
-    hooks = [linear.register_forward_pre_hook(turn) for linear in own]
+        weights = {linear: linear.weight for linear in module.modules() if type(linear) is nn.Linear}
+    cast_input = _CastInputs()
+    hooks = [linear.register_forward_pre_hook(cast_input) for linear in weights]
     try:
-        for linear, weight in own.items():
+        for linear, weight in weights.items():
             if weight.dtype == torch.float32:
                 linear.weight = nn.Parameter(weight.bfloat16(), requires_grad=False)
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        for linear, weight in own.items():
+        for linear, weight in weights.items():
             linear.weight = weight
 
 
-class _Turning:
-    """Gives linears that are called one after the other with the same float32 tensor the same bfloat16 tensor."""
+class _CastInputs:
+    """Casts inputs to bfloat16; linears called in a row with the same float32 tensor get the same bfloat16 tensor."""
 
     def __init__(self) -> None:
-        # Of the float32 one only whether it is the same is of interest, and it is large.
+        # The float32 tensor is only compared by identity and is large, so the reference is weak.
         self._last: tuple[weakref.ref[Tensor], Tensor] | None = None
 
     def __call__(self, _: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -82,14 +82,14 @@ class _Turning:
 
 
 class _Product(torch.autograd.Function):
-    """``x W^T``, W widened piece by piece: as a whole it would take the memory that its 16 bits save."""
+    """``x W^T`` with W cast to float32 in pieces, because all of it would take the memory that its 16 bits save."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(weight)
         if torch.is_autocast_enabled("cpu"):
             return nn.functional.linear(x.bfloat16(), weight.bfloat16())
-        return _widened(x, weight.shape, weight.__getitem__)
+        return _product_in_pieces(x, weight.shape, weight.__getitem__)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
@@ -102,8 +102,8 @@ class _Product(torch.autograd.Function):
         return total, None
 
 
-def _widened(x: Tensor, shape: torch.Size, read: Callable[[slice], Tensor]) -> Tensor:
-    """``x W^T`` in float32, with rows of W of 16 bits from ``read``."""
+def _product_in_pieces(x: Tensor, shape: torch.Size, read: Callable[[slice], Tensor]) -> Tensor:
+    """``x W^T`` in float32; ``read`` returns rows of W in 16 bits."""
     out = x.new_empty(*x.shape[:-1], shape[0])
     for rows in _pieces(shape):
         out[..., rows] = x @ read(rows).float().T

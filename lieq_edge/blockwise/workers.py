@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
 
-import scipy.linalg.lapack  # noqa: F401  loads scipy's own BLAS, which the controller has to find
+import scipy.linalg.lapack  # noqa: F401  loads scipy's own BLAS, so that the controller finds it
 import torch
 from threadpoolctl import ThreadpoolController
 
@@ -21,28 +21,31 @@ R = TypeVar("R")
 
 
 class Workers:
-    """As many threads as there are cores, unless told; a ``with`` block ends them.
+    """A pool of threads, by default one per core; a ``with`` block ends them.
 
-    Rounding is a long row of small steps: library threads that share one step wait for each other most of the time, and
-    those of several workers take the cores from each other. Besides, threads of BLAS and of PyTorch wait for work by
-    spinning: for 40 ms after a product of BLAS those of PyTorch have half the cores. So within the ``with`` block BLAS
-    has one thread, and large products are PyTorch's.
+    Rounding is a sequence of many small steps. Library threads that share one step mostly wait for each other, and
+    those of several workers compete for the cores; waiting threads of BLAS and of PyTorch also spin and take cores from
+    the other library. So within the ``with`` block BLAS has one thread, and large products are left to PyTorch.
     """
 
     def __init__(self, threads: int | None = None) -> None:
         count = threads or os.cpu_count() or 1
-        # PyTorch's number of threads is each worker's own; that of the BLAS below numpy and scipy is the process's.
+        # PyTorch's number of threads is set per worker; that of the BLAS of numpy and scipy holds for the process.
         self._pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
         self._libraries = ThreadpoolController()
         self._threads = count
-        self._within = contextlib.ExitStack()
+        self._settings = contextlib.ExitStack()
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """``function`` of each item, in order."""
+        """``function`` of each item, in order.
+
+        Raises:
+            Exception: the first error that ``function`` raised, by order of the items.
+        """
         return list(self._pool.map(function, items))
 
     def for_columns(self, columns: int) -> contextlib.AbstractContextManager[object]:
-        """All threads for BLAS where H is so wide that each product is long."""
+        """A context that gives BLAS all threads if H has so many columns that each product takes long."""
         if columns < WIDE:
             return contextlib.nullcontext()
         limited: contextlib.AbstractContextManager[object] = self._libraries.limit(
@@ -51,12 +54,18 @@ class Workers:
         return limited
 
     def __enter__(self) -> Workers:
-        self._within.enter_context(self._libraries.limit(limits=1, user_api="blas"))
-        self._within.enter_context(fast_float32())
+        with contextlib.ExitStack() as settings:
+            settings.enter_context(self._libraries.limit(limits=1, user_api="blas"))
+            settings.enter_context(fast_float32())
+            self._settings = settings.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        self._within.close()
+        try:
+            self._pool.shutdown(cancel_futures=True)
+        finally:
+            self._settings.close()
+            # The last number that any thread has set is PyTorch's default for new threads: here, 1 by the workers.
+            torch.set_num_threads(torch.get_num_threads())

@@ -20,6 +20,7 @@ from gguf.constants import GGUF_DEFAULT_ALIGNMENT
 
 from ..errors import InputError
 from .container import ALIGNMENT_KEY, SCALAR_FORMATS, KeyValue
+from .names import POSITIONS
 from .types import TYPES_BY_ID
 
 _MAX_DIMENSIONS = 4
@@ -61,7 +62,7 @@ def learned_positions(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
 
     llama.cpp aborts the process on a longer window.
     """
-    table = shapes.get("position_embd.weight")
+    table = shapes.get(POSITIONS)
     return table[0] if table else None
 
 

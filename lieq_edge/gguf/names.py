@@ -17,6 +17,9 @@ EMBEDDING = "token_embd.weight"
 HEAD = "output.weight"
 """The matrix that computes the logits, unless it is tied to the embedding."""
 
+POSITIONS = "position_embd.weight"
+"""The table of learned positions."""
+
 InputGroup = tuple[str, ...]
 """GGUF names of matrices that share their input, in the order in which the block runs them."""
 

@@ -12,6 +12,8 @@ from typing import Literal
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from .names import TensorName
+
 SUPER_BLOCK = 256
 """Weights in a super-block; rows of another length cannot be stored in the K-quants and most codebook types."""
 
@@ -133,7 +135,7 @@ def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     """
     # ggml does not count leading dimensions of 1.
     several = len(shape) >= 2 and any(size > 1 for size in shape[:-1])
-    return several and name.endswith(".weight") and _NEVER_QUANTISED.search(name) is None
+    return several and TensorName.parse(name).is_weight and _NEVER_QUANTISED.search(name) is None
 
 
 def storage_type(name: str) -> GgmlType:

@@ -1,4 +1,4 @@
-"""Damped second moments and the triangular factors that carry an error from one column to the next."""
+"""The damped Hessian and its triangular factors, by which an error in one column is passed on to later ones."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.linalg.blas import strsm
+from scipy.linalg.lapack import spotrf
 
 from ..errors import InputError
 
 FLOOR = 0.03
-"""Part of the mean diagonal that is added to all of it, so that columns which are hardly used weigh something."""
+"""Share of the mean of the diagonal of H that is added to all of it, so that rarely used columns keep some weight."""
 
-# Where raising the floor starts, when none was asked for and H is singular, and where it is given up.
+# The first floor to try if H is singular and none was requested, and the last one.
 _SMALLEST_FLOOR = 1e-4
 _LARGEST_FLOOR = 1e4
-# Numbers that are moved at a time.
+# Entries that are moved at a time.
 _PIECE = 1 << 20
 
 
@@ -26,17 +28,17 @@ class Factor:
     """H + damping * diag(H) + floor * mean(diag H) * I = R R^T with R upper triangular.
 
     Damping by the diagonal of H itself shrinks the correlations between columns and leaves their importance alone.
-    Correlations are what another text shares least.
+    Correlations are the part of H that other texts share least.
 
     Attributes:
         hessian: the damped H, float32 ``(columns, columns)``.
-        feedback: M, R with each column divided by its diagonal: a weight's error times row j of M is what the later
-            columns must make up for.
-        variances: R_jj^2, ``(columns,)``: the price of a squared error of column j once all later columns answer to it.
-        damping: what was asked for.
-        floor: what was used; more than what was asked for when H was too badly conditioned.
-        scale: power of two near the mean of the diagonal of H, which everything above is divided by.
-        diagonal: of H, in that scale.
+        feedback: M, which is R with each column divided by its diagonal entry: the error of a weight in column j times
+            row j of M is added to the targets of the later columns.
+        variances: R_jj^2, ``(columns,)``: cost of a squared error in column j if all later columns compensate for it.
+        damping: the requested damping.
+        floor: the floor that was used; larger than requested if H was too badly conditioned.
+        scale: power of two near the mean of the diagonal of H, by which everything above is divided.
+        diagonal: diagonal of H without damping, divided by ``scale``.
     """
 
     hessian: torch.Tensor
@@ -48,28 +50,26 @@ class Factor:
     diagonal: torch.Tensor
 
     def solve(self, right: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """``right`` ``(rows, columns)`` times the inverse of the damped H, in the scale of the H that was given."""
-        from scipy.linalg.blas import strsm
-
-        # BLAS reads columns first, so that M turned, a lower triangle, is there without a copy.
+        """``right`` ``(rows, columns)`` times the inverse of the damped H, in the scale of the original H."""
+        # BLAS is column-major, so it reads the transpose of M, a lower triangle, without a copy.
         lower = self.feedback.numpy().T
-        turned = strsm(1 / self.scale, lower, right.copy().T, lower=1, trans_a=1, diag=1, overwrite_b=1)
-        turned /= self.variances.numpy()[:, None]
-        found: npt.NDArray[np.float32] = strsm(1.0, lower, turned, lower=1, diag=1, overwrite_b=1).T
-        return found
+        half_solved = strsm(1 / self.scale, lower, right.copy().T, lower=1, trans_a=1, diag=1, overwrite_b=1)
+        half_solved /= self.variances.numpy()[:, None]
+        solution: npt.NDArray[np.float32] = strsm(1.0, lower, half_solved, lower=1, diag=1, overwrite_b=1).T
+        return solution
 
     def undamp(self) -> None:
-        """Make ``hessian`` the H that was given, bit for bit; the factor is of no use any more."""
+        """Restore the original H in ``hessian``, bit for bit; the factor must not be used afterwards."""
         self.hessian.diagonal().copy_(self.diagonal)
         self.hessian.mul_(self.scale)
 
 
 @dataclass(frozen=True)
 class BlockFactors:
-    """For each sub-block of columns, with all other columns held fixed: H_ss = R R^T.
+    """Factors H_ss = R R^T for each sub-block s of columns, with all other columns fixed.
 
     Attributes:
-        inverse: ``(sub-blocks, sub, sub)``, H_ss^-1.
+        inverse: H_ss^-1, ``(sub-blocks, sub, sub)``.
         feedback: like ``Factor.feedback``, ``(sub-blocks, sub, sub)``.
         variances: like ``Factor.variances``, ``(sub-blocks, sub)``.
     """
@@ -82,15 +82,15 @@ class BlockFactors:
 def factorise(
     hessian: npt.NDArray[np.floating], damping: float, floor: float = FLOOR, *, in_place: bool = False
 ) -> Factor:
-    """Damp H until it has a Cholesky factor, and factorise it from its last column to its first.
+    """Damp H until it has a Cholesky factor, and factorise it from the last column to the first.
 
-    A column that no input ever used has only its damping: it is rounded to nearest and passes nothing on.
+    A column that is zero in all inputs has only its floor: it is rounded to nearest and passes no error on.
 
     Args:
-        hessian: H, symmetric, positive semi-definite.
-        damping: part of its diagonal that is added.
-        floor: part of the mean of its diagonal that is added too.
-        in_place: the damped H takes the memory of H, which must be float32; ``Factor.undamp`` gives it back.
+        hessian: H, ``(columns, columns)``, symmetric, positive semi-definite.
+        damping: share of its diagonal that is added.
+        floor: share of the mean of its diagonal that is added too.
+        in_place: True if the damped H may overwrite H, which must be float32; ``Factor.undamp`` restores it.
 
     Raises:
         InputError: H is not finite, all zero, or far from positive semi-definite.
@@ -98,10 +98,10 @@ def factorise(
     matrix = torch.from_numpy(hessian if in_place else np.array(hessian, np.float32, order="C"))
     mean = float(matrix.diagonal().mean())
     if not np.isfinite(matrix.numpy().sum(dtype=np.float64)):
-        raise InputError("The calibration statistics hold NaN or Inf; use another calibration text.")
+        raise InputError("The Hessian of a layer holds NaN or Inf; use another calibration text.")
     if mean <= 0:
-        raise InputError("The calibration statistics are all zero; use a longer calibration text.")
-    # Scaled so that float32 neither overflows nor loses small entries; nothing below depends on the scale of H.
+        raise InputError("The Hessian of a layer is all zero; use a longer calibration text.")
+    # A scale near one keeps float32 from overflowing or losing small entries; the rounding does not depend on it.
     scale = 2.0 ** round(math.log2(mean))
     matrix /= scale
     diagonal = matrix.diagonal().clone()
@@ -110,30 +110,28 @@ def factorise(
     while floor <= _LARGEST_FLOOR:
         upper = _upper_factor(matrix)
         if upper is not None:
-            own = upper.diagonal().clone()
-            return Factor(matrix, upper.div_(own), own.square(), damping, floor, scale, diagonal)
+            pivots = upper.diagonal().clone()
+            return Factor(matrix, upper.div_(pivots), pivots.square(), damping, floor, scale, diagonal)
         raised = max(2 * floor, _SMALLEST_FLOOR)
         matrix.diagonal().add_((raised - floor) * unit)
         floor = raised
-    raise InputError("The calibration statistics are not positive semi-definite; measure them again.")
+    raise InputError("The Hessian of a layer is not positive semi-definite; measure it again.")
 
 
 def _upper_factor(matrix: torch.Tensor) -> torch.Tensor | None:
-    """R, upper triangular, of ``matrix`` = R R^T; None where there is none. Takes the memory of R and no more."""
-    from scipy.linalg.lapack import spotrf
-
-    # Turned end to end, R is a lower factor, which LAPACK finds in place; it reads columns first and calls it upper.
-    turned = np.ascontiguousarray(matrix.numpy()[::-1, ::-1])
-    factor, failed = spotrf(turned.T, lower=0, clean=1, overwrite_a=1)
+    """Upper triangular R with ``matrix`` = R R^T, or None if there is none. Needs no memory beyond that of R."""
+    # With both axes reversed, R is a lower factor, which LAPACK computes in place.
+    reversed_matrix = np.ascontiguousarray(matrix.numpy()[::-1, ::-1])
+    factor, failed = spotrf(reversed_matrix.T, lower=0, clean=1, overwrite_a=1)
     lower = factor.T
     if failed or not np.isfinite(lower.sum(dtype=np.float64)):
         return None
-    _turn(lower)
+    _reverse(lower)
     return torch.from_numpy(lower)
 
 
-def _turn(square: npt.NDArray[np.float32]) -> None:
-    """Reverse both axes in place: all entries in reverse order."""
+def _reverse(square: npt.NDArray[np.float32]) -> None:
+    """Reverse both axes in place."""
     flat = square.reshape(-1)
     count = flat.size
     for start in range(0, count // 2, _PIECE):
@@ -144,7 +142,7 @@ def _turn(square: npt.NDArray[np.float32]) -> None:
 
 
 def factorise_blocks(hessian: torch.Tensor, sub: int) -> BlockFactors:
-    """Factors of the diagonal blocks of a (damped) H, ``sub`` columns each."""
+    """Factors of the diagonal blocks of a (damped) H, each of ``sub`` columns."""
     count = len(hessian) // sub
     blocks = hessian.view(count, sub, count, sub).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
     upper = torch.linalg.cholesky(blocks.flip(1, 2)).flip(1, 2)

@@ -1,10 +1,10 @@
-"""Scales and mins of sub-blocks before any column is rounded: the searches of ggml's encoders, many rows at a time.
+"""First scales and mins of sub-blocks, before any rounding: the searches of ggml's encoders, many rows at a time.
 
-ggml looks for the grid of one sub-block after the other (``make_qkx3_quants``, ``make_qx_quants``), which takes as long
-as all the rest of rounding with feedback. Here, as there, each sub-block tries inverse scales around the one that spans
-its weights, and fits scale and min by weighted least squares to the codes that each gives; then d and m of a
-super-block are fitted to the scales and mins of its sub-blocks in the same way. An error counts by the importance of
-its column alone, and not the more the larger the weight: that serves feedback better.
+ggml searches one sub-block after the other (``make_qkx3_quants``, ``make_qx_quants``), which takes as long as the rest
+of rounding with feedback. Here too, each sub-block tries inverse scales around the one that spans its weights, and fits
+scale and min by weighted least squares to the codes of each; then d and m of a super-block are fitted to the scales and
+mins of its sub-blocks in the same way. Unlike in ggml, errors are weighted by the importance of their column alone and
+not also by the size of the weight, which gives better results with feedback.
 """
 
 from __future__ import annotations
@@ -15,18 +15,24 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..gguf.blocks import Layout
+from ..gguf.blocks import Layout, unpack
 from ..gguf.blocks.bits import ScaleBits
+from ..llama import encoders
+from .q2_0 import search_grid
 from .scales import Fields, half
 
 Floats = npt.NDArray[np.float32]
 
+# Types for which ggml's encoder does not search and that ``search`` does not serve.
+_OWN_SEARCHES = {"Q2_0": search_grid}
+# With so many levels (Q8_0) the scale that spans the weights is good enough.
+_FINE = 256
 # Rows that are searched together.
 _LANES = 256
 _ONE = np.float32(1)
 _TWO = np.float32(2)
 _ZERO = np.float32(0)
-# Levels by which inverse scales are moved.
+# Steps of the inverse scale, in levels.
 _STEPS = np.linspace(-0.9, 0.9, 19).astype(np.float32)
 
 
@@ -39,15 +45,15 @@ def _lanes() -> Floats:
 def search_affine(
     weights: Floats, emphasis: Floats, top: np.float32, steps: Floats, scales: Floats, mins: Floats, energies: Floats
 ) -> None:
-    """Scale and min (subtracted, not negative) of codes 0 to ``top`` that fit a sub-block best.
+    """The best scale and min (subtracted, not negative) of a sub-block for codes 0 to ``top``.
 
     Args:
         weights: ``(sub, rows)``.
-        emphasis: what an error of each counts, ``(sub, rows)``.
-        top: the highest code.
-        steps: to try.
-        scales, mins: ``(rows,)``, are filled.
-        energies: ``(2, rows)``, what an error of the scale, and of the min, counts; is filled.
+        emphasis: weight of each squared error, ``(sub, rows)``.
+        top: highest code.
+        steps: steps of the inverse scale to try.
+        scales, mins: ``(rows,)``; filled.
+        energies: weights of a squared error of the scale and of the min, ``(2, rows)``; filled.
     """
     columns, rows = weights.shape
     low, high, total, total_x = _lanes(), _lanes(), _lanes(), _lanes()
@@ -70,7 +76,7 @@ def search_affine(
                 total[r] += counts[r]
                 total_x[r] += counts[r] * x[r]
         for r in range(count):
-            # A constant sub-block is all min; one that is not negative anywhere has its scale below.
+            # A constant sub-block has only a min; if no weight is negative, only a scale, found below.
             scale[r] = _ZERO
             least[r] = -low[r]
             of_scale[r] = _ZERO
@@ -91,7 +97,7 @@ def search_affine(
                     sum_l[r] += part
                     sum_l2[r] += part * level
                     sum_xl[r] += part * x[r]
-            # Several short loops: one that reads and writes so many arrays would take one row at a time.
+            # Several short loops, because one with so many arrays would not be vectorised.
             for r in range(count):
                 inverse[r] = _ONE / (total[r] * sum_l2[r] - sum_l[r] * sum_l[r])
             for r in range(count):
@@ -102,7 +108,7 @@ def search_affine(
             for r in range(count):
                 lowest[r] = min(lowest[r], _ZERO)
             for r in range(count):
-                # The error is this and sum(e w^2).
+                # The error is this plus sum(e w^2).
                 cost[r] = fitted[r] * (fitted[r] * sum_l2[r] - _TWO * (sum_xl[r] - lowest[r] * sum_l[r]))
             for r in range(count):
                 cost[r] += lowest[r] * (lowest[r] * total[r] - _TWO * total_x[r])
@@ -126,15 +132,15 @@ def search_scale(
     scales: Floats,
     energies: Floats,
 ) -> None:
-    """Scale of codes ``lowest`` to ``highest`` that fits a sub-block best; of either sign where codes are.
+    """The best scale of a sub-block for codes ``lowest`` to ``highest``; of either sign if the codes are.
 
     Args:
-        weights: ``(sub, rows)``; none is negative where ``lowest`` is 0.
-        emphasis: what an error of each counts, ``(sub, rows)``.
-        lowest, highest: the codes; the further one from 0 is tried for the largest weight.
-        steps: to try.
-        scales: ``(rows,)``, is filled.
-        energies: ``(rows,)``, what an error of the scale counts; is filled.
+        weights: ``(sub, rows)``; none may be negative if ``lowest`` is 0.
+        emphasis: weight of each squared error, ``(sub, rows)``.
+        lowest, highest: range of the codes; the largest weight gets the one further from 0.
+        steps: steps of the inverse scale to try.
+        scales: ``(rows,)``; filled.
+        energies: weight of a squared error of the scale, ``(rows,)``; filled.
     """
     columns, rows = weights.shape
     furthest, away = (lowest, -_ONE) if lowest < 0 else (highest, _ONE)
@@ -164,7 +170,7 @@ def search_scale(
                     sum_l2[r] += part * level
                     sum_xl[r] += part * x[r]
             for r in range(count):
-                # With the least-squares scale the error is sum(e w^2) less this.
+                # With the least-squares scale the error is sum(e w^2) minus this.
                 fitted = sum_xl[r] / sum_l2[r]
                 gain = fitted * sum_xl[r]
                 better = gain > best[r]
@@ -173,19 +179,32 @@ def search_scale(
                 energy[r] = sum_l2[r] if better else energy[r]
 
 
-def searches(layout: Layout) -> bool:
-    """True for the types that ``search`` knows.
+def first_fields(layout: Layout, weights: Tensor, importance: Floats) -> Fields:
+    """Scales and mins to start with, by the best search that there is for the type.
 
-    Q8_0 needs no search, steps of IQ4_NL differ in size, and Q2_0 has a search of its own.
+    Args:
+        layout: layout of the type.
+        weights: ``(columns, rows)``, whole blocks.
+        importance: ``(columns,)``.
     """
-    return layout.is_linear and layout.type_name not in {"Q8_0", "Q2_0"}
+    if searches(layout):
+        return search(layout, weights, importance)
+    rows = weights.T.contiguous().numpy()
+    if layout.type_name in _OWN_SEARCHES:
+        return Fields.of(_OWN_SEARCHES[layout.type_name](rows, importance))
+    return Fields.of(unpack(encoders.encode(rows, layout.type_name, importance, 1), layout.type_name))
+
+
+def searches(layout: Layout) -> bool:
+    """True for types that ``search`` supports: equal steps between levels, too few to do without a search."""
+    return layout.is_linear and len(layout.levels) < _FINE and layout.type_name not in _OWN_SEARCHES
 
 
 def search(layout: Layout, weights: Tensor, importance: Floats) -> Fields:
     """Scales and mins of some rows.
 
     Args:
-        layout: one that ``searches`` is true of.
+        layout: layout of a type for which ``searches`` is true.
         weights: ``(columns, rows)``, whole blocks.
         importance: ``(columns,)``.
     """
@@ -197,11 +216,11 @@ def search(layout: Layout, weights: Tensor, importance: Floats) -> Fields:
     energies = np.empty((2, *scales.shape), np.float32)
     for sub in range(len(scales)):
         here = slice(sub * layout.sub, (sub + 1) * layout.sub)
-        given = values[here], counts[here]
+        inputs = values[here], counts[here]
         if layout.m is None:
-            search_scale(*given, lowest, highest, _STEPS, scales[sub], energies[0, sub])
+            search_scale(*inputs, lowest, highest, _STEPS, scales[sub], energies[0, sub])
         else:
-            search_affine(*given, highest, _STEPS, scales[sub], mins[sub], energies[:, sub])
+            search_affine(*inputs, highest, _STEPS, scales[sub], mins[sub], energies[:, sub])
     if layout.scales is None:
         stored = torch.from_numpy(mins).mul_(layout.min_sign) if layout.m is not None else None
         return Fields(half(torch.from_numpy(scales)), half(stored) if stored is not None else None, None, None)
@@ -214,15 +233,15 @@ def search(layout: Layout, weights: Tensor, importance: Floats) -> Fields:
 
 
 def _super(values: Floats, energies: Floats, per_block: int, bits: ScaleBits) -> tuple[Tensor, Tensor]:
-    """d (or m) of super-blocks ``(blocks, rows)``, and integers that make ``values`` ``(sub-blocks, rows)`` of it."""
+    """d (or m) of super-blocks ``(blocks, rows)``, and the integers of sub-blocks that give ``values`` with it."""
     blocks = len(values) // per_block
-    found = np.empty((blocks, values.shape[1]), np.float32)
-    spent = np.empty_like(found)
+    fitted = np.empty((blocks, values.shape[1]), np.float32)
+    unused_energies = np.empty_like(fitted)
     for block in range(blocks):
         here = slice(block * per_block, (block + 1) * per_block)
-        given = values[here], energies[here], np.float32(bits.lowest), np.float32(bits.highest)
-        search_scale(*given, _STEPS, found[block], spent[block])
-    d = half(torch.from_numpy(found))
+        inputs = values[here], energies[here], np.float32(bits.lowest), np.float32(bits.highest)
+        search_scale(*inputs, _STEPS, fitted[block], unused_energies[block])
+    d = half(torch.from_numpy(fitted))
     each = d.repeat_interleave(per_block, 0)
     codes = (torch.from_numpy(values) / each).round_().clamp_(bits.lowest, bits.highest)
     return d, torch.where(each == 0, torch.zeros(()), codes)

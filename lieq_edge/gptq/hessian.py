@@ -1,47 +1,49 @@
-"""Second moments of what linear layers receive, weighted by how much the loss minds each token."""
+"""H: second moments of the inputs of linear layers, each token weighted by how much the loss depends on it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
+from ..blockwise.precision import fast_products
 from ..errors import InputError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Floats = npt.NDArray[np.float32]
 
 HELD_OUT = 4
-"""One sequence in so many is held out: it judges rounding and predicts losses, and teaches nothing."""
-
-
-# Columns that are mirrored at a time.
-_MIRRORED = 256
-# Rows of H that are one product: it begins at the diagonal, so that little more than a half of H is multiplied.
-_MULTIPLIED = 256
+"""One sequence in so many is held out: it judges rounding and predicts losses, but does not enter H."""
 
 KEPT = 0.4
 """Share of the tokens that enter H; see ``tokens_of``."""
 
+# Columns that are mirrored at a time.
+_MIRRORED = 256
+# Rows of H in one product, which starts at the diagonal, so that little more than half of H is computed.
+_MULTIPLIED = 256
+
 
 class Hessian:
-    """H = sum_t w_t x_t x_t^T over the tokens to learn from, and those held out one by one.
+    """H = sum_t w_t x_t x_t^T over the tokens to learn from, and the held-out tokens one by one.
 
-    They are far fewer than the columns of a wide matrix, so that their H would take more memory than they do.
+    There are far fewer held-out tokens than columns of a wide matrix, so an H of theirs would take more memory.
+
+    Attributes:
+        learned: H over the tokens to learn from, float32 ``(columns, columns)``; while tokens are added, only its upper
+            triangle is up to date.
     """
 
     def __init__(self, learned: Floats, held_out: Floats | None = None, *, divided: bool = True) -> None:
-        """H that is there already.
+        """Wrap an H that was computed before.
 
         Args:
             learned: H, float32 ``(columns, columns)``.
-            held_out: sqrt(w_t) x_t, float32 ``(tokens, columns)``.
-            divided: False when nothing will be judged: tokens that are held out are then added to H.
+            held_out: sqrt(w_t) x_t of the held-out tokens, float32 ``(tokens, columns)``.
+            divided: False if nothing will be judged: held-out tokens are then added to H.
         """
         self.learned = learned
         self._parts = [] if held_out is None else [held_out]
@@ -49,12 +51,12 @@ class Hessian:
 
     @classmethod
     def zeros(cls, columns: int, *, divided: bool = True) -> Hessian:
-        """Of no tokens."""
+        """H of no tokens."""
         return cls(np.zeros((columns, columns), np.float32), divided=divided)
 
     @property
     def held_out(self) -> Floats:
-        """sqrt(w_t) x_t of the tokens held out, float32 ``(tokens, columns)``."""
+        """sqrt(w_t) x_t of the held-out tokens, float32 ``(tokens, columns)``."""
         if len(self._parts) != 1:
             parts = self._parts or [np.empty((0, len(self.learned)), np.float32)]
             self._parts = [np.concatenate(parts)]
@@ -62,23 +64,26 @@ class Hessian:
 
     @property
     def trace(self) -> float:
-        """Of H over all tokens."""
+        """Trace of H over all tokens."""
         return float(self.learned.trace() + np.square(self.held_out).sum(dtype=np.float64))
 
     def merge(self) -> Floats:
-        """H over all tokens; ``learned`` becomes that. Products are as in ``add``."""
+        """Add the held-out tokens to ``learned``, with products as in ``add``, and return it."""
         if self._parts:
-            import torch
-
             _add_products(self.learned, _as_multiplied(torch.from_numpy(self.held_out)))
             self._parts = []
             self.whole()
         return self.learned
 
     def add(self, x: Tensor, weights: Tensor, *, held_out: bool) -> None:
-        """Add tokens: inputs ``(T, columns)`` with their w_t ``(T,)``. Of H only the upper triangle is kept up.
+        """Add tokens to the upper triangle of H, or to the held-out tokens.
 
         Products are in bfloat16 under autocast to it; their sum is float32.
+
+        Args:
+            x: inputs ``(T, columns)``.
+            weights: w_t ``(T,)``.
+            held_out: True if the tokens are held out.
         """
         scaled = _scaled(x, weights)
         if held_out and self._divided:
@@ -87,7 +92,7 @@ class Hessian:
             _add_products(self.learned, _as_multiplied(scaled))
 
     def whole(self) -> Hessian:
-        """These moments with H symmetric, in the same memory."""
+        """This object, after its upper triangle was copied to the lower one in place."""
         matrix = self.learned
         for start in range(0, len(matrix), _MIRRORED):
             rows = slice(start, start + _MIRRORED)
@@ -103,16 +108,12 @@ def _scaled(rows: Tensor, weights: Tensor) -> Tensor:
 
 
 def _as_multiplied(rows: Tensor) -> Tensor:
-    """Rows in the precision of the products that they are for."""
-    import torch
-
+    """Rows in the precision of products: bfloat16 under autocast, otherwise float32."""
     return rows.bfloat16() if torch.is_autocast_enabled("cpu") else rows.float()
 
 
 def _add_products(total: Floats, rows: Tensor) -> None:
     """Add ``rows^T rows`` to the upper triangle of ``total``, and to a little more than that."""
-    import torch
-
     matrix = torch.from_numpy(total)
     for start in range(0, len(total), _MULTIPLIED):
         part = slice(start, start + _MULTIPLIED)
@@ -128,64 +129,65 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 class CrossMoment:
-    """C = sum_t w_t r_t x_t^T of what an output should be, or change by, r, and the inputs.
+    """C = sum_t w_t r_t x_t^T of inputs x_t and wanted outputs, or wanted changes of outputs, r_t.
 
     Attributes:
         learned: C over the tokens to learn from, float32 ``(rows, columns)``.
     """
 
     def __init__(self, learned: Floats) -> None:
-        """C of the tokens to learn from; none is held out yet."""
+        """Wrap a C that was computed before, without held-out tokens."""
         self.learned = learned
         self._parts: list[Floats] = []
 
     @classmethod
     def zeros(cls, rows: int, columns: int) -> CrossMoment:
-        """Of no tokens."""
+        """C of no tokens."""
         return cls(np.zeros((rows, columns), np.float32))
 
     @property
     def held_out(self) -> Floats:
-        """sqrt(w_t) r_t of the tokens held out, float32 ``(tokens, rows)``."""
+        """sqrt(w_t) r_t of the held-out tokens, float32 ``(tokens, rows)``."""
         return np.concatenate(self._parts or [np.empty((0, len(self.learned)), np.float32)])
 
     def add(self, x: Tensor, wanted: Tensor, weights: Tensor, *, held_out: bool) -> None:
-        """Add tokens: inputs ``(T, columns)``, wanted outputs ``(T, rows)``, w_t ``(T,)``."""
+        """Add tokens.
+
+        Args:
+            x: inputs ``(T, columns)``.
+            wanted: r_t ``(T, rows)``.
+            weights: w_t ``(T,)``.
+            held_out: True if the tokens are held out.
+        """
         if held_out:
             self._parts.append(_scaled(wanted, weights).numpy())
         else:
-            import torch
-
             left = _as_multiplied(wanted * weights[:, None])
             _add_product(torch.from_numpy(self.learned), left, _as_multiplied(x))
 
-    def subtract(self, matrix: Floats, moments: Hessian) -> None:
-        """Let r be what the outputs should change by, where it was what they should be: take W x off it.
+    def subtract(self, matrix: Floats, hessian: Hessian) -> None:
+        """Replace the wanted outputs r_t by the wanted changes of the outputs, r_t - W x_t.
 
         Args:
             matrix: W ``(rows, columns)``.
-            moments: of the same tokens, whole.
+            hessian: H of the same tokens, symmetric (``whole``).
         """
-        import torch
-
-        from ..blockwise.precision import fast_products
-
-        own = torch.from_numpy(matrix)
-        torch.from_numpy(self.learned).addmm_(own, torch.from_numpy(moments.learned), alpha=-1)
-        # What is held out only tells how much of a change to take, by a sum over all of it.
+        weights = torch.from_numpy(matrix)
+        torch.from_numpy(self.learned).addmm_(weights, torch.from_numpy(hessian.learned), alpha=-1)
+        # A sum over all held-out tokens only decides how much of a change is taken, so fast products are exact enough.
         with fast_products():
-            outputs = torch.from_numpy(moments.held_out) @ own.T
+            outputs = torch.from_numpy(hessian.held_out) @ weights.T
         self._parts = [torch.from_numpy(self.held_out).sub_(outputs).numpy()]
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Some tokens of a batch of sequences: those to learn from, or those held out.
+    """Chosen tokens of a batch of sequences, either to learn from or held out.
 
     Attributes:
-        index: into the batch's flattened tokens.
-        weights: theirs, float32; tokens that were left out are made up for.
-        held_out: which of the two.
+        index: indices into the batch's flattened tokens.
+        weights: weights of the chosen tokens, float32, raised to make up for tokens that were left out.
+        held_out: True if they are held out.
     """
 
     index: Tensor
@@ -193,14 +195,12 @@ class Tokens:
     held_out: bool
 
     def of(self, x: Tensor) -> Tensor:
-        """Their inputs ``(tokens, columns)`` from a batch's ``(b, T, columns)``."""
+        """The rows ``(tokens, columns)`` of these tokens in a batch ``(b, T, columns)``."""
         return x.flatten(0, 1).index_select(0, self.index)
 
 
 def squared_norms(x: Tensor) -> npt.NDArray[np.float64]:
     """|x_t|^2 ``(...)`` of inputs ``(..., columns)``."""
-    import torch
-
     norms: npt.NDArray[np.float64] = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).double().numpy()
     return np.square(norms)
 
@@ -208,66 +208,64 @@ def squared_norms(x: Tensor) -> npt.NDArray[np.float64]:
 def tokens_of(
     batch: slice, norms: npt.NDArray[np.float64], weights: Tensor, held_out: frozenset[int], kept: float = KEPT
 ) -> list[Tokens]:
-    """The tokens of the sequences ``batch`` that are worth a column of a product, by what they add to H.
+    """The tokens of the sequences ``batch`` that enter H, chosen by how much they add to it.
 
-    That is very uneven (a quarter of the tokens often carries nine tenths of the sum), and H costs the same for
-    each. So tokens that add little stand for each other: each is kept at a rate proportional to ``w_t |x_t|^2``, evenly
-    spread, and then counts for as much as it was likely to be left out. The sum stays what it was on average.
+    Contributions are very uneven (a quarter of the tokens often carries nine tenths of the sum), and each token costs
+    the same. So each is kept at a rate proportional to ``w_t |x_t|^2``, evenly spread, and its weight is divided by
+    that rate; the expected sum is unchanged.
 
-    By w_t alone the few tokens that everything attends to would be left to chance: the loss minds an error there a
-    hundred times less than elsewhere, but one matrix receives inputs a thousand times as large.
+    Rates by w_t alone would leave the few tokens that all others attend to to chance: the loss depends a hundred times
+    less on an error there, but one matrix receives inputs there that are a thousand times as large.
 
     Args:
         batch: the sequences.
         norms: |x_t|^2 of their inputs, ``(b, T)``.
         weights: their w_t ``(b, T)``.
-        held_out: sequences that are held out.
-        kept: share of the tokens that is taken.
+        held_out: indices of the held-out sequences.
+        kept: share of the tokens that is kept.
     """
-    import torch
-
-    # numpy, for these are many steps on few numbers.
-    own = weights.double().numpy()
-    energies = norms * own
+    # In numpy, because these are many steps on few numbers.
+    token_weights = weights.double().numpy()
+    energies = norms * token_weights
     parts = []
     for judged in (False, True):
-        rows = np.array([i for i in range(len(own)) if (batch.start + i in held_out) == judged], np.int64)
+        rows = np.array([i for i in range(len(token_weights)) if (batch.start + i in held_out) == judged], np.int64)
         if len(rows) == 0:
             continue
-        mine, added = own[rows].reshape(-1), energies[rows].reshape(-1)
+        row_weights, added = token_weights[rows].reshape(-1), energies[rows].reshape(-1)
         limit = _limit(added, kept)
-        rate = np.minimum(added / limit, 1.0) if limit > 0 else np.ones_like(mine)
+        rate = np.minimum(added / limit, 1.0) if limit > 0 else np.ones_like(row_weights)
         steps = np.floor(rate.cumsum() + 0.5)
         chosen = np.flatnonzero(np.diff(steps, prepend=0.0) > 0)
-        length = own.shape[1]
+        length = token_weights.shape[1]
         index = rows[chosen // length] * length + chosen % length
-        counts = (mine[chosen] / rate[chosen]).astype(np.float32)
+        counts = (row_weights[chosen] / rate[chosen]).astype(np.float32)
         parts.append(Tokens(torch.from_numpy(index), torch.from_numpy(counts), judged))
     return parts
 
 
-def _limit(weights: npt.NDArray[np.float64], share: float) -> float:
-    """The weight above which tokens are kept for certain, so that ``share`` of them are kept in all; 0 keeps all."""
-    ordered = np.sort(weights)[::-1]
-    # With the k heaviest kept for certain and limit l, k + (sum of the others) / l tokens are kept.
+def _limit(energies: npt.NDArray[np.float64], share: float) -> float:
+    """The contribution from which tokens are always kept, so that ``share`` of all are; 0 keeps every token."""
+    ordered = np.sort(energies)[::-1]
+    # If the k largest are always kept and the limit is l, k + (sum of the others) / l tokens are kept.
     rest = ordered[::-1].cumsum()[::-1]
-    count = len(weights)
+    count = len(energies)
     limits = rest / np.maximum(share * count - np.arange(count), 1e-9)
     fitting = np.flatnonzero(limits >= ordered)
     return float(limits[fitting[0]]) if len(fitting) else 0.0
 
 
 def importance_of(diagonal: Floats) -> Floats:
-    """Importance of each column from the diagonal of its H: that, above zero where a column is never active."""
+    """Importance of each column, ``(columns,)``: the diagonal of H, raised above zero for columns without input."""
     floored: Floats = np.maximum(diagonal, 1e-6 * diagonal.mean()).astype(np.float32)
     return floored if floored.any() else np.ones_like(floored)
 
 
 def held_out_sequences(count: int) -> frozenset[int]:
-    """Which of ``count`` sequences are held out: the last of every ``HELD_OUT``, and at least one.
+    """Indices of the held-out ones of ``count`` sequences: the last of every ``HELD_OUT``, and at least one.
 
     Raises:
-        InputError: there are not two.
+        InputError: there are fewer than two sequences.
     """
     if count < 2:
         raise InputError(
@@ -277,24 +275,24 @@ def held_out_sequences(count: int) -> frozenset[int]:
 
 
 def count_held_out(shape: tuple[int, ...]) -> int:
-    """Tokens of the sequences that are held out, of tokens ``(n, T)``."""
+    """Number of held-out tokens among tokens ``(n, T)``."""
     return len(held_out_sequences(shape[0])) * shape[1]
 
 
 def weighted_moments(sequences: Iterable[Tensor], weights: Tensor) -> Hessian:
-    """H of given inputs.
+    """H of inputs that come one sequence at a time.
 
     Args:
         sequences: inputs ``(T, columns)`` of each sequence in turn.
         weights: w_t, ``(n, T)``.
     """
     held_out = held_out_sequences(len(weights))
-    found: Hessian | None = None
+    hessian: Hessian | None = None
     for sequence, x in enumerate(sequences):
-        if found is None:
-            found = Hessian.zeros(x.shape[1])
-        own = weights[sequence : sequence + 1]
-        for some in tokens_of(slice(sequence, sequence + 1), squared_norms(x[None]), own, held_out):
-            found.add(some.of(x[None]), some.weights, held_out=some.held_out)
-    assert found is not None
-    return found.whole()
+        if hessian is None:
+            hessian = Hessian.zeros(x.shape[1])
+        sequence_weights = weights[sequence : sequence + 1]
+        for tokens in tokens_of(slice(sequence, sequence + 1), squared_norms(x[None]), sequence_weights, held_out):
+            hessian.add(tokens.of(x[None]), tokens.weights, held_out=tokens.held_out)
+    assert hessian is not None
+    return hessian.whole()

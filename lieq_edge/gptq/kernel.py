@@ -1,4 +1,4 @@
-"""The inner loop of rounding with feedback, compiled: see ``subblock.round_sub_block``."""
+"""The compiled inner loops of rounding with feedback; see ``subblock.round_sub_block``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 
-# Rows that go through a sub-block together: what they need stays in the processor's first cache.
+# Rows that are rounded together: few enough that their arrays stay in the first-level cache.
 _LANES = 128
 
 
@@ -26,22 +26,22 @@ def round_columns(
     picks: npt.NDArray[np.int64],
     costs: Floats,
 ) -> None:
-    """Round the columns of a sub-block one after the other with every candidate; keep the best of each row.
+    """Round the columns of a sub-block one after the other with every candidate; each row takes the best.
 
-    No result depends on how rows are grouped.
+    Results do not depend on how rows are grouped.
 
     Args:
-        weights: ``(columns, rows)``, what errors are counted from.
-        targets: ``(columns, rows)``.
-        feedback: ``(columns, columns)``.
-        variances: ``(columns,)``.
+        weights: ``(columns, rows)``; errors are differences from these.
+        targets: weights plus the feedback of earlier columns, ``(columns, rows)``.
+        feedback: part of M, ``(columns, columns)``.
+        variances: R_jj^2, ``(columns,)``.
         scales: ``(candidates, rows)``.
-        mins: the same, or with no candidates where the type has none.
-        table: levels in rising order; of two, the lowest and the highest of all whole numbers between.
-        levels: ``(columns, rows)``, is filled.
-        errors: ``(columns, rows)``, is filled.
-        picks: ``(rows,)``, is filled with the index of the candidate.
-        costs: ``(rows,)``, is filled.
+        mins: like ``scales``, or ``(0, rows)`` for types without mins.
+        table: ascending levels; if there are only two, all integers from the first to the second.
+        levels: chosen levels, ``(columns, rows)``; filled.
+        errors: weights minus chosen values, ``(columns, rows)``; filled.
+        picks: index of the chosen candidate, ``(rows,)``; filled.
+        costs: sum_j R_jj^2 (target_j - value_j)^2, ``(rows,)``; filled.
     """
     columns, rows = targets.shape
     linear = len(table) == 2
@@ -60,8 +60,8 @@ def round_columns(
     best = np.zeros(_LANES, np.int64)
     better = np.zeros(_LANES, np.bool_)
     for first in range(0, rows, _LANES):
-        # Rows of arrays are taken out before each loop: only then does the compiler see that no index is negative, and
-        # does many of them in one step.
+        # Rows of arrays are sliced before each loop, because only then does the compiler see that no index is negative
+        # and vectorise the loop.
         last = min(first + _LANES, rows)
         count = last - first
         for candidate in range(len(scales)):
@@ -121,14 +121,14 @@ def round_columns(
 def neighbours(
     present: Floats, steps: Floats, lowest: float, highest: float, unit: Floats, stored: Floats, values: Floats
 ) -> None:
-    """Integers some steps away from those of a sub-block, and the scales (or mins) that they stand for.
+    """Integers near the stored ones of a sub-block, and the scales (or mins) that they represent.
 
     Args:
-        present: ``(rows,)``.
-        steps: ``(candidates,)``; one below 1 is a part of the integer, and moves it by 1 at least.
-        lowest, highest: integers that can be stored.
-        unit: what they are multiplied by, ``(rows,)``.
-        stored, values: ``(candidates, rows)``, are filled.
+        present: stored integers, ``(rows,)``.
+        steps: ``(candidates,)``; a step below 1 is a share of the integer and moves it by at least 1.
+        lowest, highest: range of integers that can be stored.
+        unit: d (or m), by which they are multiplied, ``(rows,)``.
+        stored, values: integers and their products with ``unit``, ``(candidates, rows)``; filled.
     """
     low, high = np.float32(lowest), np.float32(highest)
     for candidate in range(len(steps)):
@@ -144,7 +144,7 @@ def neighbours(
 
 @numba.njit(nogil=True, cache=True)
 def take_picked(stored: Floats, picks: npt.NDArray[np.int64], where: npt.NDArray[np.bool_], present: Floats) -> None:
-    """Let ``present`` ``(rows,)`` be row ``picks`` of ``stored`` ``(candidates, rows)``, ``where`` true."""
+    """Set ``present`` ``(rows,)`` to candidate ``picks`` of ``stored`` ``(candidates, rows)`` in the rows ``where``."""
     for r in range(len(present)):
         if where[r]:
             present[r] = stored[picks[r], r]

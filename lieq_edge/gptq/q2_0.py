@@ -1,8 +1,8 @@
-"""A scale search for Q2_0, whose own encoder in ggml takes the largest weight as the scale.
+"""A scale search for Q2_0, because ggml's own encoder takes the largest weight as the scale.
 
-Q2_0 stores ``d * {-1, 0, 1, 2}`` for 64 weights. ggml's ``quantize_row_q2_0_ref`` sets d = max |w|, which
-rounds nearly every weight to zero. Here d, of either sign, minimises the weighted squared error: many start
-values, and for each the codes nearest to it and then the least-squares scale of these codes.
+Q2_0 stores ``d * {-1, 0, 1, 2}`` for 64 weights. ggml's ``quantize_row_q2_0_ref`` sets d = max |w|, which rounds nearly
+every weight to zero. Here d, of either sign, minimises the weighted squared error: each of many initial values gives
+the nearest codes, and these give the least-squares scale.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from ..gguf.blocks import Grid, pack
 
 Floats = npt.NDArray[np.float32]
 
-# Start values of d as parts of the largest magnitude: from "the largest weight is a 2" upwards in density to
-# scales that clip nine tenths of the range, which heavy-tailed blocks want.
+# Initial values of d as shares of the largest magnitude. The smallest clip most of the range, as heavy-tailed blocks
+# need.
 _STARTS = np.concatenate([np.linspace(0.12, 0.75, 22), np.linspace(0.8, 1.0, 4)]).astype(np.float32)
 _REFITS = 3
 _BLOCK = 64
-# Blocks worked on at a time: the temporaries stay in the processor's cache.
+# Blocks that are searched together: few enough that the temporaries stay in the cache.
 _CHUNK = 2048
 
 
 def search_grid(weights: Floats, importance: Floats | None = None) -> Grid:
     """Scales and nearest codes of Q2_0 that minimise the importance-weighted squared error.
 
-    As in ggml's encoders of other types, a weight counts ``importance * sqrt(mean(w^2) + w^2)``, with the mean
-    over the row.
+    As in ggml's encoders of other types, an error counts ``importance * sqrt(mean(w^2) + w^2)``, with the mean over the
+    row.
 
     Args:
         weights: float32 ``(rows, columns)``, columns a multiple of 64.
-        importance: float32 ``(columns,)``, or None for equal columns.
+        importance: float32 ``(columns,)``, or None if all columns are equally important.
     """
     rows, columns = weights.shape
     emphasis = np.sqrt(np.mean(np.square(weights), axis=1, keepdims=True) + np.square(weights))

@@ -1,8 +1,8 @@
-"""Going over rounded rows again: every step keeps or lowers tr(E H E^T) of each row.
+"""Refine rounded rows; no step raises tr(E H E^T) of any row.
 
 Rounding with feedback fixes the first columns before it knows the errors of the last. Here each sub-block is rounded
-once more, scale included, with all other columns as they are (block coordinate descent), and the scale and min of each
-block are moved to the H-weighted least squares of its codes.
+again, scale included, with all other columns fixed (block coordinate descent), and scale and min of each block move to
+the H-weighted least-squares fit of its codes.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ def sweep(
     errors: torch.Tensor,
     group: int,
 ) -> None:
-    """Go over all blocks once: first d and m of a block, then its sub-blocks.
+    """Refine all blocks once: first d and m of a block, then its sub-blocks.
 
     ``scales``, ``levels`` and ``errors`` are updated in place.
 
     Args:
         weights: ``(columns, rows)``.
-        hessian: damped H.
+        hessian: damped H, ``(columns, columns)``.
         blocks: factors of the diagonal blocks of ``hessian``.
-        scales: of the rows.
+        scales: scale fields of the rows.
         levels: chosen levels, ``(columns, rows)``.
         errors: weights minus chosen values, like ``levels``.
-        group: columns whose gradient is made by one product and kept up to date from there.
+        group: number of columns whose gradient is computed by one product and then kept up to date.
     """
     to_levels = Levels(scales.layout)
     block = scales.layout.block
@@ -62,20 +62,20 @@ def _descend(
     gradient: torch.Tensor,
     to_levels: Levels,
 ) -> None:
-    """Round the sub-blocks of ``columns`` again; ``square`` and ``gradient`` are of the group that begins at ``first``.
+    """Round the sub-blocks of ``columns`` again; ``square`` and ``gradient`` are those of the group from ``first``.
 
-    With the other columns fixed, the errors e of sub-block s cost e^T H_ss e + 2 e^T b, least at e = -H_ss^-1 b. So
-    its targets are the weights plus H_ss^-1 b, and rounding with feedback by the factor of H_ss looks for codes near
-    them. A row keeps what it had unless the new codes cost less.
+    With the other columns fixed, the errors e of sub-block s cost e^T H_ss e + 2 e^T b, which is least at
+    e = -H_ss^-1 b. So its targets are the weights plus H_ss^-1 b, and rounding with feedback by the factor of H_ss
+    searches for codes near them. A row keeps its codes unless the new ones cost less.
     """
     sub = scales.layout.sub
     for start in range(columns.start, columns.stop, sub):
         part, here, index = slice(start, start + sub), slice(start - first, start - first + sub), start // sub
-        old, own = errors[part], gradient[here]
-        # What the present errors lie away from the best ones, and what that costs.
-        excess = blocks.inverse[index] @ own
-        present = (excess * own).sum(0)
-        targets = weights[part] - old + excess
+        current, slope = errors[part], gradient[here]
+        # Distance of the current errors from the optimum, and its cost.
+        excess = blocks.inverse[index] @ slope
+        present = (excess * slope).sum(0)
+        targets = weights[part] - current + excess
         candidates = scales.candidates(index, search=True, near=True)
         choice = round_sub_block(
             targets, targets, blocks.feedback[index], blocks.variances[index], candidates, to_levels
@@ -91,31 +91,31 @@ def _descend(
 def _refit(
     block: int, here: slice, square: torch.Tensor, scales: Scales, levels: torch.Tensor, gradient: torch.Tensor
 ) -> torch.Tensor:
-    """Move d (and m) of a block to the least squares of its codes, where rounding to fp16 leaves a gain.
+    """Move d (and m) of a block to the least-squares fit of its codes, in rows where fp16 rounding leaves a gain.
 
-    With codes fixed, an error changes by -delta_d * c + delta_m * u, where c and u are what d and m multiply. The
+    With fixed codes, an error changes by -delta_d * c + delta_m * u, where c and u are the factors of d and m. The
     2 x 2 normal equations are solved for each row.
 
     Args:
-        block: which one.
+        block: index of the block.
         here: its columns in their group.
         square: H of the group.
-        scales: of all blocks.
-        levels: of its columns, ``(columns, rows)``.
-        gradient: of the group, ``(group, rows)``; follows the errors.
+        scales: scale fields of all blocks; updated in place.
+        levels: levels of its columns, ``(columns, rows)``.
+        gradient: gradient of the group, ``(group, rows)``; updated in place.
 
     Returns:
-        How the errors change, ``(columns, rows)``.
+        Changes of the errors, ``(columns, rows)``.
     """
     layout = scales.layout
     per_block = layout.block // layout.sub
     subs = slice(block * per_block, (block + 1) * per_block)
-    toward, own = square[:, here], gradient[here]
+    toward, slope = square[:, here], gradient[here]
     by_d = -levels
     if scales.scale_codes is not None:
         by_d.view(per_block, layout.sub, -1).mul_(scales.scale_codes[subs, None])
     curved_d = toward @ by_d
-    dd, d_slope = (by_d * curved_d[here]).sum(0), (by_d * own).sum(0)
+    dd, d_slope = (by_d * curved_d[here]).sum(0), (by_d * slope).sum(0)
     d, zero = scales.d[block], torch.zeros(())
     if scales.m is None:
         step = _to_half(d, torch.where(dd > 0, -d_slope / dd, zero))
@@ -124,7 +124,7 @@ def _refit(
         gradient.addcmul_(curved_d, step)
         return by_d.mul_(step)
 
-    # u is the same in all columns of a sub-block, so sums over them are enough.
+    # u is the same in all columns of a sub-block, so sums over these are enough.
     def summed(x: torch.Tensor) -> torch.Tensor:
         return x.view(per_block, layout.sub, -1).sum(1)
 
@@ -133,7 +133,7 @@ def _refit(
     else:
         by_m = torch.full((per_block, levels.shape[1]), float(layout.min_sign))
     curved_m = toward.view(len(toward), per_block, layout.sub).sum(2) @ by_m
-    dm, mm, m_slope = ((by_m * summed(x)).sum(0) for x in (curved_d[here], curved_m[here], own))
+    dm, mm, m_slope = ((by_m * summed(x)).sum(0) for x in (curved_d[here], curved_m[here], slope))
     determinant = dd * mm - dm * dm
     solvable = determinant > 1e-5 * dd * mm
     m = scales.m[block]
@@ -150,6 +150,6 @@ def _refit(
 
 
 def _to_half(present: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
-    """The step that ends at an fp16 number; none where that is not finite."""
+    """The step to the nearest fp16 number; 0 where that is not finite."""
     reached = (present + step).half().float()
     return torch.where(torch.isfinite(reached), reached - present, torch.zeros(()))

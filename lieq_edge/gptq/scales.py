@@ -1,4 +1,4 @@
-"""Scales and mins of rows that are being rounded, and the neighbours of each that a search tries."""
+"""Scales and mins of rows during rounding, and the neighbours of each that a search tries."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from ..gguf.blocks import Grid, Layout
 from .kernel import neighbours, take_picked
 
-# Steps to try around the scale and min that were found before. An integer is a step of the stored integer, a fraction
-# a part of it (at least 1). For types without stored integers both are parts of d. Measured on held-out text; see docs.
+# Steps around the first scale and min. An integer is a step of the stored integer, a fraction a share of it (at least
+# 1). For types without stored integers both are shares of d. Other types take _OTHER_STEPS.
 _STEPS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "Q2_K": ((-1, 0, 1), (-2, -1, 0, 1, 2)),
     "Q3_K": ((-2, -1, 0, 1, 2), (0,)),
@@ -30,7 +30,9 @@ _OTHER_STEPS: tuple[tuple[float, ...], tuple[float, ...]] = ((-0.08, -0.04, 0, 0
 class Candidates:
     """Scales (and mins) to choose from for one sub-block, each ``(candidates, rows)``.
 
-    ``stored_scales`` and ``stored_mins`` are the same as the block stores them.
+    Attributes:
+        scales, mins: effective values; ``mins`` None for types without mins.
+        stored_scales, stored_mins: the same as stored in the block.
     """
 
     scales: torch.Tensor
@@ -41,7 +43,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Fields:
-    """Scale fields of neighbouring columns, as in ``Scales``."""
+    """Scale fields of neighbouring columns; attributes as in ``Scales``."""
 
     d: torch.Tensor
     m: torch.Tensor | None
@@ -50,7 +52,7 @@ class Fields:
 
     @classmethod
     def of(cls, grid: Grid) -> Fields:
-        """Those of rows in ggml's order."""
+        """The fields of rows in ggml's order."""
 
         def columns_first(field: npt.NDArray | None) -> torch.Tensor | None:
             return torch.from_numpy(field.astype(np.float32)).T if field is not None else None
@@ -61,11 +63,11 @@ class Fields:
 
 
 class Scales:
-    """The scale fields of all blocks of some rows, column blocks first, as float32 tensors that hold exact values.
+    """The scale fields of all blocks of some rows, columns first, as float32 tensors of exact values.
 
     Attributes:
-        d, m: ``(blocks, rows)``; ``m`` None for types without mins.
-        scale_codes, min_codes: ``(sub-blocks, rows)``, None where the type has none.
+        d, m: scales and mins of blocks, ``(blocks, rows)``; ``m`` None for types without mins.
+        scale_codes, min_codes: stored integers, ``(sub-blocks, rows)``; None for types without them.
     """
 
     def __init__(self, layout: Layout, rows: int, columns: int) -> None:
@@ -81,21 +83,24 @@ class Scales:
         self._near = _pairs(_nearest(scale_steps), _nearest(min_steps))
 
     def fill(self, fields: Fields, column: int) -> None:
-        """Take over the fields of neighbouring columns that start at ``column``."""
-        for mine, theirs, width in (
+        """Copy the fields of neighbouring columns that start at ``column``."""
+        for target, values, width in (
             (self.d, fields.d, self.layout.block),
             (self.m, fields.m, self.layout.block),
             (self.scale_codes, fields.scale_codes, self.layout.sub),
             (self.min_codes, fields.min_codes, self.layout.sub),
         ):
-            if mine is not None and theirs is not None:
+            if target is not None and values is not None:
                 start = column // width
-                mine[start : start + len(theirs)] = theirs
+                target[start : start + len(values)] = values
 
     def candidates(self, sub: int, *, search: bool, near: bool = False) -> Candidates:
-        """What sub-block ``sub`` may use: its present scale and, when searching, the neighbours of it.
+        """Scales and mins to try for one sub-block.
 
-        ``near`` leaves one neighbour on either side.
+        Args:
+            sub: index of the sub-block.
+            search: try neighbours of the current scale; False tries the current one only.
+            near: try only one neighbour on either side.
         """
         layout = self.layout
         scale_steps, min_steps = self._near if near else self._wide
@@ -118,16 +123,30 @@ class Scales:
     def _neighbours(
         self, present: torch.Tensor, steps: torch.Tensor, unit: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Integers around ``present``, and these times ``unit``, ``(candidates, rows)``."""
+        """Integers around ``present``, and their products with ``unit``, each ``(candidates, rows)``."""
         bits = self.layout.scales
         assert bits is not None
         stored, values = (torch.empty(len(steps), len(present)) for _ in range(2))
-        given = present.numpy(), steps[:, 0].numpy(), bits.lowest, bits.highest, unit.numpy()
-        neighbours(*given, stored.numpy(), values.numpy())
+        neighbours(
+            present.numpy(),
+            steps[:, 0].numpy(),
+            bits.lowest,
+            bits.highest,
+            unit.numpy(),
+            stored.numpy(),
+            values.numpy(),
+        )
         return stored, values
 
     def take(self, sub: int, chosen: Candidates, pick: torch.Tensor, where: torch.Tensor | None = None) -> None:
-        """Store candidate ``pick`` (one index a row) of sub-block ``sub``, in all rows or ``where`` true."""
+        """Store candidates of one sub-block as its scales and mins.
+
+        Args:
+            sub: index of the sub-block.
+            chosen: the candidates.
+            pick: index of the candidate for each row, ``(rows,)``.
+            where: rows to change, ``(rows,)``; None for all.
+        """
         layout = self.layout
         if self.scale_codes is None:
             place = sub * layout.sub // layout.block
@@ -136,12 +155,12 @@ class Scales:
             place = sub
             fields = ((self.scale_codes, chosen.stored_scales), (self.min_codes, chosen.stored_mins))
         changed = where.numpy() if where is not None else np.ones(len(pick), np.bool_)
-        for mine, stored in fields:
-            if mine is not None and stored is not None:
-                take_picked(stored.numpy(), pick.numpy(), changed, mine[place].numpy())
+        for field, stored in fields:
+            if field is not None and stored is not None:
+                take_picked(stored.numpy(), pick.numpy(), changed, field[place].numpy())
 
     def grid(self, codes: torch.Tensor) -> Grid:
-        """The finished rows; ``codes`` uint8 ``(columns, rows)``."""
+        """The finished rows with ``codes``, uint8 ``(columns, rows)``."""
 
         def rows_first(field: torch.Tensor | None, kind: type) -> npt.NDArray:
             return field.T.contiguous().numpy().astype(kind) if field is not None else None  # type: ignore[return-value]
@@ -162,11 +181,11 @@ def _pairs(scale_steps: Sequence[float], min_steps: Sequence[float]) -> tuple[to
 
 
 def _nearest(steps: Sequence[float]) -> tuple[float, ...]:
-    """No step, and the smallest up and down."""
+    """The step 0 and the smallest one up and down."""
     middle = steps.index(0)
     return tuple(steps[max(middle - 1, 0) : middle + 2])
 
 
 def half(values: torch.Tensor) -> torch.Tensor:
-    """The nearest float16 numbers, as float32."""
+    """``values`` rounded to float16, as float32."""
     return values.half().float()

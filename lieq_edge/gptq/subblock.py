@@ -1,4 +1,4 @@
-"""Rounding the columns of one sub-block, one after the other, for several candidate scales at once."""
+"""Round the columns of one sub-block, one after the other, for several candidate scales at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Levels:
     """The levels of a type.
 
     Attributes:
-        table: as ``kernel.round_columns`` takes them.
+        table: levels in the form that ``kernel.round_columns`` expects.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -26,7 +26,7 @@ class Levels:
         self._middles = None if layout.is_linear else torch.from_numpy((self.table[1:] + self.table[:-1]) / 2)
 
     def codes(self, levels: torch.Tensor) -> torch.Tensor:
-        """The codes (uint8) of exact levels."""
+        """Codes (uint8) of ``levels``, which must be exact."""
         if self._middles is None:
             return (levels - self._first).to(torch.uint8)
         return torch.bucketize(levels, self._middles).to(torch.uint8)
@@ -38,8 +38,8 @@ class Choice:
 
     Attributes:
         levels: chosen levels, ``(columns, rows)``.
-        errors: the weights minus the chosen values, like ``levels``.
-        pick: index of the candidate, ``(rows,)``.
+        errors: weights minus chosen values, like ``levels``.
+        pick: index of the candidate, int64 ``(rows,)``.
         cost: sum_j R_jj^2 (target_j - value_j)^2, ``(rows,)``.
     """
 
@@ -57,24 +57,23 @@ def round_sub_block(
     candidates: Candidates,
     levels: Levels,
 ) -> Choice:
-    """Round each column to the level nearest to its target, which gathers the errors of the columns before it.
+    """Round each column to the level nearest to its target, which includes the errors of the columns before it.
 
-    All candidates are rounded in full, feedback included, and the one with the least cost wins in each row: a scale
-    is judged by what feedback makes of it.
+    All candidates are rounded in full, feedback included, and each row takes the one with the least cost.
 
     Args:
-        weights: ``(columns, rows)``, what errors are counted from.
-        targets: ``(columns, rows)``, the weights and the feedback of all earlier columns.
-        feedback: the sub-block's square of M.
-        variances: R_jj^2 of the columns.
+        weights: ``(columns, rows)``; errors are differences from these.
+        targets: weights plus the feedback of all earlier columns, ``(columns, rows)``.
+        feedback: the part of M for the sub-block, ``(columns, columns)``.
+        variances: R_jj^2 of the columns, ``(columns,)``.
         candidates: scales and mins, ``(candidates, rows)``.
-        levels: of the type.
+        levels: levels of the type.
     """
     columns, rows = targets.shape
     mins = candidates.mins if candidates.mins is not None else candidates.scales[:0]
     chosen, errors = np.empty((columns, rows), np.float32), np.empty((columns, rows), np.float32)
     picks, costs = np.empty(rows, np.int64), np.empty(rows, np.float32)
-    given = (weights, targets, feedback, variances, candidates.scales, mins)
-    arrays = (tensor.contiguous().numpy() for tensor in given)
+    tensors = (weights, targets, feedback, variances, candidates.scales, mins)
+    arrays = (tensor.contiguous().numpy() for tensor in tensors)
     round_columns(*arrays, levels.table, chosen, errors, picks, costs)
     return Choice(*map(torch.from_numpy, (chosen, errors, picks, costs)))

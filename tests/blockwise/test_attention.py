@@ -9,14 +9,14 @@ from lieq_edge.blockwise import attention
 
 
 class _Layer(torch.nn.Module):
-    """What transformers passes as the attention layer."""
+    """The part of an attention layer that is read."""
 
     is_causal = True
     num_key_value_groups = 2
 
 
 def _inputs(length: int) -> list[torch.Tensor]:
-    """As transformers gives them: heads lie side by side in memory."""
+    """Queries, keys and values as from transformers, with heads adjacent in memory."""
     generator = torch.Generator().manual_seed(length)
     inputs = [torch.randn(2, length, heads, 8, generator=generator).transpose(1, 2) for heads in (4, 2, 2)]
     return [x.requires_grad_() for x in inputs]
@@ -87,7 +87,7 @@ def _never(*_: object) -> None:
 
 
 @pytest.mark.parametrize("special", ["mask", "not causal", "longer", "other keys"])
-def test_what_is_not_plain_is_left_to_transformers(special: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_special_attention_is_left_to_transformers(special: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention._Causal, "apply", _never)
     query, key, value = _inputs(24)
     mask, options = None, {}

@@ -45,11 +45,11 @@ def test_equals_the_plain_forward(family: str, changes: dict[str, Any], keep: bo
     tokens = random_tokens(3, 40)
     with torch.no_grad():
         expected = plain(tokens).logits
-        # Attention is not summed in the same order.
+        # Attention is summed in another order.
         torch.testing.assert_close(model.logits(run(model, tokens)), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_scaled_embeddings_and_logits_are_told_from_what_the_matrices_give() -> None:
+def test_scaled_embeddings_and_logits_differ_from_the_outputs_of_the_matrices() -> None:
     plain = tiny_lm("granite", **GRANITE)
     model = BlockModel(MemorySource(plain))
     tokens = random_tokens(2, 10)
@@ -70,7 +70,7 @@ def test_windows_longer_than_learned_positions_are_refused() -> None:
         model.embed(random_tokens(1, 129))
 
 
-def test_matrices_that_transformers_keeps_turned_are_linears() -> None:
+def test_matrices_that_are_transposed_in_transformers_are_linears() -> None:
     plain = tiny_lm("gpt2")
     model = BlockModel(MemorySource(plain))
     with model.block(1) as module:
@@ -101,7 +101,7 @@ def test_blocks_leave_memory_unless_kept() -> None:
     assert all(parameter.is_meta for parameter in module.parameters())
 
 
-def test_token_losses_are_cross_entropies_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_losses_are_cross_entropies_for_any_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = tiny_lm()
     model = BlockModel(MemorySource(plain))
     tokens = random_tokens(4, 30)
@@ -154,7 +154,7 @@ def test_gradient_reaches_the_input_of_a_block() -> None:
         ({"tie_word_embeddings": False}, r"no weights for lm_head\.weight"),
     ],
 )
-def test_wrong_models_are_told_in_a_sentence(changes: dict[str, Any], words: str) -> None:
+def test_wrong_models_are_refused_in_a_sentence(changes: dict[str, Any], words: str) -> None:
     class Broken(MemorySource):
         def config(self) -> dict[str, Any]:
             return {**super().config(), **changes}
@@ -174,7 +174,7 @@ def test_a_model_directory_equals_transformers_own_loading(family: str, options:
         torch.testing.assert_close(model.logits(run(model, tokens)), plain(tokens).logits, atol=5e-5, rtol=1e-5)
 
 
-def test_threads_of_one_model_are_not_left_to_the_next() -> None:
+def test_threads_of_one_model_do_not_affect_the_next() -> None:
     source = open_source(str(cached_model("llama")))
     before = torch.get_num_threads()
     for threads, expected in ((3, 3), (2, 2), (None, before), (None, before)):

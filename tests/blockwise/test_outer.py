@@ -1,4 +1,4 @@
-"""Embedding and head that go and come back."""
+"""Embedding and head are released and read again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOKENS = torch.randint(0, 300, (2, 16), generator=torch.Generator().manual_seed(
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3_text", "gpt2"])
-def test_what_was_released_is_read_again_when_needed(tmp_path: Path, family: str, dtype: str) -> None:
+def test_released_weights_are_read_again_when_needed(tmp_path: Path, family: str, dtype: str) -> None:
     model = BlockModel(open_source(str(make_model(tmp_path / "model", family, dtype=dtype))))
     with torch.no_grad():
         hidden = model.embed(TOKENS)
@@ -33,7 +33,7 @@ def test_what_was_released_is_read_again_when_needed(tmp_path: Path, family: str
             assert not any(table.weight.is_meta for table in tables)
 
 
-def test_an_embedding_of_16_bits_that_is_not_finite_is_told(tmp_path: Path) -> None:
+def test_an_embedding_of_16_bits_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "model", "llama", dtype="bfloat16")
     source = open_source(str(folder))
     rows = source.read_rows("token_embd.weight", slice(0, 2))
@@ -46,7 +46,7 @@ def test_an_embedding_of_16_bits_that_is_not_finite_is_told(tmp_path: Path) -> N
         BlockModel(open_source(str(folder)))
 
 
-def test_a_model_that_nobody_holds_is_gone_after_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_without_references_is_freed_after_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lieq_edge.system.memory._SHORT", 0.0)
     source = open_source(str(make_model(tmp_path / "model", "llama", dtype="bfloat16")))
     with Stopwatch().measure("stage"):

@@ -1,4 +1,4 @@
-"""Products in float32 that are left to oneDNN."""
+"""Float32 products by oneDNN."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ needs_setting = pytest.mark.skipif(setting is None, reason="this PyTorch has no 
 def test_products_stay_as_exact_as_float32() -> None:
     left, right = torch.randn(2, 300, 300, generator=torch.Generator().manual_seed(0))
     with precision.fast_float32():
-        found = left @ right
+        computed = left @ right
     wanted = left.double() @ right.double()
-    assert (found - wanted).norm() / wanted.norm() < 1e-6
+    assert (computed - wanted).norm() / wanted.norm() < 1e-6
 
 
 @needs_setting
-def test_the_setting_is_as_before_when_the_last_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_setting_is_restored_when_the_last_thread_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_onednn_is_exact", lambda: True)
     before = setting.fp32_precision
     entered, leave = threading.Event(), threading.Event()
@@ -37,7 +37,7 @@ def test_the_setting_is_as_before_when_the_last_has_left(monkeypatch: pytest.Mon
     with precision.fast_float32():
         thread.start()
         assert entered.wait(10)
-    # The other thread is still within.
+    # The other thread is still in its context.
     assert setting.fp32_precision == "bf16"
     leave.set()
     thread.join()
@@ -45,7 +45,7 @@ def test_the_setting_is_as_before_when_the_last_has_left(monkeypatch: pytest.Mon
 
 
 @needs_setting
-def test_where_onednn_would_round_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_changes_if_onednn_would_round(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_onednn_is_exact", lambda: False)
     before = setting.fp32_precision
     with precision.fast_float32():
@@ -53,7 +53,7 @@ def test_where_onednn_would_round_nothing_changes(monkeypatch: pytest.MonkeyPatc
 
 
 @needs_setting
-def test_rounding_to_bfloat16_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounding_to_bfloat16_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     multiply = torch.bmm
     monkeypatch.setattr(torch, "bmm", lambda a, b: multiply(a.bfloat16().float(), b.bfloat16().float()))
     assert not precision._onednn_is_exact.__wrapped__()

@@ -1,4 +1,4 @@
-"""The residual stream of the original is put away, found again, and made again where it is lost."""
+"""The residual stream of the original is stored, read again, and computed again where files are lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lieq_edge.blockwise import residual
 from lieq_edge.blockwise.model import BlockModel
 from lieq_edge.blockwise.partial_runs import input_of
 from lieq_edge.blockwise.precision import fast_products
-from lieq_edge.blockwise.residual import ResidualStream, Stored, Written
+from lieq_edge.blockwise.residual import ResidualStream, StoredStates, Written
 from lieq_edge.rounding.drift import Stream
 from lieq_edge.sources import open_source
 from lieq_edge.store import Run
@@ -24,7 +24,7 @@ TOKENS = torch.randint(0, 300, (4, 32), generator=torch.Generator().manual_seed(
 
 @pytest.fixture
 def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """States go to files, however small they are."""
+    """States are stored in files, however small they are."""
     monkeypatch.setattr(residual, "is_little_memory", lambda size: False)
 
 
@@ -35,11 +35,11 @@ def model_of(folder: Path, family: str = "llama") -> BlockModel:
 @given(st.integers(-80, 110), st.integers(0, 8))
 def test_sixteen_bits_are_an_eighth_as_coarse_as_bfloat16s(power: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    # Three powers of ten between the channels, as between those of a model.
+    # Channels differ by three powers of ten, as in a model.
     exact = torch.randn(2, 8, 16, generator=generator) * torch.logspace(0, 3, 16) * 2.0**power
     hidden = exact.clone()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        stored = Stored.of(hidden)
+        stored = StoredStates.of(hidden)
     assert stored.values.dtype == torch.float16
     assert torch.equal(stored[:], hidden)
     assert torch.equal(stored[1:2], hidden[1:2])
@@ -48,32 +48,32 @@ def test_sixteen_bits_are_an_eighth_as_coarse_as_bfloat16s(power: int, seed: int
 
 
 @pytest.mark.parametrize("value", [0.0, float("inf"), float("nan")])
-def test_hidden_states_of_one_kind_of_number_stay_as_they_are(value: float) -> None:
+def test_constant_hidden_states_stay_as_they_are(value: float) -> None:
     hidden = torch.full((1, 2, 4), value)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(Stored.of(hidden)[:], torch.full((1, 2, 4), value), equal_nan=True)
+        torch.testing.assert_close(StoredStates.of(hidden)[:], torch.full((1, 2, 4), value), equal_nan=True)
 
 
 def test_without_bfloat16_nothing_is_rounded() -> None:
     hidden = torch.randn(2, 4, 8)
-    assert Stored.of(hidden).values is hidden
+    assert StoredStates.of(hidden).values is hidden
 
 
 @pytest.mark.usefixtures("on_disk")
-@pytest.mark.parametrize("quick", [False, True])
-def test_what_is_lost_is_made_again_the_same(tmp_path: Path, quick: bool) -> None:
+@pytest.mark.parametrize("fast", [False, True])
+def test_lost_files_are_computed_again_with_the_same_values(tmp_path: Path, fast: bool) -> None:
     model = model_of(tmp_path / "model")
     count = model.n_blocks
-    with fast_products(quick), Run(tmp_path / "run") as run, Run(None) as nowhere:
+    with fast_products(fast), Run(tmp_path / "run") as run, Run(None) as nowhere:
         stream = ResidualStream(model, TOKENS, run, inside=True)
         last = stream.forward()
         inputs = [stream.take(index) for index in range(count + 1)]
         written = [stream.written(index) for index in range(count)]
         assert torch.equal(inputs[count], last)
         assert torch.equal(ResidualStream(model, TOKENS, run).forward(), last)
-        kept = sorted(path.name for path in (tmp_path / "run").glob("inside.*"))
-        assert len(kept) == count
-        # Without a folder what is inside blocks is not kept.
+        stored = sorted(path.name for path in (tmp_path / "run").glob("inside.*"))
+        assert len(stored) == count
+        # Without a folder, states inside blocks are not stored.
         other = ResidualStream(model, TOKENS, nowhere, inside=True)
         assert torch.equal(other.forward(), last)
         for index in range(count):
@@ -96,13 +96,13 @@ def _assert_same(one: Written | None, other: Written | None) -> None:
         assert torch.equal(stored[:], other.streams[name][:])
 
 
-@pytest.mark.parametrize("quick", [False, True])
-def test_a_little_waits_in_memory_and_goes_as_it_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: bool
+@pytest.mark.parametrize("fast", [False, True])
+def test_small_states_stay_in_memory_and_are_freed_when_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
 ) -> None:
     model = model_of(tmp_path / "model")
     blocks = range(model.n_blocks)
-    with fast_products(quick), Run(tmp_path / "memory") as run, Run(tmp_path / "disk") as other:
+    with fast_products(fast), Run(tmp_path / "memory") as run, Run(tmp_path / "disk") as other:
         stream = ResidualStream(model, TOKENS, run, inside=True)
         last = stream.forward()
         with monkeypatch.context() as patched:
@@ -112,21 +112,21 @@ def test_a_little_waits_in_memory_and_goes_as_it_is_read(
         for index in blocks:
             assert torch.equal(stream.take(index), files.take(index))
         assert [path.name for path in (tmp_path / "memory").iterdir()] == ["lock"]
-        # Twice, as when what was rounded behind the first is lost.
+        # Twice, as if the results of rounding after the first were lost.
         for _ in range(2):
             for index in blocks:
                 _assert_same(stream.written(index), files.written(index))
-            assert set(stream._shelf._held) == {f"input.{len(blocks)}"}
-        # As when earlier blocks were rounded by a process that was killed.
+            assert set(stream._storage._in_process) == {f"input.{len(blocks)}"}
+        # As if earlier blocks were rounded by a process that was killed.
         resumed = ResidualStream(model, TOKENS, run, inside=True)
         resumed.forward()
         for index in blocks[1:]:
             _assert_same(resumed.written(index), files.written(index))
-        assert set(resumed._shelf._held) == {f"input.{len(blocks)}"}
+        assert set(resumed._storage._in_process) == {f"input.{len(blocks)}"}
 
 
 @pytest.mark.usefixtures("on_disk")
-def test_an_interrupted_way_forward_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_forward_pass_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(tmp_path / "model")
     with Run(None) as run:
         expected = ResidualStream(model, TOKENS, run).forward()
@@ -149,7 +149,7 @@ def test_an_interrupted_way_forward_goes_on(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("on_disk")
-def test_what_would_fill_the_cache_is_not_kept(tmp_path: Path) -> None:
+def test_states_that_would_fill_the_cache_are_not_stored(tmp_path: Path) -> None:
     model = model_of(tmp_path / "model")
     with Run(tmp_path / "run", limit=1000) as run:
         ResidualStream(model, TOKENS, run, inside=True).forward()
@@ -168,7 +168,7 @@ def test_the_stream_is_known_where_a_block_writes_to_it(tmp_path: Path, family: 
         names = list(written.streams)
         with model.block(0) as module:
             torch.testing.assert_close(written.streams[names[1]][:], model.run_block(module, 0, hidden))
-            # An original that nothing was done to has not drifted: what an output should be it is.
+            # The original has not drifted, so the outputs are the wanted ones.
             linears = model.linears(module, 0)
             for count, name in enumerate(names):
                 stream = Stream(written, slice(0, 4), hidden)
@@ -178,7 +178,7 @@ def test_the_stream_is_known_where_a_block_writes_to_it(tmp_path: Path, family: 
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "olmo2"])
-def test_blocks_with_norms_behind_their_outputs_are_not_followed_inside(tmp_path: Path, family: str) -> None:
+def test_the_stream_is_unknown_inside_blocks_with_norms_after_their_outputs(tmp_path: Path, family: str) -> None:
     model = model_of(tmp_path / "model", family)
     with torch.no_grad(), Run(tmp_path / "run") as run:
         original = ResidualStream(model, TOKENS, run, inside=True)

@@ -1,4 +1,4 @@
-"""Text that the model writes follows the model's own distribution."""
+"""Sampled text follows the model's own distribution."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lieq_edge.texts.self_written import self_windows
 
 def test_openings_stay_and_the_rest_is_likely() -> None:
     plain = tiny_lm()
-    # A peaked distribution: sampling then nearly always takes the most likely token.
+    # With a peaked distribution, sampling nearly always takes the most likely token.
     plain.model.norm.weight.mul_(200)
     openings = [[1], [1, 40, 41], [9, 8, 7, 6, 5]]
     ids = generate(BlockModel(MemorySource(plain)), openings, 24)

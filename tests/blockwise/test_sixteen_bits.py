@@ -1,4 +1,4 @@
-"""Embeddings and heads in 16 bits compute what their float32 form computes."""
+"""Embeddings and heads in 16 bits compute the same as in float32."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_an_embedding_gives_float32() -> None:
     assert torch.equal(out[0], table.weight[3:5].float())
 
 
-def test_modules_that_do_more_are_left_alone() -> None:
+def test_other_modules_do_not_suit() -> None:
     class Scaled(nn.Embedding):
         pass
 

@@ -1,4 +1,4 @@
-"""ggml's blocks must survive being taken apart, and chosen codes must mean what the algorithm thinks."""
+"""ggml's blocks survive unpacking and packing, and codes decode to the values that the rounding assumes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_bytes_of_the_encoder_survive(
 @pytest.mark.parametrize("type_name", CASES)
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 4), blocks=st.integers(1, 3))
-def test_arbitrary_grids_decode_to_what_they_claim(type_name: str, seed: int, rows: int, blocks: int) -> None:
+def test_arbitrary_grids_decode_to_their_values(type_name: str, seed: int, rows: int, blocks: int) -> None:
     grid = random_grid(type_name, rows, blocks, seed)
     packed = pack(grid)
     assert packed.shape == (rows, blocks * TYPES[type_name].block_bytes)

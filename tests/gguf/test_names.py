@@ -1,4 +1,4 @@
-"""Names of tensors are taken apart and put together in one place."""
+"""Names of tensors are parsed and built in one place."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def test_parts(name: str, parts: tuple[int | None, str, str]) -> None:
     assert block_of(name) == parts[0]
 
 
-def test_a_block_of_too_many_digits_is_no_block() -> None:
+def test_a_block_number_of_too_many_digits_is_not_a_block() -> None:
     assert block_of("blk." + "1" * 5000 + ".attn_q.weight") is None
 
 
 @given(st.integers(0, 999), st.from_regex(r"[a-z_]{1,12}", fullmatch=True), st.sampled_from(["weight", "bias"]))
-def test_what_is_put_together_is_taken_apart(block: int, role: str, suffix: str) -> None:
+def test_built_names_are_parsed(block: int, role: str, suffix: str) -> None:
     name = block_tensor(block, role, suffix)
     assert TensorName.parse(name) == TensorName(block, role, suffix)

@@ -1,4 +1,4 @@
-"""Models in several GGUF files, as llama-gguf-split makes them."""
+"""Models in several GGUF files, as llama-gguf-split writes them."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_an_export_of_parts_is_one_file_like_that_of_the_whole(tmp_path: Path, p
     assert_refused(run("export", parts[0], "--out", parts[2], "--force", *flags), "belongs to the model")
 
 
-def test_missing_and_mixed_parts_are_told(tmp_path: Path, parts: list[Path], whole: Path) -> None:
+def test_missing_and_mixed_parts_are_refused(tmp_path: Path, parts: list[Path], whole: Path) -> None:
     parts[1].rename(tmp_path / "aside")
     with pytest.raises(InputError, match=r"model-00002-of-00003\.gguf is missing"):
         open_source(str(parts[0]))
@@ -113,7 +113,7 @@ def test_missing_and_mixed_parts_are_told(tmp_path: Path, parts: list[Path], who
         open_source(str(alone))
 
 
-def test_parts_with_tensors_lacking_are_told(tmp_path: Path, whole: Path) -> None:
+def test_parts_with_missing_tensors_are_refused(tmp_path: Path, whole: Path) -> None:
     parts = split(whole, tmp_path, announced=len(read_header(whole).tensors) + 1)
     with pytest.raises(InputError, match="announced"):
         open_source(str(parts[0]))

@@ -1,4 +1,4 @@
-"""H is the same whoever adds to it."""
+"""H collected of a block is that of each input group by itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HELD_OUT = frozenset({3})
 def batches() -> list[tuple[slice, dict[str, tuple[torch.Tensor, torch.Tensor]]]]:
     """Inputs and loss weights of every linear, for five sequences of six tokens, two at a time."""
     generator = torch.Generator().manual_seed(0)
-    found = []
+    batched = []
     for start in (0, 2, 4):
         batch = slice(start, min(start + 2, 5))
         count = batch.stop - batch.start
@@ -24,35 +24,35 @@ def batches() -> list[tuple[slice, dict[str, tuple[torch.Tensor, torch.Tensor]]]
             name: (torch.randn(count, 6, n, generator=generator), torch.rand(count, 6, generator=generator))
             for name, n in COLUMNS.items()
         }
-        found.append((batch, made))
-    return found
+        batched.append((batch, made))
+    return batched
 
 
 @pytest.mark.parametrize("divided", [True, False])
 def test_every_linear_gets_its_own_tokens(divided: bool) -> None:
     expected = {(name,): Hessian.zeros(n, divided=divided) for name, n in COLUMNS.items()}
-    found = Collecting(HELD_OUT, divided=divided)
+    collecting = Collecting(HELD_OUT, divided=divided)
     for batch, made in batches():
-        found.add(batch, {(name,): Received(x, weights) for name, (x, weights) in made.items()})
+        collecting.add(batch, {(name,): Received(x, weights) for name, (x, weights) in made.items()})
         for name, (x, weights) in made.items():
-            for some in tokens_of(batch, squared_norms(x), weights, HELD_OUT):
-                expected[name,].add(some.of(x), some.weights, held_out=some.held_out)
-    moments, crosses = found.done()
+            for tokens in tokens_of(batch, squared_norms(x), weights, HELD_OUT):
+                expected[name,].add(tokens.of(x), tokens.weights, held_out=tokens.held_out)
+    hessians, crosses = collecting.done()
     assert not crosses
     for names, wanted in expected.items():
         wanted.whole()
-        np.testing.assert_allclose(moments[names].learned, wanted.learned, rtol=1e-6)
-        np.testing.assert_allclose(moments[names].held_out, wanted.held_out, rtol=1e-6)
-        assert (len(moments[names].held_out) > 0) == divided
-        np.testing.assert_array_equal(moments[names].learned, moments[names].learned.T)
+        np.testing.assert_allclose(hessians[names].learned, wanted.learned, rtol=1e-6)
+        np.testing.assert_allclose(hessians[names].held_out, wanted.held_out, rtol=1e-6)
+        assert (len(hessians[names].held_out) > 0) == divided
+        np.testing.assert_array_equal(hessians[names].learned, hessians[names].learned.T)
 
 
 def test_cross_moments_are_of_the_same_tokens() -> None:
-    found = Collecting(HELD_OUT, kept=1.0)
+    collecting = Collecting(HELD_OUT, kept=1.0)
     for batch, made in batches():
         x, weights = made["q"]
-        found.add(batch, {("q",): Received(x, weights, 2 * x[..., :3])})
-    moments, crosses = found.done()
-    # What is wanted is a linear function of the inputs, so C is that of H.
-    np.testing.assert_allclose(crosses["q",].learned, 2 * moments["q",].learned[:3], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(crosses["q",].held_out, 2 * moments["q",].held_out[:, :3], rtol=1e-5)
+        collecting.add(batch, {("q",): Received(x, weights, 2 * x[..., :3])})
+    hessians, crosses = collecting.done()
+    # The wanted outputs are a linear function of the inputs, so C is the same function of H.
+    np.testing.assert_allclose(crosses["q",].learned, 2 * hessians["q",].learned[:3], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(crosses["q",].held_out, 2 * hessians["q",].held_out[:, :3], rtol=1e-5)

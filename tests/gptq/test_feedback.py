@@ -22,7 +22,7 @@ TYPE_NAMES = [
 
 
 def layer(rows: int, columns: int, seed: int = 0) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
-    """Weights, and the second moment of correlated inputs."""
+    """Weights, and H of correlated inputs."""
     rng = np.random.default_rng(seed)
     weights = (rng.standard_t(5, (rows, columns)) * 0.05).astype(np.float32)
     inputs = rng.normal(size=(4 * columns, columns // 8)) @ rng.normal(size=(columns // 8, columns))
@@ -73,8 +73,8 @@ def test_identity_reduces_to_nearest(type_name: str) -> None:
     assert np.allclose(np.abs(rounding.values - weights), best, rtol=1e-4, atol=1e-7)
 
 
-def test_a_duplicated_column_makes_up_for_its_twin() -> None:
-    """Two columns with the same input count only by their sum, which two codes meet better than one."""
+def test_a_duplicated_column_compensates_for_its_twin() -> None:
+    """Of two columns with the same input only the sum matters, which two codes approximate better than one."""
     weights, _ = layer(64, 256, seed=3)
     hessian = np.eye(256)
     hessian[[40, 200], [200, 40]] = 1.0 - 1e-5
@@ -97,7 +97,7 @@ def test_search_and_sweeps_lower_the_error(type_name: str) -> None:
     for options in ({"search": False, "sweeps": 0}, {"sweeps": 0}, {"sweeps": 1}, {"sweeps": 2}):
         chosen: dict[str, Any] = {"damping": 0.01, **options}
         errors.append(error(weights, round_with_feedback(weights, hessian, type_name, **chosen).values, hessian))
-    # The search is greedy: a little worse is possible, and the sweeps make up for it.
+    # The search is greedy: it may be a little worse, and the sweeps make up for it.
     assert errors[1] < 1.02 * errors[0]
     assert errors[2] < 0.95 * errors[0]
     assert errors[2] < 0.99 * errors[1]

@@ -1,4 +1,4 @@
-"""Scales that feedback begins with: as good as those of ggml's encoders, and of use for any weights."""
+"""First scales of feedback: as good as those of ggml's encoders, and finite for any weights."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def test_scales_are_as_good_as_those_of_ggml(type_name: str) -> None:
     # More rows than are searched together, and not a multiple of them.
     weights = (rng.standard_t(5, (512, 300)) * 0.05).astype(np.float32)
     importance = rng.lognormal(0, 1.5, 512).astype(np.float32)
-    found = search(LAYOUTS[type_name], torch.from_numpy(weights), importance)
+    fields = search(LAYOUTS[type_name], torch.from_numpy(weights), importance)
     theirs = Fields.of(by_ggml(weights, importance, type_name))
-    ours, others = (nearest_error(weights, importance, type_name, fields) for fields in (found, theirs))
+    ours, others = (nearest_error(weights, importance, type_name, each) for each in (fields, theirs))
     assert ours < 1.01 * others
 
 
@@ -68,16 +68,16 @@ def test_any_weights_have_finite_scales(type_name: str, case: str) -> None:
         "tiny": weights * np.float32(1e-30),
     }[case]
     importance = np.ones(256, np.float32)
-    found = search(LAYOUTS[type_name], torch.from_numpy(weights), importance)
-    for field in (found.d, found.m, found.scale_codes, found.min_codes):
+    fields = search(LAYOUTS[type_name], torch.from_numpy(weights), importance)
+    for field in (fields.d, fields.m, fields.scale_codes, fields.min_codes):
         assert field is None or bool(torch.isfinite(field).all())
-    if found.scale_codes is not None:
+    if fields.scale_codes is not None:
         bits = LAYOUTS[type_name].scales
         assert bits is not None
-        codes = torch.cat([found.scale_codes, *([found.min_codes] if found.min_codes is not None else [])])
+        codes = torch.cat([fields.scale_codes, *([fields.min_codes] if fields.min_codes is not None else [])])
         assert bits.lowest <= codes.min()
         assert codes.max() <= bits.highest
-    assert nearest_error(weights, importance, type_name, found) <= float(np.square(weights, dtype=np.float64).sum())
+    assert nearest_error(weights, importance, type_name, fields) <= float(np.square(weights, dtype=np.float64).sum())
 
 
 def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:

@@ -1,4 +1,4 @@
-"""H from the tokens that carry the loss."""
+"""H over the tokens that add most to it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_heavy_tokens_count_as_they_are_and_equal_ones_evenly() -> None:
     assert gaps.max() <= 4
 
 
-def test_a_token_that_all_attend_to_is_kept_however_little_the_loss_minds_it() -> None:
+def test_a_token_that_all_attend_to_is_kept_despite_a_small_loss_weight() -> None:
     x, weights = torch.ones(1, 100, 4), torch.ones(1, 100)
     x[0, 60], weights[0, 60] = 1000.0, 0.01
     (part,) = tokens_of(slice(0, 1), squared_norms(x), weights, frozenset())
@@ -51,35 +51,35 @@ def test_without_any_weight_all_tokens_stay() -> None:
     assert len(part.index) == 20
 
 
-def test_thinned_moments_are_near_those_of_all_tokens() -> None:
+def test_h_of_kept_tokens_is_near_that_of_all() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, 512, 16, generator=generator)
     weights = torch.randn(4, 512, generator=generator).mul(1.5).exp()
-    moments = Hessian.zeros(16)
+    hessian = Hessian.zeros(16)
     for part in tokens_of(slice(0, 4), squared_norms(x), weights, frozenset({3})):
-        moments.add(part.of(x), part.weights, held_out=part.held_out)
-    moments = moments.whole()
-    judged = torch.from_numpy(moments.held_out.T @ moments.held_out)
-    trace = moments.trace
+        hessian.add(part.of(x), part.weights, held_out=part.held_out)
+    hessian = hessian.whole()
+    judged = torch.from_numpy(hessian.held_out.T @ hessian.held_out)
+    trace = hessian.trace
     flat = x.flatten(0, 1)
     whole = (flat * weights.flatten()[:, None]).T @ flat
     assert trace == pytest.approx(float(whole.trace()), rel=0.05)
-    assert float((torch.from_numpy(moments.merge()) - whole).norm() / whole.norm()) < 0.05
+    assert float((torch.from_numpy(hessian.merge()) - whole).norm() / whole.norm()) < 0.05
     held = (x[3] * weights[3][:, None]).T @ x[3]
     assert float((judged - held).norm() / held.norm()) < 0.1
 
 
 @pytest.mark.parametrize("divided", [True, False])
-def test_merged_moments_are_over_all_tokens(divided: bool) -> None:
+def test_a_merged_h_is_over_all_tokens(divided: bool) -> None:
     x = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
-    moments = Hessian.zeros(8, divided=divided)
+    hessian = Hessian.zeros(8, divided=divided)
     for part, held_out in ((slice(0, 20), False), (slice(20, 26), True), (slice(26, 30), True)):
-        moments.add(x[part], torch.full((len(x[part]),), 2.0), held_out=held_out)
-    moments.whole()
-    assert moments.held_out.shape == (10 if divided else 0, 8)
-    torch.testing.assert_close(torch.from_numpy(moments.merge()), 2 * x.T @ x)
+        hessian.add(x[part], torch.full((len(x[part]),), 2.0), held_out=held_out)
+    hessian.whole()
+    assert hessian.held_out.shape == (10 if divided else 0, 8)
+    torch.testing.assert_close(torch.from_numpy(hessian.merge()), 2 * x.T @ x)
     # Merging again adds nothing.
-    torch.testing.assert_close(torch.from_numpy(moments.merge()), 2 * x.T @ x)
+    torch.testing.assert_close(torch.from_numpy(hessian.merge()), 2 * x.T @ x)
 
 
 @pytest.mark.parametrize("columns", [16, 600])
@@ -87,22 +87,22 @@ def test_products_in_bfloat16_are_summed_in_float32(columns: int) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3000, columns, generator=generator) + 1
     wanted, weights = x[:, :5] * 3, torch.rand(3000, generator=generator)
-    moments, crosses = Hessian.zeros(columns), CrossMoment.zeros(5, columns)
+    hessian, crosses = Hessian.zeros(columns), CrossMoment.zeros(5, columns)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for start in range(0, 3000, 5):
             some = slice(start, start + 5)
-            moments.add(x[some], weights[some], held_out=False)
+            hessian.add(x[some], weights[some], held_out=False)
             crosses.add(x[some], wanted[some], weights[some], held_out=False)
     expected = (x * weights[:, None]).T @ x
     # A sum of 600 parts in bfloat16 stops growing when a part is less than a 256th of it.
-    found = torch.from_numpy(moments.whole().learned)
-    assert float((found - expected).norm() / expected.norm()) < 1e-3
+    computed = torch.from_numpy(hessian.whole().learned)
+    assert float((computed - expected).norm() / expected.norm()) < 1e-3
     assert float((torch.from_numpy(crosses.learned) - 3 * expected[:5]).norm() / expected[:5].norm()) < 3e-3
-    assert not torch.equal(found, expected)
+    assert not torch.equal(computed, expected)
 
 
 def test_importance_stays_above_zero() -> None:
-    moments = Hessian.zeros(4)
-    assert (importance_of(moments.learned.diagonal()) == 1).all()
-    moments.learned[1, 1] = 8.0
-    assert importance_of(moments.merge().diagonal()).tolist() == pytest.approx([2e-6, 8.0, 2e-6, 2e-6])
+    hessian = Hessian.zeros(4)
+    assert (importance_of(hessian.learned.diagonal()) == 1).all()
+    hessian.learned[1, 1] = 8.0
+    assert importance_of(hessian.merge().diagonal()).tolist() == pytest.approx([2e-6, 8.0, 2e-6, 2e-6])

@@ -1,4 +1,4 @@
-"""Texts, windows and calibration sets."""
+"""Texts, token windows and calibration text."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_windows_spread_over_the_text() -> None:
     assert len(windows(list(range(100)), 10)) == 10
 
 
-def test_load_text_tells_what_is_wrong(tmp_path: Path) -> None:
+def test_load_text_explains_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Cannot read"):
         load_text(tmp_path / "missing.txt")
     with pytest.raises(InputError, match="Cannot read"):
@@ -77,7 +77,7 @@ def test_documentation_depends_on_the_seed_alone() -> None:
 
 
 def test_documentation_needs_no_topics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some systems ship Python without ``pydoc_data``: docstrings remain, and unreadable modules are passed over."""
+    """Some systems ship Python without ``pydoc_data``: docstrings remain, and unreadable modules are skipped."""
     for i in range(40):
         (tmp_path / f"m{i}.py").write_text(f'"""{f"Module {i} is good. " * 40}"""\n')
     (tmp_path / "broken.py").write_text("def (")
@@ -106,7 +106,7 @@ def test_calibration_from_each_origin(tmp_path: Path) -> None:
         calibration_windows(source, str(tmp_path / "none.txt"), tokens=128)
 
 
-def test_windows_start_with_bos_where_the_model_wants_it() -> None:
+def test_windows_start_with_bos_if_the_model_expects_it() -> None:
     class Bare(MemorySource):
         @property
         def adds_bos(self) -> bool:

@@ -60,7 +60,7 @@ def test_settings_that_transformers_cannot_use_are_told(tmp_path: Path, changed:
     if changed == {"hidden_act": "swish"}:  # another name of SiLU
         assert done.returncode == 0, done.stderr
     else:
-        assert_refused(done, "mend config.json")
+        assert_refused(done, "fix config.json")
 
 
 def test_a_piece_shows_every_kind_of_block() -> None:
