@@ -143,7 +143,7 @@ def test_dither_needs_even_steps(tiny_gguf: MakeGguf, tmp_path: Path) -> None:
 
 def test_command_line(tiny_gguf: MakeGguf, text: str, tmp_path: Path) -> None:
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, widen.__file__, *map(str, arguments)]
+        command = [sys.executable, "-m", widen.__name__, *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     small = tmp_path / "small.gguf"
