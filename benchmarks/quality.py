@@ -142,10 +142,16 @@ class Bench:
         seconds = time.monotonic() - start
         seconds += sum(self.seconds[name] for name in evidence)
         peak = own_peak()
-        score = self.reference.score(path)
-        bpw = inspect_file(path).block_bpw
-        predicted = plan.predicted_loss if plan else None
-        row = Row(method, size, path.stat().st_size, bpw, seconds, peak, predicted, **asdict(score))
+        row = Row(
+            method=method,
+            size=size,
+            file_bytes=path.stat().st_size,
+            block_bpw=inspect_file(path).block_bpw,
+            seconds=seconds,
+            peak_rss_bytes=peak,
+            predicted=plan.predicted_loss if plan else None,
+            **asdict(self.reference.score(path)),
+        )
         self.rows.add(row)
         log(f"{method} at {size}: {row.file_bytes / 1e6:.2f} MB, KLD {row.kld:.4f}, PPL {row.ppl:.2f}, {seconds:.0f} s")
         path.unlink()

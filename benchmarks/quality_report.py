@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import geometric_mean, number, plus_minus, table, write_markdown
+from benchmarks.reference import Score
 
 
-@dataclass(frozen=True)
-class Row:
-    """One file.
+@dataclass(frozen=True, kw_only=True)
+class Row(Score):
+    """One file, with its scores.
 
     Attributes:
         method: metric and rounding, or the peer.
@@ -22,7 +23,6 @@ class Row:
         seconds: seconds to make it, with the evidence that it needs.
         peak_rss_bytes: peak of the whole process while it was made.
         predicted: predicted loss in nats a token.
-        ppl, ppl_se, kld, kld_se, kld_p99, top1, decode_rate: scores; see ``benchmarks.reference.Score``.
     """
 
     method: str
@@ -32,13 +32,6 @@ class Row:
     seconds: float
     peak_rss_bytes: int
     predicted: float | None
-    ppl: float
-    ppl_se: float
-    kld: float
-    kld_se: float
-    kld_p99: float
-    top1: float
-    decode_rate: float
 
 
 def every_row(rows: list[Row]) -> str:

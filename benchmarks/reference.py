@@ -13,7 +13,7 @@ from benchmarks.harness import mean_and_error
 from benchmarks.internals import Comparison, Engine, Source, available_threads, compare, stage, write_plain
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Score:
     """A file against the reference on the same windows.
 

@@ -6,7 +6,9 @@ from benchmarks.quality_report import Row, every_row, ratios, summary
 
 
 def row(method: str, size: str, file_bytes: int, kld: float) -> Row:
-    return Row(method, size, file_bytes, 3.0, 1.0, 10**8, None, 20.0, 0.1, kld, 0.01, 1.0, 0.5, 100.0)
+    made = {"block_bpw": 3.0, "seconds": 1.0, "peak_rss_bytes": 10**8, "predicted": None}
+    scores = {"ppl": 20.0, "ppl_se": 0.1, "kld_se": 0.01, "kld_p99": 1.0, "top1": 0.5, "decode_rate": 100.0}
+    return Row(method=method, size=size, file_bytes=file_bytes, kld=kld, **made, **scores)
 
 
 ROWS = [
