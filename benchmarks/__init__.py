@@ -1,1 +1,1 @@
-"""What is measured for the documentation; README.md lists the commands, and each file has its own on top."""
+"""Measurements for the documentation; README.md lists the commands, and each file has its command on top."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lieq_edge.evidence.loss.measure import candidate_types
     from lieq_edge.evidence.loss.predictions import sample_rows
     from lieq_edge.evidence.loss.weights import Readers, measure_loss_weights
-    from lieq_edge.gguf.header import read_header
+    from lieq_edge.gguf.header import StoredTensor, read_header
     from lieq_edge.gguf.types import TYPES, is_matrix
     from lieq_edge.gptq.factor import factorise
     from lieq_edge.gptq.feedback import DAMPING, round_by_factor

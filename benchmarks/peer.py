@@ -60,7 +60,7 @@ def quantize_with_llama_cpp(
         Bytes of the written file.
 
     Raises:
-        InputError: unknown preset or type, or llama.cpp refuses (with its own reason).
+        InputError: the preset or a type is unknown, or llama.cpp refuses, with its reason.
     """
     import llama_cpp
 
@@ -75,7 +75,7 @@ def quantize_with_llama_cpp(
         params.output_tensor_type = _type_id(output_type)
     if token_embedding_type is not None:
         params.token_embedding_type = _type_id(token_embedding_type)
-    # ctypes keeps no references from a structure to what it points to: these two must outlive the call.
+    # A ctypes structure does not hold references to the arrays in it: these two must outlive the call.
     importance = _imatrix_array(imatrix) if imatrix else None
     overrides = _override_array(tensor_types) if tensor_types else None
     if importance is not None:
@@ -101,7 +101,7 @@ def load_imatrix(path: Path) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def _reason(errors: list[str]) -> str:
-    """The line that names the cause: the last one, but of a file that cannot be loaded the first."""
+    """The line that names the cause: the last one, or the first when a file cannot be loaded."""
     if not errors or "failed to load model" in errors[-1]:
         return "".join(errors[:1])
     return errors[-1].removeprefix("failed to quantize: ")
@@ -109,7 +109,7 @@ def _reason(errors: list[str]) -> str:
 
 def _type_id(name: str) -> int:
     if name not in TYPES:
-        raise InputError(f"There is no ggml type {name} here; choose one of {', '.join(TYPES)}.")
+        raise InputError(f"lieq-edge has no ggml type {name}; choose one of {', '.join(TYPES)}.")
     return TYPES[name].id
 
 

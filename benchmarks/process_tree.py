@@ -1,10 +1,10 @@
 """Time and peak memory of a command: of its whole process tree, sampled, and stage by stage.
 
 Resident memory counts pages of mapped files, which the system takes back when others need them; anonymous memory is
-what the program itself holds. Pages that processes share are counted in each of them.
+memory of the program itself. Pages that processes share are counted in each of them.
 
-Needs Linux or macOS: the end of a process and what it used are read by ``os.wait4``, which Windows does not have. Only
-Linux reports anonymous memory and lets a process forget its peak.
+Needs Linux or macOS: the end of a process and its use of resources are read by ``os.wait4``, which Windows does not
+have. Only Linux reports anonymous memory and lets a process forget its peak.
 """
 
 from __future__ import annotations

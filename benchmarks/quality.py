@@ -129,7 +129,7 @@ class Bench:
         if any(row.method == method and row.size == size for row in self.rows):
             return
         for name in evidence:
-            getattr(self, name)  # measured now, so that the row's own time is without it
+            getattr(self, name)  # measured now, so that the row's time does not include it
         path = self.work / "bench.gguf"
         path.unlink(missing_ok=True)
         forget_peak()
@@ -162,7 +162,7 @@ class Bench:
         return f"{row.file_bytes}B"
 
     def preset(self, name: str) -> None:
-        """llama.cpp's own preset with the imatrix."""
+        """llama.cpp's file at a preset, with importance."""
 
         def make(path: Path) -> None:
             quantize_with_llama_cpp(self.reference_file, path, name, imatrix=self.importance)

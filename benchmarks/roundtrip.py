@@ -16,22 +16,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.harness import command_line, exit_code, table
-from benchmarks.internals import BATTERY, DEMO, Source, builtin_text, demo_path, read_header, validate, write_plain
+from benchmarks.internals import (
+    BATTERY,
+    DEMO,
+    Source,
+    StoredTensor,
+    builtin_text,
+    demo_path,
+    read_header,
+    validate,
+    write_plain,
+)
 from lieq_edge import open_source
 from tools.widen import Widened, save_directory
 
 EXPLAINED = {
-    r"general\.name": "the directory's name, where the first converter had taken the repository's",
+    r"general\.name": "name of the directory, where the first converter took the name of the repository",
     r"general\.(basename|finetune|languages|license|organization|size_label|tags|base_model\..*|author|version|"
     r"description|repo_url|url|source\..*|quantized_by|dataset.*|datasets)": (
         "from the model card or the name of the repository, which weights and configuration do not hold; "
-        "llama.cpp computes nothing with it"
+        "llama.cpp does not use it"
     ),
-    r"\w+\.attention\.(key|value)_length": "the hidden size over the number of heads, as where it is not said",
-    r"tokenizer\.ggml\.add_space_prefix": "false, as llama.cpp takes it for this vocabulary where it is not said",
-    r"quantize\..*|general\.(file_type|quantization_version)": "of the first file's quantisation",
+    r"\w+\.attention\.(key|value)_length": "the default, which is the hidden size over the number of heads",
+    r"tokenizer\.ggml\.add_space_prefix": "false, which is llama.cpp's default for this vocabulary",
+    r"quantize\..*|general\.(file_type|quantization_version)": "quantisation of the first file",
 }
 """Reasons why a key may differ, by a pattern of its name."""
 
@@ -136,18 +147,18 @@ def _shown(entry: tuple[Any, int, int | None] | None) -> str | None:
 
 
 def _different_tensors(before: Path, after: Path) -> list[str]:
-    (one, data), (other, more) = ((read_header(path), np.memmap(path, np.uint8, "r")) for path in (before, after))
-    theirs = {tensor.name: tensor for tensor in other.tensors}
-    found = sorted(theirs.keys() - {tensor.name for tensor in one.tensors})
-    for tensor in one.tensors:
-        twin = theirs.get(tensor.name)
-        if twin is None or (twin.shape, twin.type) != (tensor.shape, tensor.type):
-            found.append(tensor.name)
-        else:
-            mine, its = (d[t.offset : t.offset + t.nbytes] for d, t in ((data, tensor), (more, twin)))
-            if not np.array_equal(mine, its):
-                found.append(tensor.name)
-    return found
+    one, other = ({tensor.name: tensor for tensor in read_header(path).tensors} for path in (before, after))
+    different = sorted(other.keys() - one.keys())
+    for name, tensor in one.items():
+        twin = other.get(name)
+        alike = twin is not None and (twin.shape, twin.type) == (tensor.shape, tensor.type)
+        if twin is None or not alike or not np.array_equal(_bytes_of(before, tensor), _bytes_of(after, twin)):
+            different.append(name)
+    return different
+
+
+def _bytes_of(path: Path, tensor: StoredTensor) -> npt.NDArray[np.uint8]:
+    return np.memmap(path, np.uint8, "r", tensor.offset, (tensor.nbytes,))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

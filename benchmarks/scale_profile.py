@@ -117,8 +117,8 @@ class Sampler:
     """Looks at all threads except its own until it is stopped.
 
     Attributes:
-        seconds: by kind; ``waiting`` when no thread worked, ``other`` where no rule applies.
-        unknown: seconds by function that no rule applies to.
+        seconds: seconds by kind; ``waiting`` when no thread worked, ``other`` where no rule applies.
+        unknown: seconds by function, for those without a rule.
     """
 
     def __init__(self) -> None:

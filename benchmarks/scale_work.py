@@ -7,10 +7,10 @@
 Each prints one JSON object; its ``work_seconds`` leave out the start of Python and its imports, because programs
 written in C++ have neither.
 
-The peer of a whole export is what llama.cpp's users do, ``llama-imatrix`` and ``llama-quantize``, in one process.
+The peer of a whole export does the work of ``llama-imatrix`` and ``llama-quantize`` in one process.
 ``llama-imatrix`` is not part of llama-cpp-python, so it is rebuilt: the float32 file runs in llama.cpp over the same
-windows of tokens, one window a batch, with an evaluation callback (``cb_eval``) that sums the squares of what each
-matrix of the blocks receives, as ``llama-imatrix`` does; the sums are made by numpy instead of a loop in C++. Then
+windows of tokens, one in each batch, with an evaluation callback (``cb_eval``) that sums the squares of the inputs of
+each block matrix, as ``llama-imatrix`` does; numpy makes the sums instead of a loop in C++. Then
 ``llama_model_quantize`` writes the preset with that importance.
 """
 
@@ -98,7 +98,7 @@ def torch_imatrix(args: argparse.Namespace) -> Figures:
 
 
 def open_with_torch(model: str) -> Source:
-    """The model, with everything imported that running it needs, so that no import is timed."""
+    """The model, after all imports that running it needs, so that none of them is timed."""
     from benchmarks.internals import empty_model
     from lieq_edge import open_source
 
