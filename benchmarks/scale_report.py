@@ -270,7 +270,7 @@ def _quantize(samples: Samples) -> Result:
 
 
 def _seconds(row: str, what: str, runs: Sequence[Sample], target: float) -> Result:
-    return Result(row, what, _seconds_of(runs), "s", target, f"{len(runs)} runs" if runs else "")
+    return Result(row, what, _seconds_of(runs), "s", target, f"median of {len(runs)}" if runs else "")
 
 
 def _saliency(samples: Samples) -> Result:
