@@ -1,1 +1,1 @@
-"""What is measured for the documentation; each file says at its top how to run it."""
+"""Measurements for the documentation; README.md lists the commands, and each file has its command on top."""

@@ -1,44 +1,63 @@
 """Compare calibration texts by the harm that uniform quantisation does to a model, and print one table.
 
-    python -m benchmarks.calibration demo --text TEXT --origins none docs self mixed --types Q2_K Q3_K Q4_0
+    python -m benchmarks.calibration demo --text TEXT --out calibration --origins none docs self mixed
 
-Importance vectors are measured on each text; every block linear is encoded in one type and decoded again by ggml; the
-model then runs in float32 beside the unquantised one, embedding and head untouched. Rows that a block does not divide
-are padded with zeros inside the encoder, so that 256-wide types can be judged on models with rows of 576 too.
+Importance is measured on each text; every block matrix is encoded in one type and decoded again by ggml; the model then
+runs in float32 beside the unquantised one, embedding and head unchanged. Rows that are not a multiple of a block are
+padded with zeros before they are encoded, so that 256-wide types can be judged on models with rows of 576 too. Written
+are OUT.md and OUT.json; a run that was interrupted is resumed from OUT.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lieq_edge.blockwise.model import BlockModel
-from lieq_edge.evidence.importance.measure import measure_importance
-from lieq_edge.gguf.types import TYPES
-from lieq_edge.llama.encoders import dequantize, encode
-from lieq_edge.sources import open_source
-from lieq_edge.sources.base import Array, Source
-from lieq_edge.system.progress import log
-from lieq_edge.texts.windows import Windows, calibration_windows, load_text, text_windows
+from benchmarks.harness import (
+    Records,
+    command_line,
+    exit_code,
+    mean_and_error,
+    plus_minus,
+    table,
+    timed,
+    write_markdown,
+)
+from benchmarks.internals import (
+    TYPES,
+    Array,
+    BlockModel,
+    Importance,
+    Source,
+    Windows,
+    calibration_windows,
+    dequantize,
+    encode,
+    log,
+    measure_importance,
+    text_windows,
+    validation_text,
+)
+from lieq_edge import open_source
 from tools.wrapped import Wrapped
-
-Importance = Mapping[str, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Score:
-    """Perplexity, and mean KL divergence per token (nats, with its standard error) and top-1 agreement."""
+    """Perplexity, mean KL divergence (nats a token, with its standard error) and top-1 agreement of a model.
 
+    ``calibration`` names the calibration text, and ``type`` the ggml type of all block matrices.
+    """
+
+    type: str
+    calibration: str
     ppl: float
     kld: float
     kld_se: float
@@ -46,10 +65,10 @@ class Score:
 
 
 class Uniform(Wrapped):
-    """A source whose block linears went through one ggml type and back."""
+    """A source whose block matrices were encoded in one ggml type and decoded again."""
 
     def __init__(self, source: Source, type_name: str, importance: Importance) -> None:
-        super().__init__(source, f"all linears in {type_name}")
+        super().__init__(source, f"all block matrices in {type_name}")
         self._type = type_name
         self._importance = importance
 
@@ -57,10 +76,10 @@ class Uniform(Wrapped):
         array = super().read(name)
         if array.ndim != 2 or not name.startswith("blk."):
             return array
-        return through(array, self._type, self._importance.get(name))
+        return rounded(array, self._type, self._importance.get(name))
 
 
-def through(array: Array, type_name: str, importance: npt.NDArray[np.float32] | None) -> Array:
+def rounded(array: Array, type_name: str, importance: npt.NDArray[np.float32] | None) -> Array:
     """Rows ``(rows, columns)`` encoded in a type and decoded again, zero-padded inside to whole blocks."""
     columns = array.shape[1]
     # 256 for all types: scales of sub-blocks are then shared just as in a model of fitting width.
@@ -85,8 +104,19 @@ def last_hidden(source: Source, tokens: Windows, *, keep: bool = False) -> tuple
 
 
 @torch.no_grad()
-def compare(model: BlockModel, reference: Tensor, hidden: Tensor, tokens: Windows) -> Score:
-    """Score the output ``hidden`` against ``reference`` ``(n, T, d)`` through the same head."""
+def compare(
+    model: BlockModel, reference: Tensor, hidden: Tensor, tokens: Windows, *, kind: str, calibration: str
+) -> Score:
+    """Score the output ``hidden`` against ``reference`` ``(n, T, d)`` with the same head.
+
+    Args:
+        model: the unquantised model, for its head.
+        reference: its last block's output.
+        hidden: the last block's output with block matrices of the type ``kind``.
+        tokens: windows ``(n, T)`` of the held-out text.
+        kind: ggml type, for the record.
+        calibration: name of the calibration text, for the record.
+    """
     losses = model.token_losses(hidden, torch.from_numpy(tokens)).flatten()
     klds, hits = [], []
     ours = model.logit_chunks(hidden.flatten(0, 1))
@@ -94,55 +124,67 @@ def compare(model: BlockModel, reference: Tensor, hidden: Tensor, tokens: Window
         p, q = expected.log_softmax(-1), got.log_softmax(-1)
         klds.append((p.exp() * (p - q)).sum(-1))
         hits.append(p.argmax(-1) == q.argmax(-1))
-    kld = torch.cat(klds).double()
+    kld, error = mean_and_error(torch.cat(klds).numpy())
     return Score(
+        type=kind,
+        calibration=calibration,
         ppl=math.exp(losses.double().mean()),
-        kld=float(kld.mean()),
-        kld_se=float(kld.std() / math.sqrt(kld.numel())),
+        kld=kld,
+        kld_se=error,
         top1=float(torch.cat(hits).double().mean()),
     )
 
 
-def main() -> None:
-    """Parse, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--text", type=Path, required=True, help="text that the harm is judged on")
-    parser.add_argument("--origins", nargs="+", default=["none", "docs", "self", "mixed"], help="or text files")
-    parser.add_argument("--types", nargs="+", default=["Q2_K", "Q3_K", "Q4_0"], choices=sorted(TYPES))
-    parser.add_argument("--tokens", type=int, default=16384, help="of calibration")
-    parser.add_argument("--eval-tokens", type=int, default=4096)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the scores here as well")
-    options = parser.parse_args()
-
-    source = open_source(options.model)
-    name = options.text.name
-    tokens, _ = text_windows(source, load_text(options.text), name, tokens=options.eval_tokens, context=512)
+def measure(args: argparse.Namespace, scores: Records[Score]) -> str:
+    """Score all types with importance of all texts; a line about the held-out text."""
+    source = open_source(args.model)
+    text, name = validation_text(args.text)
+    tokens, _ = text_windows(source, text, name, tokens=args.context * args.chunks, context=args.context)
     model, reference = last_hidden(source, tokens)
-    full = compare(model, reference, reference, tokens)
-    print(f"{name}, {tokens.size} tokens, unquantised PPL {full.ppl:.2f}\n")
-    print("| type | calibration | PPL | KLD | top-1 |\n|---|---|---|---|---|", flush=True)
-    scores = []
-    for origin in options.origins:
+    full = compare(model, reference, reference, tokens, kind="F32", calibration="none")
+    made = {(score.calibration, score.type) for score in scores}
+    for calibration in args.origins:
+        types = [kind for kind in args.types if (calibration, kind) not in made]
         importance: Importance = {}
-        if origin != "none":
-            start = time.monotonic()
-            windows, info = calibration_windows(source, origin, tokens=options.tokens, seed=options.seed)
-            log(f"{info.name}: {info.tokens} tokens in {time.monotonic() - start:.1f} s")
+        if types and calibration != "none":
+            seconds: dict[str, float] = {}
+            with timed(seconds, "text"):
+                windows, info = calibration_windows(source, calibration, tokens=args.calibration_tokens, seed=args.seed)
+            log(f"{info.name}: {info.tokens} tokens in {seconds['text']:.1f} s")
             importance = measure_importance(source, windows)
-        for type_name in options.types:
-            _, hidden = last_hidden(Uniform(source, type_name, importance), tokens)
-            score = compare(model, reference, hidden, tokens)
-            scores.append({"type": type_name, "calibration": origin, **score.__dict__})
-            print(
-                f"| {type_name} | {origin} | {score.ppl:.2f} | {score.kld:.4f} ± {score.kld_se:.4f} "
-                f"| {score.top1:.3f} |",
-                flush=True,
-            )
-    if options.json:
-        options.json.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+        for kind in types:
+            _, hidden = last_hidden(Uniform(source, kind, importance), tokens)
+            scores.add(compare(model, reference, hidden, tokens, kind=kind, calibration=calibration))
+            log(f"{kind}, {calibration}: {asdict([*scores][-1])}")
+    return f"{name}, {tokens.size} tokens, unquantised PPL {full.ppl:.2f}"
+
+
+def render(scores: Sequence[Score]) -> str:
+    """A row for each type and calibration text."""
+    rows = (
+        (s.type, s.calibration, f"{s.ppl:.2f}", plus_minus(s.kld, s.kld_se, 4), f"{100 * s.top1:.1f} %") for s in scores
+    )
+    return table(("type", "calibration", "PPL", "KL divergence", "same top token"), rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    names = ("model", "--text", "--out", "--calibration-tokens", "--context", "--chunks")
+    parser = command_line(__doc__, *names, chunks=8)
+    texts = ["none", "docs", "self", "mixed"]
+    parser.add_argument("--origins", nargs="+", default=texts, help="calibration texts, or text files")
+    parser.add_argument(
+        "--types", nargs="+", default=["Q2_K", "Q3_K", "Q4_0"], choices=sorted(TYPES), help="ggml types"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the calibration texts")
+    args = parser.parse_args(arguments)
+
+    def compare_texts() -> None:
+        scores = Records(args.out.with_suffix(".json"), Score)
+        line = measure(args, scores)
+        write_markdown(args.out, f"{line}\n\n{render([*scores])}\n")
+
+    return exit_code(compare_texts)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

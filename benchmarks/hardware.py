@@ -1,27 +1,28 @@
-"""What the machine can do at most: matrix products in float32 and bfloat16, and the disk.
+"""The highest rates of the machine: matrix products in float32 and bfloat16, and the disk.
 
-    python -m benchmarks.hardware --folder WORK
+    python -m benchmarks.hardware --work WORK
 
 Prints one JSON object: GFLOP/s (a multiplication and an addition count as two) and GB/s.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from benchmarks.harness import command_line
 
 SIZES = (1024, 2048, 4096)
 _PIECE = 16 << 20
 
 
 def best_seconds(work: Callable[[], object], seconds: float = 3.0, least: int = 3) -> float:
-    """The quickest of all runs that fit into ``seconds``, at least ``least`` of them."""
+    """Seconds of the quickest run, of as many as fit into ``seconds`` and at least ``least``."""
     work()
     times: list[float] = []
     while len(times) < least or sum(times) < seconds:
@@ -34,11 +35,11 @@ def best_seconds(work: Callable[[], object], seconds: float = 3.0, least: int = 
 def product_rates(sizes: tuple[int, ...], threads: int, seconds: float) -> dict[str, float]:
     """GFLOP/s of square products by type and size, and the best of each type under its bare name.
 
-    ``oneDNN float32`` are those of ``fast_float32``: where it changes nothing they are as quick as the others.
+    Products named ``oneDNN float32`` run in ``fast_float32``, which not every processor gains by.
     """
     import torch
 
-    from lieq_edge.blockwise.precision import fast_float32
+    from benchmarks.internals import fast_float32
 
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(0)
@@ -94,17 +95,15 @@ def disk_rates(folder: Path, size: int) -> dict[str, float]:
     return rates
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="on the disk to measure")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each product")
-    parser.add_argument("--disk-bytes", type=int, default=2 << 30)
-    args = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command_line(__doc__, "--work", "--threads", threads=os.cpu_count() or 1)
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="rows and columns of the products")
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds for each product")
+    parser.add_argument("--disk-bytes", type=int, default=2 << 30, help="bytes of the file to write and read")
+    args = parser.parse_args(arguments)
     rates = product_rates(tuple(args.sizes), args.threads, args.seconds)
     rates["float32 X^T X"] = symmetric_rate(args.sizes[-1] // 2, args.sizes[-1], args.seconds)
-    rates |= disk_rates(args.folder, args.disk_bytes)
+    rates |= disk_rates(args.work, args.disk_bytes)
     print(json.dumps(rates, indent=1))
     return 0
 

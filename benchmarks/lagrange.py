@@ -12,17 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from benchmarks.internals import Importance, Source, dequantize, encode, make_loss_plan, stage
 from benchmarks.peer import quantize_with_llama_cpp
-from lieq_edge.allocate.loss import make_loss_plan
-from lieq_edge.allocate.plan import Plan, PlanOptions
-from lieq_edge.evidence.blocks.records import Diagnostics
-from lieq_edge.llama import encoders as ggml
-from lieq_edge.sources.base import Source
-from lieq_edge.system.progress import stage
-
-Importance = Mapping[str, npt.NDArray[np.float32]]
+from lieq_edge import Diagnostics, Plan, PlanOptions
 
 # Rows of a tensor that are encoded to estimate its errors.
 _ROWS = 512
@@ -35,8 +28,8 @@ def weighted_errors(
 
     Args:
         source: the model.
-        importance: of the input columns, by tensor name; a tensor that is missing has equal columns.
-        candidates: types by tensor name.
+        importance: importance of the input columns by tensor name; a tensor that is missing has equal columns.
+        candidates: ggml types by tensor name.
     """
     errors: dict[str, dict[str, float]] = {}
     with stage("Weighted errors of types", len(candidates)) as advance:
@@ -49,7 +42,7 @@ def weighted_errors(
             energy = np.maximum(np.square(sample) @ columns, 1e-30)
             errors[name] = {}
             for kind in types:
-                decoded = ggml.dequantize(ggml.encode(sample, kind, weights), kind, sample.shape)
+                decoded = dequantize(encode(sample, kind, weights), kind, sample.shape)
                 lost = np.square(sample - decoded) @ columns
                 errors[name][kind] = float((lost / energy).mean() * len(matrix))
             advance()
@@ -70,7 +63,7 @@ def write_lagrange(
     quantize_with_llama_cpp(
         reference,
         out,
-        "Q4_K_M",  # for what is no matrix; every matrix has a type of its own
+        "Q4_K_M",  # for vectors; every matrix has a type of its own
         imatrix=importance,
         tensor_types={f"^{re.escape(name)}$": kind for name, kind in types.items()},
         token_embedding_type=types.get("token_embd.weight"),

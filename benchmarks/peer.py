@@ -1,29 +1,24 @@
-"""Quantise a GGUF file with llama.cpp's own presets (what llama-quantize does), to compare with.
+"""Quantise a GGUF file to one of llama.cpp's presets, as llama-quantize does.
 
     python -m benchmarks.peer model-f16.gguf out.gguf Q2_K --imatrix imatrix.npz
 
-The imatrix file is a numpy archive: one array a tensor, named as the tensor, one value an input column.
+The imatrix file is a numpy archive: one array for each tensor, under its name, with one value for each input column.
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import os
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lieq_edge.errors import InputError
-from lieq_edge.gguf.types import TYPES
-from lieq_edge.llama.vocabulary import captured_log
-from lieq_edge.system.files import atomic_path, check_output
-
-Importance = Mapping[str, npt.NDArray[np.float32]]
+from benchmarks.harness import command_line, exit_code
+from benchmarks.internals import TYPES, Importance, atomic_path, captured_log, check_output
+from lieq_edge import InputError
 
 _MOSTLY = "LLAMA_FTYPE_MOSTLY_"
 
@@ -52,20 +47,20 @@ def quantize_with_llama_cpp(
 
     Args:
         source: GGUF file; quantised tensors in it are decoded first.
-        out: file to write; it appears whole or not at all.
+        out: file to write; it appears complete or not at all.
         preset: name out of ``presets()``.
-        imatrix: importance of each input column by tensor name; a tensor that is missing gets none.
+        imatrix: importance of each input column by tensor name; a tensor that is missing has none.
         tensor_types: ggml type by regular expression on tensor names; the first that matches wins.
         output_type: ggml type of ``output.weight``; None leaves it to the preset.
         token_embedding_type: ggml type of ``token_embd.weight``; None leaves it to the preset.
-        threads: None takes all cores.
-        pure: the preset's main type for every tensor, no mixture.
+        threads: threads of llama.cpp; None takes all cores.
+        pure: whether every tensor gets the preset's main type.
 
     Returns:
         Bytes of the written file.
 
     Raises:
-        InputError: unknown preset or type, or llama.cpp refuses (with its own reason).
+        InputError: the preset or a type is unknown, or llama.cpp refuses, with its reason.
     """
     import llama_cpp
 
@@ -80,7 +75,7 @@ def quantize_with_llama_cpp(
         params.output_tensor_type = _type_id(output_type)
     if token_embedding_type is not None:
         params.token_embedding_type = _type_id(token_embedding_type)
-    # ctypes keeps no references from a structure to what it points to: these two must outlive the call.
+    # A ctypes structure does not hold references to the arrays in it: these two must outlive the call.
     importance = _imatrix_array(imatrix) if imatrix else None
     overrides = _override_array(tensor_types) if tensor_types else None
     if importance is not None:
@@ -92,7 +87,7 @@ def quantize_with_llama_cpp(
             status = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(temporary), ctypes.byref(params))
         if status != 0:
             reason = _reason(errors) or f"status {status}"
-            raise InputError(f"llama.cpp cannot write {source} as {preset} ({reason}); mend that or choose another.")
+            raise InputError(f"llama.cpp cannot write {source} as {preset} ({reason}); fix that or choose another.")
         return temporary.stat().st_size
 
 
@@ -106,7 +101,7 @@ def load_imatrix(path: Path) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def _reason(errors: list[str]) -> str:
-    """The line that names the cause: the last one, but of a file that cannot be loaded the first."""
+    """The line that names the cause: the last one, or the first when a file cannot be loaded."""
     if not errors or "failed to load model" in errors[-1]:
         return "".join(errors[:1])
     return errors[-1].removeprefix("failed to quantize: ")
@@ -114,7 +109,7 @@ def _reason(errors: list[str]) -> str:
 
 def _type_id(name: str) -> int:
     if name not in TYPES:
-        raise InputError(f"There is no ggml type {name} here; choose one of {', '.join(TYPES)}.")
+        raise InputError(f"lieq-edge has no ggml type {name}; choose one of {', '.join(TYPES)}.")
     return TYPES[name].id
 
 
@@ -145,20 +140,20 @@ def _override_array(tensor_types: Mapping[str, str]) -> Any:
     return entries
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("preset")
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command_line(__doc__, "--threads")
+    parser.add_argument("source", type=Path, help="GGUF file to quantise")
+    parser.add_argument("out", type=Path, help="GGUF file to write")
+    parser.add_argument("preset", help="name of the preset, such as Q3_K_M")
     parser.add_argument("--imatrix", type=Path, help="numpy archive of importance vectors")
     parser.add_argument("--tensor-type", action="append", default=[], metavar="REGEX=TYPE")
     parser.add_argument("--output-type")
     parser.add_argument("--token-embedding-type")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--pure", action="store_true", help="one type for every tensor")
+    parser.add_argument("--pure", action="store_true", help="give every tensor the preset's main type")
     parser.add_argument("--force", action="store_true", help="replace an existing file")
-    args = parser.parse_args()
-    try:
+    args = parser.parse_args(arguments)
+
+    def write() -> None:
         check_output(args.out, force=args.force)
         size = quantize_with_llama_cpp(
             args.source,
@@ -171,12 +166,10 @@ def main() -> int:
             threads=args.threads,
             pure=args.pure,
         )
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{args.out}: {size / 1e6:.1f} MB")
-    return 0
+        print(f"{args.out}: {size / 1e6:.1f} MB")
+
+    return exit_code(write)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

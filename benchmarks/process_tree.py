@@ -1,7 +1,10 @@
 """Time and peak memory of a command: of its whole process tree, sampled, and stage by stage.
 
 Resident memory counts pages of mapped files, which the system takes back when others need them; anonymous memory is
-what the program itself holds. Pages that processes share are counted in each of them.
+memory of the program itself. Pages that processes share are counted in each of them.
+
+Needs Linux or macOS: the end of a process and its use of resources are read by ``os.wait4``, which Windows does not
+have. Only Linux reports anonymous memory and lets a process forget its peak.
 """
 
 from __future__ import annotations
@@ -22,28 +25,28 @@ from typing import IO
 
 import psutil
 
-from lieq_edge.system.memory import peak_rss_bytes
+from benchmarks.internals import peak_rss_bytes
 
 INTERVAL = 0.05
 """Seconds between two looks at the tree."""
 
-# Seconds between two looks for processes that were started: those of the whole system are gone through.
+# Seconds between two searches for new processes, each of which goes through all processes of the system.
 _LISTING = 0.2
 
-# What the program's progress prints behind each stage where there is no terminal.
+# The line that the program's progress prints behind each stage where there is no terminal.
 _STAGE = re.compile(r"^(?P<title>[^\r\n]+?): done in [\d.]+ s")
-_KEPT_LINES = 200
+_LINES = 200
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What lies between the ends of two stages; the last one is called ``end``.
+    """The time between the ends of two stages; the last one is called ``end``.
 
     Attributes:
-        title: of the stage that ended.
-        seconds: it took, with whatever came before it.
-        rss: peak of the tree, bytes.
-        anonymous: the same without pages of files; None where the system does not tell.
+        title: title of the stage that ended.
+        seconds: seconds since the stage before it ended.
+        rss: peak resident memory of the tree in bytes.
+        anonymous: the same without pages of files; None where the system does not report it.
     """
 
     title: str
@@ -57,12 +60,14 @@ class Measured:
     """A command that has ended.
 
     Attributes:
-        seconds: from its start to its end.
+        returncode: exit code, or the negative number of the signal that ended it.
+        seconds: seconds from its start to its end.
         tree_rss: largest sampled sum of the resident sizes of its processes, bytes.
-        tree_anonymous: largest sampled sum of their anonymous memory, bytes; None where the system does not tell.
-        own_rss: largest resident size of a single process of it, as the system counts it, without gaps.
-        stdout: all of it.
-        stderr: its last lines.
+        tree_anonymous: largest sampled sum of their anonymous memory, bytes; None where the system does not report it.
+        own_rss: largest resident size of one of its processes, as the system counts it, without gaps.
+        phases: peaks between the ends of stages.
+        stdout: everything that it printed.
+        stderr: last lines that it printed to stderr.
     """
 
     returncode: int
@@ -91,14 +96,14 @@ class _Look:
 def measure(
     command: Sequence[str], *, environment: Mapping[str, str] | None = None, folder: Path | None = None
 ) -> Measured:
-    """Run a command to its end; what it writes to stderr is passed on.
+    """Run a command to its end; its stderr is passed on.
+
+    A command that is interrupted here is killed with all processes that it has started.
 
     Args:
         command: program and arguments.
         environment: variables beside those of this process.
-        folder: to run in.
-
-    A command that is interrupted here is killed with all processes that it has started.
+        folder: folder to run in; None takes the current one.
     """
     looks: list[_Look] = []
     ends: list[tuple[float, str]] = []
@@ -129,10 +134,10 @@ def measure(
         reader.join(timeout=5)
         out.seek(0)
         stdout = out.read().decode("utf-8", errors="replace")
-    # What is told of a process that has ended counts the moment before its program was loaded, too, when it was as
-    # large as the one that started it: only what exceeds that is its own.
-    told = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    own = max([told if told > peak_rss_bytes() else 0, *(look.high_water for look in looks)])
+    # Before its program is loaded, a process is as large as the one that started it, and the system counts that too:
+    # only a peak above ours is its own.
+    reported = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    own = max([reported if reported > peak_rss_bytes() else 0, *(look.high_water for look in looks)])
     return Measured(
         returncode=process.returncode,
         seconds=finish - start,
@@ -146,7 +151,7 @@ def measure(
 
 
 def _watch(pid: int, looks: list[_Look]) -> tuple[int, struct_rusage]:
-    """Sample until the process ends; its status and what it used."""
+    """Sample until the process ends; its status and its use of resources."""
     try:
         root = psutil.Process(pid)
     except psutil.NoSuchProcess:
@@ -167,8 +172,8 @@ def _watch(pid: int, looks: list[_Look]) -> tuple[int, struct_rusage]:
 
 
 def _look(processes: Sequence[psutil.Process], now: float) -> _Look:
-    """Of the first process and those that it has started."""
-    rss, anonymous, told = 0, 0, False
+    """Memory of the first process and of those that it has started, now."""
+    rss, anonymous, reported = 0, 0, False
     for process in processes:
         with contextlib.suppress(psutil.Error):
             memory = process.memory_info()
@@ -176,12 +181,12 @@ def _look(processes: Sequence[psutil.Process], now: float) -> _Look:
             if hasattr(memory, "shared"):
                 # Linux: pages of files and of shared memory.
                 anonymous += memory.rss - memory.shared
-                told = True
-    return _Look(now, rss, anonymous if told else None, _high_water(processes[0].pid))
+                reported = True
+    return _Look(now, rss, anonymous if reported else None, _high_water(processes[0].pid))
 
 
 def _high_water(pid: int) -> int:
-    """Peak resident size of a process so far, in bytes; 0 where the system does not tell."""
+    """Peak resident size of a process so far, in bytes; 0 where the system does not report it."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM"):
@@ -189,26 +194,37 @@ def _high_water(pid: int) -> int:
     return 0
 
 
+def forget_peak() -> None:
+    """Start the peak of this process anew (Linux only; elsewhere it stays that of the whole run)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def own_peak() -> int:
+    """The largest resident size of this process since ``forget_peak``, in bytes."""
+    return _high_water(os.getpid()) or peak_rss_bytes()
+
+
 def _follow(stream: IO[str], ends: list[tuple[float, str]], lines: list[str]) -> None:
     for line in stream:
         if match := _STAGE.match(line):
             ends.append((time.monotonic(), match["title"]))
         lines.append(line)
-        del lines[:-_KEPT_LINES]
+        del lines[:-_LINES]
         print(f"    {line}", end="", file=sys.stderr, flush=True)
 
 
 def _phases(
     looks: Sequence[_Look], ends: Sequence[tuple[float, str]], start: float, finish: float
 ) -> tuple[Phase, ...]:
-    found = []
+    phases = []
     since = start
     for until, title in [*ends, (finish, "end")]:
         within = [look for look in looks if since <= look.time < until]
         peak = max((look.rss for look in within), default=0)
-        found.append(Phase(title, until - since, peak, _most_anonymous(within)))
+        phases.append(Phase(title, until - since, peak, _most_anonymous(within)))
         since = until
-    return tuple(found)
+    return tuple(phases)
 
 
 def _most_anonymous(looks: Sequence[_Look]) -> int | None:

@@ -1,134 +1,135 @@
-"""Which file of a size is nearest to the original: lieq-edge, llama.cpp's presets, and the strongest peer.
+"""The files of a size nearest to the original: those of lieq-edge, llama.cpp's presets, and the strongest peer.
 
     python -m tools.widen demo wide --hidden 768 --dither 0
     python -m benchmarks.quality wide --text TEXT --work work --out wide
 
 All methods calibrate on the same tokens and are scored on another text against the model in full precision. Written
 are OUT.md (tables), OUT.json and OUT.png (KL divergence over file size). Rows that OUT.json holds already are not made
-again, so that a long run can be interrupted and goes on.
+again, so that an interrupted run can be resumed. Seconds and peak memory are those of a part of this process; only
+Linux can measure such a peak.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+from benchmarks.harness import Records, command_line, exit_code, timed
+from benchmarks.internals import (
+    Importance,
+    LossEvidence,
+    Run,
+    Source,
+    Windows,
+    analyze,
+    calibration_windows,
+    candidate_types,
+    describe,
+    encode_tensors,
+    log,
+    losses_with,
+    make_loss_plan,
+    measure_feedback,
+    measure_importance,
+    round_with_feedback,
+    validation_text,
+    write_model,
+)
 from benchmarks.lagrange import weighted_errors, write_lagrange
-from benchmarks.memory import forget_peak, peak_bytes
 from benchmarks.peer import quantize_with_llama_cpp
+from benchmarks.process_tree import forget_peak, own_peak
 from benchmarks.quality_report import Row, write_report
 from benchmarks.reference import Reference, reference_of
-from lieq_edge.allocate.loss import make_loss_plan
-from lieq_edge.allocate.plan import Plan, PlanOptions, make_plan
-from lieq_edge.errors import InputError
-from lieq_edge.evidence.blocks.measure import describe
-from lieq_edge.evidence.blocks.records import Diagnostics
-from lieq_edge.evidence.importance.measure import measure_importance
-from lieq_edge.evidence.loss.measure import candidate_types, losses_of, measure_loss
-from lieq_edge.gguf.inspect import inspect_file
-from lieq_edge.pipeline.planning import analyze_model, calibration_tokens
-from lieq_edge.pipeline.validation import validation_text
-from lieq_edge.pipeline.write import write_model
-from lieq_edge.rounding.importance import Importance, encode_tensors
-from lieq_edge.rounding.sequential import FeedbackInputs, encode_streamed
-from lieq_edge.settings import ExportSettings
-from lieq_edge.sources import open_source
-from lieq_edge.sources.base import Source
-from lieq_edge.store import Run
-from lieq_edge.system.progress import log
+from lieq_edge import Diagnostics, InputError, Plan, PlanOptions, inspect_file, make_plan, open_source
 
 PRESETS = "Q2_K_S,Q2_K,IQ2_XS,IQ2_S,IQ2_M,IQ3_XXS,Q3_K_S,Q3_K_M,Q3_K_L,IQ4_XS,Q4_K_S,Q4_K_M"
 SIZES = "Q2_K_S,Q2_K,Q3_K_S,Q3_K_M,Q4_K_S,Q4_K_M"
 CONTROL_SIZES = "Q2_K,Q3_K_M"
 UNIFORM = {"Q2_K": 2, "Q3_K": 3}
 
-T = TypeVar("T")
+Result = TypeVar("Result")
 
-
-# By rounding, the attribute of ``Bench`` with the measurements that files by loss are made from.
-_MEASURED = {"feedback": "inputs", "feedback-once": "inputs_once", "imatrix": "inputs"}
+# By rounding, the attribute of ``Bench`` with the evidence for files whose types follow the loss.
+_EVIDENCE = {"feedback": "evidence", "feedback-once": "evidence_once", "imatrix": "evidence"}
 
 
 @dataclass
 class Bench:
-    """One model, its measurements (made when first asked for) and what they took in seconds."""
+    """One model, its evidence (measured when first used) and the seconds that each piece took.
+
+    Attributes:
+        source: the model.
+        reference_file: GGUF file of the model in full precision.
+        reference: its logits on the held-out text.
+        windows: windows of the calibration text.
+        work: folder for the files.
+        rows: rows so far.
+        original: run that stores the original's residual stream.
+        seconds: seconds of each measurement, by attribute.
+    """
 
     source: Source
     reference_file: Path
     reference: Reference
-    settings: ExportSettings
-    out: Path
+    windows: Windows
     work: Path
-    rows: list[Row]
+    rows: Records[Row]
     original: Run
+    seconds: dict[str, float] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        tokens, info = calibration_tokens(self.source, self.settings)
-        if tokens is None or info is None:
-            raise InputError("The benchmark needs a calibration text.")
-        self.tokens = tokens
-        log(f"Calibration: {info.name}, {info.tokens} tokens")
-
-    def _timed(self, name: str, make: Callable[[], T]) -> T:
-        start = time.monotonic()
-        made = make()
-        self.seconds[name] = time.monotonic() - start
-        return made
+    def _timed(self, name: str, measure: Callable[[], Result]) -> Result:
+        with timed(self.seconds, name):
+            return measure()
 
     @cached_property
     def importance(self) -> Importance:
-        return self._timed("importance", lambda: measure_importance(self.source, self.tokens, bfloat16=False))
+        return self._timed("importance", lambda: measure_importance(self.source, self.windows, bfloat16=False))
 
     @cached_property
     def diagnostics(self) -> Diagnostics:
-        return self._timed(
-            "diagnostics", lambda: analyze_model(self.source, replace(self.settings, metric="composite"))
-        )
+        return self._timed("diagnostics", lambda: analyze(self.source, metrics={"geometry", "saliency"}))
 
     @cached_property
     def shapes(self) -> Diagnostics:
-        """Names and shapes only: what needs no scores."""
+        """Names and shapes only, for plans that need no scores."""
         return describe(self.source)
 
     @cached_property
-    def inputs(self) -> FeedbackInputs:
-        return self._timed("inputs", lambda: self._measured("k"))
+    def evidence(self) -> LossEvidence:
+        return self._timed("evidence", lambda: self._measured("k"))
 
     @cached_property
-    def inputs_all(self) -> FeedbackInputs:
-        """With i-quants among the candidates."""
-        return self._timed("inputs_all", lambda: self._measured("all"))
+    def evidence_all(self) -> LossEvidence:
+        """Evidence with i-quants among the candidates."""
+        return self._timed("evidence_all", lambda: self._measured("all"))
 
     @cached_property
-    def inputs_once(self) -> FeedbackInputs:
-        """With H of the original."""
-        return self._timed("inputs_once", lambda: self._measured("k", once=True))
+    def evidence_once(self) -> LossEvidence:
+        """Evidence with H of the original."""
+        return self._timed("evidence_once", lambda: self._measured("k", once=True))
 
-    def _measured(self, types: str, *, once: bool = False) -> FeedbackInputs:
-        """The second to be measured finds the residual stream that the first put away, and takes that much less."""
+    def _measured(self, types: str, *, once: bool = False) -> LossEvidence:
+        """The second to be measured finds the residual stream that the first stored, and takes that much less."""
         candidates = candidate_types(self.shapes.tensors, types)
-        return measure_loss(self.source, self.tokens, candidates, once=once, waiting=self.original)
+        return measure_feedback(self.source, self.windows, candidates, self.original, once=once)
 
     @cached_property
     def errors(self) -> dict[str, dict[str, float]]:
         candidates = candidate_types(self.shapes.tensors, "k")
         return self._timed("errors", lambda: weighted_errors(self.source, self.importance, candidates))
 
-    def row(self, method: str, size: str, make: Callable[[Path], Plan | None], shared: tuple[str, ...]) -> None:
-        """Make and score a file unless that is done; ``shared`` are the measurements that count as its work."""
+    def row(self, method: str, size: str, make: Callable[[Path], Plan | None], evidence: tuple[str, ...]) -> None:
+        """Make and score a file unless its row exists; ``evidence`` are the measurements that count as its work."""
         if any(row.method == method and row.size == size for row in self.rows):
             return
-        for name in shared:
-            getattr(self, name)  # made now, so that the row's own time is without it
+        for name in evidence:
+            getattr(self, name)  # measured now, so that the row's time does not include it
         path = self.work / "bench.gguf"
         path.unlink(missing_ok=True)
         forget_peak()
@@ -139,14 +140,19 @@ class Bench:
             log(f"{method} at {size}: {error}")
             return
         seconds = time.monotonic() - start
-        seconds += sum(self.seconds[name] for name in shared)
-        peak = peak_bytes()
-        score = self.reference.score(path)
-        bpw = inspect_file(path).block_bpw
-        predicted = plan.predicted_loss if plan else None
-        row = Row(method, size, path.stat().st_size, bpw, seconds, peak, predicted, **asdict(score))
-        self.rows.append(row)
-        self.out.with_suffix(".json").write_text(json.dumps([asdict(r) for r in self.rows], indent=1) + "\n")
+        seconds += sum(self.seconds[name] for name in evidence)
+        peak = own_peak()
+        row = Row(
+            method=method,
+            size=size,
+            file_bytes=path.stat().st_size,
+            block_bpw=inspect_file(path).block_bpw,
+            seconds=seconds,
+            peak_rss_bytes=peak,
+            predicted=plan.predicted_loss if plan else None,
+            **asdict(self.reference.score(path)),
+        )
+        self.rows.add(row)
         log(f"{method} at {size}: {row.file_bytes / 1e6:.2f} MB, KLD {row.kld:.4f}, PPL {row.ppl:.2f}, {seconds:.0f} s")
         path.unlink()
 
@@ -156,7 +162,7 @@ class Bench:
         return f"{row.file_bytes}B"
 
     def preset(self, name: str) -> None:
-        """llama.cpp's own preset with the imatrix."""
+        """llama.cpp's file at a preset, with importance."""
 
         def make(path: Path) -> None:
             quantize_with_llama_cpp(self.reference_file, path, name, imatrix=self.importance)
@@ -175,19 +181,19 @@ class Bench:
     def ours(self, metric: str, rounding: str, size: str, seed: int = 0, *, all_types: bool = False) -> None:
         """One metric with one rounding at a preset's size; with ``all_types`` the metric loss takes i-quants too."""
         detail = f" {seed}" if metric == "random" else ", all types" if all_types else ""
-        name, measured = f"{metric}{detail} + {rounding}", "inputs_all" if all_types else _MEASURED[rounding]
+        name, measured = f"{metric}{detail} + {rounding}", "evidence_all" if all_types else _EVIDENCE[rounding]
         budget = self.bytes_of(size)
         options = PlanOptions(metric=metric, seed=seed, granularity="tensor" if metric == "loss" else "block")
 
         def make(path: Path) -> Plan:
             if metric != "loss":
                 return self.write(path, make_plan(self.diagnostics, budget, options), rounding)
-            inputs: FeedbackInputs = getattr(self, measured)
-            plan = make_loss_plan(self.shapes, budget, losses_of(inputs.sensitivity, rounding), options)
-            return self.write(path, plan, rounding, inputs)
+            evidence: LossEvidence = getattr(self, measured)
+            plan = make_loss_plan(self.shapes, budget, losses_with(evidence, rounding), options)
+            return self.write(path, plan, rounding, evidence)
 
-        shared = (measured,) if "feedback" in rounding or metric == "loss" else ("importance",)
-        self.row(name, size, make, shared if metric == "loss" else (*shared, "diagnostics"))
+        names = (measured,) if "feedback" in rounding or metric == "loss" else ("importance",)
+        self.row(name, size, make, names if metric == "loss" else (*names, "diagnostics"))
 
     def uniform(self, type_name: str, rounding: str) -> None:
         """All block matrices in one type, the embedding in 16 bits."""
@@ -197,21 +203,21 @@ class Bench:
         def make(path: Path) -> Plan:
             return self.write(path, make_plan(self.shapes, str(bits), options), rounding)
 
-        shared = ("importance",) if rounding == "imatrix" else (_MEASURED[rounding],)
-        self.row(f"uniform + {rounding}", type_name, make, shared)
+        names = ("importance",) if rounding == "imatrix" else (_EVIDENCE[rounding],)
+        self.row(f"uniform + {rounding}", type_name, make, names)
 
-    def write(self, path: Path, plan: Plan, rounding: str, inputs: FeedbackInputs | None = None) -> Plan:
-        """Encode and write; ``inputs`` for feedback are those without i-quants unless given."""
+    def write(self, path: Path, plan: Plan, rounding: str, evidence: LossEvidence | None = None) -> Plan:
+        """Encode and write; feedback takes the evidence without i-quants unless there is another."""
         if "feedback" in rounding:
-            encoded = encode_streamed(self.source, plan, {}, inputs or getattr(self, _MEASURED[rounding]))
+            encoded = round_with_feedback(self.source, plan, evidence or getattr(self, _EVIDENCE[rounding]))
         else:
             encoded = encode_tensors(self.source, plan, self.importance)
-        write_model(path, self.source, plan, encoded, calibration=None, rounding=rounding)
+        write_model(path, self.source, plan, encoded, rounding=rounding)
         return plan
 
 
 def run(bench: Bench, args: argparse.Namespace) -> None:
-    """Make all rows that were asked for, those that targets speak of first."""
+    """Make all rows that the options name, those with a target first."""
     sizes, controls = args.sizes.split(","), args.control_sizes.split(",")
     for name in dict.fromkeys([*sizes, *args.presets.split(","), *args.all_types_sizes.split(",")]):
         if name:
@@ -237,51 +243,35 @@ def run(bench: Bench, args: argparse.Namespace) -> None:
                         bench.ours(metric, rounding, name, seed)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="anything that lieq-edge opens")
-    parser.add_argument("--text", type=Path, help="text to score on; default: built in")
-    parser.add_argument("--out", type=Path, required=True, help="path without ending for the .md, .json and .png")
-    parser.add_argument("--work", type=Path, required=True, help="folder for the reference and its logits (GB)")
-    parser.add_argument("--title", help="of the plot; default: the model's name")
-    parser.add_argument("--presets", default=PRESETS, help=f"default {PRESETS}")
-    parser.add_argument("--sizes", default=SIZES, help=f"presets whose sizes we aim at; default {SIZES}")
-    parser.add_argument(
-        "--control-sizes", default=CONTROL_SIZES, help=f"for the other metrics; default {CONTROL_SIZES}"
-    )
-    parser.add_argument("--all-types-sizes", default="", help="where we take i-quants too, e.g. IQ2_XS,Q3_K_M")
-    parser.add_argument("--roundings", default="feedback,feedback-once", help="of files by loss; default both")
-    parser.add_argument("--metrics", default="geometry,composite,saliency,first,last,random")
-    parser.add_argument("--random-seeds", type=int, default=5)
-    parser.add_argument("--no-uniform", dest="uniform", action="store_false")
-    parser.add_argument("--no-lagrange", dest="lagrange", action="store_false")
-    parser.add_argument("--calibration", default="docs")
-    parser.add_argument("--calibration-tokens", type=int, default=16384)
-    parser.add_argument("--context", type=int, default=512)
-    parser.add_argument("--chunks", type=int, default=64)
-    args = parser.parse_args()
-    try:
+def main(arguments: Sequence[str] | None = None) -> int:
+    names = ("--calibration", "--calibration-tokens", "--context", "--chunks")
+    parser = command_line(__doc__, "model", "--text", "--out", "--work", *names, chunks=64)
+    parser.add_argument("--title", help="title of the plot; the model's name when left out")
+    parser.add_argument("--presets", default=PRESETS, help="presets of llama.cpp to make")
+    parser.add_argument("--sizes", default=SIZES, help="presets whose sizes ours must not exceed")
+    parser.add_argument("--control-sizes", default=CONTROL_SIZES, help="the same for the other metrics")
+    parser.add_argument("--all-types-sizes", default="", help="sizes at which ours take i-quants too: IQ2_XS,Q3_K_M")
+    parser.add_argument("--roundings", default="feedback,feedback-once", help="roundings of files by loss")
+    metrics = "geometry,composite,saliency,first,last,random"
+    parser.add_argument("--metrics", default=metrics, help="metrics at the control sizes")
+    parser.add_argument("--random-seeds", type=int, default=5, help="files of the metric random")
+    parser.add_argument("--no-uniform", dest="uniform", action="store_false", help="leave out files of one type")
+    parser.add_argument("--no-lagrange", dest="lagrange", action="store_false", help="leave out the strongest peer")
+    args = parser.parse_args(arguments)
+
+    def compare() -> None:
         text, _ = validation_text(args.text)
         source = open_source(args.model)
+        windows, info = calibration_windows(source, args.calibration, tokens=args.calibration_tokens)
+        log(f"Calibration: {info.name}, {info.tokens} tokens")
         reference_file, reference = reference_of(source, text, args.work, context=args.context, chunks=args.chunks)
-        settings = ExportSettings(
-            budget="2",
-            calibration=args.calibration,
-            calibration_tokens=args.calibration_tokens,
-            metric="composite",
-            cache=False,  # what is timed is made
-        )
-        stored = args.out.with_suffix(".json")
-        rows = [Row(**row) for row in json.loads(stored.read_text())] if stored.exists() else []
-        # What all files with feedback follow.
+        rows = Records(args.out.with_suffix(".json"), Row)
         with tempfile.TemporaryDirectory(dir=args.work) as folder, Run(Path(folder)) as original:
-            run(Bench(source, reference_file, reference, settings, args.out, args.work, rows, original), args)
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    print(write_report(rows, args.out, args.title or Path(args.model).name))
-    return 0
+            run(Bench(source, reference_file, reference, windows, args.work, rows, original), args)
+        write_report([*rows], args.out, args.title or Path(args.model).name)
+
+    return exit_code(compare)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""Tables and a plot of what ``bench_quality`` measured."""
+"""Tables and a plot of the rows of ``benchmarks.quality``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.harness import geometric_mean, number, plus_minus, table, write_markdown
+from benchmarks.reference import Score
 
-@dataclass(frozen=True)
-class Row:
-    """One file: how it was made, its size, what making it took, its predicted loss (nats a token) and its scores.
 
-    ``size`` names the preset whose file it must not exceed, or the type of a uniform file. ``seconds`` counts the
-    measurements that it needs; ``peak_rss_bytes`` is of the whole process while it was made.
+@dataclass(frozen=True, kw_only=True)
+class Row(Score):
+    """One file, with its scores.
+
+    Attributes:
+        method: metric and rounding, or the peer.
+        size: preset whose file it must not exceed, or type of a uniform file.
+        file_bytes: its size.
+        block_bpw: bits for each weight of the blocks.
+        seconds: seconds to make it, with the evidence that it needs.
+        peak_rss_bytes: peak of the whole process while it was made.
+        predicted: predicted loss in nats a token.
     """
 
     method: str
@@ -23,74 +32,65 @@ class Row:
     seconds: float
     peak_rss_bytes: int
     predicted: float | None
-    ppl: float
-    ppl_se: float
-    kld: float
-    kld_se: float
-    kld_p99: float
-    top1: float
-    decode_rate: float
 
 
-def table(rows: list[Row]) -> str:
-    """All rows, smallest file first."""
-    lines = [
-        "| method | at | MB | bpw | PPL | KLD | KLD 99 % | same top token | tokens/s | seconds | peak MB | predicted |",
-        "|" + "---|" * 12,
-    ]
-    for row in sorted(rows, key=lambda r: (r.size not in ("Q2_K", "Q3_K") and 0, r.file_bytes, r.method)):
-        cells = (
+def every_row(rows: list[Row]) -> str:
+    """All rows, uniform files last and else the smallest first."""
+    head = ("method", "at", "MB", "bpw", "PPL", "KLD", "KLD 99 %", "same top token", "tokens/s", "seconds", "peak MB")
+    cells = [
+        (
             row.method,
             row.size,
             f"{row.file_bytes / 1e6:.2f}",
-            f"{row.block_bpw:.2f}" if row.block_bpw else "",
-            f"{row.ppl:.2f} ± {row.ppl_se:.2f}",
-            f"{row.kld:.4f} ± {row.kld_se:.4f}",
+            number(row.block_bpw, 2),
+            plus_minus(row.ppl, row.ppl_se, 2),
+            plus_minus(row.kld, row.kld_se, 4),
             f"{row.kld_p99:.2f}",
             f"{100 * row.top1:.1f} %",
             f"{row.decode_rate:.1f}",
             f"{row.seconds:.0f}",
             f"{row.peak_rss_bytes / 1e6:.0f}",
-            f"{row.predicted:.4f}" if row.predicted is not None else "",
+            number(row.predicted, 4),
         )
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        for row in sorted(rows, key=lambda row: (row.method.startswith("uniform"), row.file_bytes, row.method))
+    ]
+    return table((*head, "predicted"), cells)
 
 
 def ratios(rows: list[Row], ours: str, peer: str) -> dict[str, float]:
     """KLD of our file over that of the peer's, by size; only where ours is no larger than the preset's file."""
     by_key = {(row.method, row.size): row for row in rows}
-    found = {}
+    by_size = {}
     for (method, size), row in by_key.items():
         other, limit = by_key.get((peer, size)), by_key.get(("preset", size))
         if method == ours and other is not None and limit is not None and row.file_bytes <= limit.file_bytes:
-            found[size] = row.kld / other.kld
-    return found
+            by_size[size] = row.kld / other.kld
+    return by_size
 
 
 def summary(rows: list[Row]) -> str:
     """Geometric mean and worst ratio of our methods against the peers."""
-    lines = ["| ours | against | geometric mean of KLD ratios | worst | by size |", "|---|---|---|---|---|"]
+    cells = []
     for ours in ("loss + feedback", "loss + feedback-once", "loss, all types + feedback", "loss + imatrix"):
         for peer in ("preset", "lagrange"):
-            found = ratios(rows, ours, peer)
-            if found:
-                mean = float(np.exp(np.mean(np.log(list(found.values())))))
-                each = ", ".join(f"{size} {value:.2f}" for size, value in found.items())
-                lines.append(f"| {ours} | {peer} | {mean:.3f} | {max(found.values()):.3f} | {each} |")
+            by_size = ratios(rows, ours, peer)
+            if by_size:
+                mean, worst = geometric_mean(by_size.values()), max(by_size.values())
+                each = ", ".join(f"{size} {value:.2f}" for size, value in by_size.items())
+                cells.append((ours, peer, f"{mean:.3f}", f"{worst:.3f}", each))
     by_key = {(row.method, row.size): row for row in rows}
     for size in ("Q2_K", "Q3_K"):
         plain = by_key.get(("uniform + imatrix", size))
         for rounding in ("feedback", "feedback-once"):
-            own = by_key.get((f"uniform + {rounding}", size))
-            if own is not None and plain is not None:
-                value = own.kld / plain.kld
-                lines.append(f"| uniform {size}, {rounding} | the same, imatrix | {value:.3f} | {value:.3f} | |")
-    return "\n".join(lines)
+            fed_back = by_key.get((f"uniform + {rounding}", size))
+            if fed_back is not None and plain is not None:
+                ratio = f"{fed_back.kld / plain.kld:.3f}"
+                cells.append((f"uniform {size}, {rounding}", "the same, imatrix", ratio, ratio, ""))
+    return table(("ours", "against", "geometric mean of KLD ratios", "worst", "by size"), cells)
 
 
 def plot(rows: list[Row], path: Path, title: str) -> None:
-    """KL divergence (log) over file size, one line a method; the five random seeds as their mean."""
+    """Draw KL divergence (log) over file size, one line for each method; random seeds as their mean."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -125,9 +125,7 @@ def plot(rows: list[Row], path: Path, title: str) -> None:
     figure.savefig(path, dpi=130, metadata={"Software": None})
 
 
-def write_report(rows: list[Row], out: Path, title: str) -> str:
-    """Write OUT.md and OUT.png; the Markdown."""
-    text = f"{summary(rows)}\n\n{table(rows)}\n"
-    out.with_suffix(".md").write_text(text, encoding="utf-8")
+def write_report(rows: list[Row], out: Path, title: str) -> None:
+    """Write OUT.md and OUT.png."""
     plot(rows, out.with_suffix(".png"), title)
-    return text
+    write_markdown(out, f"{summary(rows)}\n\n{every_row(rows)}\n")

@@ -1,4 +1,4 @@
-"""Score many files against one reference whose logits are computed once and kept on the disk."""
+"""Score many files against one reference whose logits are computed once and stored on the disk."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from pathlib import Path
 
 import numpy as np
 
-from lieq_edge.llama.engine import Engine, available_threads
-from lieq_edge.sources.base import Source
-from lieq_edge.sources.plain import write_plain
-from lieq_edge.system.progress import stage
-from lieq_edge.validate.perplexity import mean_and_error
-from lieq_edge.validate.scores import Comparison, compare
+from benchmarks.harness import mean_and_error
+from benchmarks.internals import Comparison, Engine, Source, available_threads, compare, stage, write_plain
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Score:
-    """A file against the reference, on the same windows; see ``lieq_edge.validate.perplexity.Validation``."""
+    """A file against the reference on the same windows.
+
+    Attributes:
+        ppl, ppl_se: perplexity and its standard error.
+        kld, kld_se: mean KL divergence in nats a token, and its standard error.
+        kld_p99: 99th percentile of the KL divergence.
+        top1: share of the tokens that both predict first.
+        decode_rate: tokens a second; see ``decode_rate``.
+    """
 
     ppl: float
     ppl_se: float
@@ -34,13 +38,13 @@ class Reference:
     """The logits of a file in full precision, float32, for the second half of each window."""
 
     def __init__(self, path: Path, text: str, folder: Path, *, context: int, chunks: int) -> None:
-        """Run ``path`` over the text, unless its logits lie in ``folder`` from an earlier run.
+        """Run ``path`` over the text, unless its logits are in ``folder`` from an earlier run.
 
         Args:
             path: GGUF file.
-            text: to score on.
-            folder: where the logits go: 4 bytes x vocabulary x context / 2 x chunks.
-            context: tokens in a window.
+            text: held-out text to score on.
+            folder: folder for the logits: 4 bytes x vocabulary x context / 2 x chunks.
+            context: tokens of a window.
             chunks: windows.
         """
         store = folder / f"logits-{context}x{chunks}.npy"
@@ -87,7 +91,7 @@ def reference_of(source: Source, text: str, folder: Path, *, context: int, chunk
 
     Args:
         source: the model.
-        text, folder, context, chunks: as ``Reference`` takes them; the folder need not be there.
+        text, folder, context, chunks: arguments of ``Reference``; the folder need not exist.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = source.gguf_path or folder / "reference.gguf"
@@ -97,7 +101,7 @@ def reference_of(source: Source, text: str, folder: Path, *, context: int, chunk
 
 
 def decode_rate(path: Path, tokens: int = 48) -> float:
-    """Tokens a second that llama.cpp writes one after the other, behind a prompt of 16."""
+    """Tokens a second that llama.cpp writes one after the other, after a prompt of 16."""
     import llama_cpp
 
     model = llama_cpp.Llama(str(path), n_ctx=128, n_gpu_layers=0, verbose=False)

@@ -1,4 +1,4 @@
-"""Take a GGUF file to a Hugging Face directory and back, and list all that became different.
+"""Convert a GGUF file to a Hugging Face directory and back, and list every difference.
 
     python -m benchmarks.roundtrip demo --report docs/roundtrip.md
 
@@ -8,41 +8,48 @@ divergence of their predictions. Keys may differ for the reasons in EXPLAINED on
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from lieq_edge.errors import InputError
-from lieq_edge.gguf.header import read_header
-from lieq_edge.sources import DEMO, Source, demo_path, open_source
-from lieq_edge.sources.plain import write_plain
-from lieq_edge.sources.tokenizers.battery import BATTERY
-from lieq_edge.validate.perplexity import validate
+from benchmarks.harness import command_line, exit_code, table
+from benchmarks.internals import (
+    BATTERY,
+    DEMO,
+    Source,
+    StoredTensor,
+    builtin_text,
+    demo_path,
+    read_header,
+    validate,
+    write_plain,
+)
+from lieq_edge import open_source
 from tools.widen import Widened, save_directory
 
 EXPLAINED = {
-    r"general\.name": "the directory's name, where the first converter had taken the repository's",
+    r"general\.name": "name of the directory, where the first converter took the name of the repository",
     r"general\.(basename|finetune|languages|license|organization|size_label|tags|base_model\..*|author|version|"
     r"description|repo_url|url|source\..*|quantized_by|dataset.*|datasets)": (
         "from the model card or the name of the repository, which weights and configuration do not hold; "
-        "llama.cpp computes nothing with it"
+        "llama.cpp does not use it"
     ),
-    r"\w+\.attention\.(key|value)_length": "the hidden size over the number of heads, as where it is not said",
-    r"tokenizer\.ggml\.add_space_prefix": "false, as llama.cpp takes it for this vocabulary where it is not said",
-    r"quantize\..*|general\.(file_type|quantization_version)": "of the first file's quantisation",
+    r"\w+\.attention\.(key|value)_length": "the default, which is the hidden size over the number of heads",
+    r"tokenizer\.ggml\.add_space_prefix": "false, which is llama.cpp's default for this vocabulary",
+    r"quantize\..*|general\.(file_type|quantization_version)": "quantisation of the first file",
 }
-"""Why a key may differ, by a pattern of its name."""
+"""Reasons why a key may differ, by a pattern of its name."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A key that differs; ``reason`` is None where nobody has explained it. Values are as text, None is absent."""
+    """A key that differs, with its values as text (None where it is absent); without a reason it is unexplained."""
 
     key: str
     before: str | None
@@ -52,12 +59,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Trip:
-    """What came of it.
+    """Differences between both ends.
 
     Attributes:
-        equal_keys: how many keys are equal in both.
-        differences: among the keys of either.
-        tensors: names of those whose bytes or shapes differ, or that one file lacks.
+        equal_keys: number of keys that are equal.
+        differences: keys that differ or are in one file only.
+        tensors: names of tensors whose bytes or shapes differ, or that are in one file only.
         texts: strings whose tokens differ.
         kld: mean KL divergence in nats a token between the two.
     """
@@ -76,17 +83,15 @@ class Trip:
 
 
 def round_trip(source: Source, tokenizer: Path, folder: Path, *, context: int = 512, chunks: int = 2) -> Trip:
-    """Compare ``source`` with itself after the way through a directory.
+    """Compare ``source`` with what is read back from a directory.
 
     Args:
         source: a model that transformers can run.
         tokenizer: GGUF file or Hugging Face directory whose tokenizer goes into the directory.
-        folder: for the files, about 8 bytes a weight.
+        folder: folder for the files, about 8 bytes a weight.
         context: tokens of a window that predictions are compared on.
         chunks: windows.
     """
-    from lieq_edge.texts.windows import builtin_text
-
     directory = folder / "model"
     save_directory(Widened(source, int(source.config()["hidden_size"])), directory, tokenizer=tokenizer)
     again = open_source(str(directory))
@@ -122,12 +127,11 @@ def render(trip: Trip, label: str) -> str:
         f"- Strings of the tokenizer battery ({len(BATTERY)}) that differ: {len(trip.texts) or 'none'}.",
         f"- KL divergence of the predictions: {trip.kld:.2g} nats a token.",
         "",
-        "| key | before | after | reason |",
-        "|---|---|---|---|",
+        table(
+            ("key", "before", "after", "reason"),
+            [(d.key, d.before or "-", d.after or "-", d.reason or "UNEXPLAINED") for d in trip.differences],
+        ),
     ]
-    for difference in trip.differences:
-        cells = (difference.key, difference.before or "-", difference.after or "-", difference.reason or "UNEXPLAINED")
-        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -143,39 +147,37 @@ def _shown(entry: tuple[Any, int, int | None] | None) -> str | None:
 
 
 def _different_tensors(before: Path, after: Path) -> list[str]:
-    (one, data), (other, more) = ((read_header(path), np.memmap(path, np.uint8, "r")) for path in (before, after))
-    theirs = {tensor.name: tensor for tensor in other.tensors}
-    found = sorted(theirs.keys() - {tensor.name for tensor in one.tensors})
-    for tensor in one.tensors:
-        twin = theirs.get(tensor.name)
-        if twin is None or (twin.shape, twin.type) != (tensor.shape, tensor.type):
-            found.append(tensor.name)
-        else:
-            mine, its = (d[t.offset : t.offset + t.nbytes] for d, t in ((data, tensor), (more, twin)))
-            if not np.array_equal(mine, its):
-                found.append(tensor.name)
-    return found
+    one, other = ({tensor.name: tensor for tensor in read_header(path).tensors} for path in (before, after))
+    different = sorted(other.keys() - one.keys())
+    for name, tensor in one.items():
+        twin = other.get(name)
+        alike = twin is not None and (twin.shape, twin.type) == (tensor.shape, tensor.type)
+        if twin is None or not alike or not np.array_equal(_bytes_of(before, tensor), _bytes_of(after, twin)):
+            different.append(name)
+    return different
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("model", help="GGUF file, or demo")
+def _bytes_of(path: Path, tensor: StoredTensor) -> npt.NDArray[np.uint8]:
+    return np.memmap(path, np.uint8, "r", tensor.offset, (tensor.nbytes,))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command_line(__doc__, "model")
     parser.add_argument("--report", type=Path, help="Markdown file to write")
-    args = parser.parse_args()
-    path = demo_path() if args.model == DEMO else Path(args.model)
-    try:
-        source = open_source(str(path))
+    args = parser.parse_args(arguments)
+
+    def compare() -> int:
+        path = demo_path() if args.model == DEMO else Path(args.model)
         with tempfile.TemporaryDirectory(prefix="roundtrip.") as folder:
-            trip = round_trip(source, path, Path(folder))
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    text = render(trip, path.stem)
-    print(text, end="")
-    if args.report is not None:
-        args.report.write_text(text, encoding="utf-8")
-    return 0 if trip.faithful else 1
+            trip = round_trip(open_source(str(path)), path, Path(folder))
+        text = render(trip, path.stem)
+        print(text, end="")
+        if args.report is not None:
+            args.report.write_text(text, encoding="utf-8")
+        return 0 if trip.faithful else 1
+
+    return exit_code(compare)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

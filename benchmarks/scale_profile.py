@@ -1,4 +1,4 @@
-"""Run a lieq-edge command and tell which kind of work its time went to.
+"""Run a lieq-edge command and report the kinds of work that its time goes to.
 
     python -m benchmarks.scale_profile profile.json -- export MODEL --budget 3.0bpw --out model.gguf
 
@@ -9,78 +9,72 @@ add up to the time that passed; threads that wait count only when all do. The wo
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
+
+from benchmarks.harness import command_line, write_json
 
 INTERVAL = 0.01
 
 RULES: tuple[tuple[str, str, str], ...] = (
-    # Kind, the end of the file's path (or a part of it that ends with /), and the function; * is any.
-    ("attention", "measure/attention.py", "*"),
+    # Kind, the end of the file's path (or a folder in it, with / at its end), and the function; * is any.
+    ("attention", "lieq_edge/blockwise/attention.py", "*"),
     ("backward", "torch/_tensor.py", "backward"),
     ("backward", "torch/autograd/", "*"),
-    ("H", "quantize/statistics.py", "*"),
-    ("rounding", "quantize/rounding/", "*"),
-    ("rounding", "quantize/feedback.py", "*"),
-    ("rounding", "quantize/drift.py", "*"),
-    ("rounding", "quantize/kept_moments.py", "*"),
-    ("rounding", "quantize/once.py", "*"),
-    ("rounding", "quantize/q2_0.py", "*"),
-    ("encode", "quantize/ggml.py", "*"),
-    ("encode", "quantize/tensors.py", "*"),
-    ("encode", "lieq_edge/ggml.py", "*"),
-    ("write", "lieq_edge/container.py", "*"),
-    ("write", "write/model.py", "*"),
-    ("write", "write/plain.py", "*"),
-    ("hidden states put away", "measure/residual.py", "*"),
-    ("cache", "lieq_edge/cache", "*"),
-    ("cache", "lieq_edge/cache/", "*"),
-    ("labels and gradients at the head", "measure/loss_weights.py", "head"),
-    ("backward", "measure/loss_weights.py", "backward"),
-    ("squares of gradients", "measure/loss_weights.py", "*"),
-    ("spectra", "measure/compactness.py", "*"),
-    ("spectra", "measure/spectral.py", "*"),
-    ("spectra", "measure/untrained.py", "*"),
-    ("imatrix", "measure/importance.py", "*"),
-    ("hash", "source/checks.py", "hash_files"),
-    ("read", "source/safetensors_files.py", "*"),
-    ("read", "source/gguf_source.py", "read"),
-    ("read", "source/huggingface.py", "read"),
-    ("read", "source/huggingface.py", "_parameter"),
-    ("read", "source/checks.py", "*"),
-    ("read", "measure/model.py", "_read"),
-    ("read", "measure/model.py", "parameter"),
-    ("read", "measure/model.py", "_load_block"),
-    ("forward", "measure/model.py", "run_block"),
-    ("forward", "measure/model.py", "*"),
-    ("llama.cpp", "validate/", "*"),
-    ("llama.cpp", "measure/llama_session.py", "*"),
-    ("parity", "lieq_edge/parity.py", "*"),
-    ("text and tokenizer", "measure/stdlib_text.py", "*"),
-    ("text and tokenizer", "measure/texts.py", "*"),
-    ("text and tokenizer", "measure/generate.py", "*"),
-    ("text and tokenizer", "lieq_edge/llama.py", "*"),
-    ("text and tokenizer", "source/trial.py", "*"),
-    ("text and tokenizer", "source/tokenizer.py", "*"),
-    ("text and tokenizer", "source/bpe.py", "*"),
+    ("H", "lieq_edge/gptq/hessian.py", "*"),
+    ("H", "lieq_edge/gptq/collect.py", "*"),
+    ("rounding", "lieq_edge/gptq/", "*"),
+    ("encode", "lieq_edge/rounding/importance.py", "*"),
+    ("encode", "lieq_edge/llama/encoders.py", "*"),
+    ("encode", "lieq_edge/llama/library.py", "*"),
+    ("rounding", "lieq_edge/rounding/", "*"),
+    ("rounding", "lieq_edge/evidence/loss/hessians.py", "*"),
+    ("write", "lieq_edge/gguf/container.py", "*"),
+    ("write", "lieq_edge/pipeline/write.py", "*"),
+    ("write", "lieq_edge/sources/plain.py", "*"),
+    ("residual stream stored", "lieq_edge/blockwise/residual.py", "*"),
+    ("cache", "lieq_edge/store/", "*"),
+    ("labels and gradients at the head", "lieq_edge/evidence/loss/weights.py", "head"),
+    ("backward", "lieq_edge/evidence/loss/weights.py", "backward"),
+    ("squares of gradients", "lieq_edge/evidence/loss/weights.py", "*"),
+    ("spectra", "lieq_edge/evidence/blocks/geometry.py", "*"),
+    ("spectra", "lieq_edge/evidence/blocks/spectral.py", "*"),
+    ("spectra", "lieq_edge/evidence/blocks/untrained.py", "*"),
+    ("importance", "lieq_edge/evidence/importance/", "*"),
+    ("hash", "lieq_edge/sources/checks.py", "hash_files"),
+    ("read", "lieq_edge/sources/weights/", "*"),
+    ("read", "lieq_edge/sources/gguf_file.py", "read"),
+    ("read", "lieq_edge/sources/huggingface.py", "read"),
+    ("read", "lieq_edge/sources/huggingface.py", "_parameter"),
+    ("read", "lieq_edge/sources/checks.py", "*"),
+    ("read", "lieq_edge/blockwise/model.py", "_parameter"),
+    ("read", "lieq_edge/blockwise/model.py", "parameter"),
+    ("read", "lieq_edge/blockwise/model.py", "_load_block"),
+    ("forward", "lieq_edge/blockwise/model.py", "*"),
+    ("parity", "lieq_edge/validate/parity.py", "*"),
+    ("llama.cpp", "lieq_edge/validate/", "*"),
+    ("llama.cpp", "lieq_edge/llama/session.py", "*"),
+    ("text and tokenizer", "lieq_edge/texts/", "*"),
+    ("text and tokenizer", "lieq_edge/llama/vocabulary.py", "*"),
+    ("text and tokenizer", "lieq_edge/sources/tokenizers/", "*"),
     ("allocate", "lieq_edge/allocate/", "*"),
+    ("memory given back", "lieq_edge/system/memory.py", "*"),
     ("imports", "importlib._bootstrap>", "*"),
 )
 
 OUTER: tuple[tuple[str, str], ...] = (
-    # Types are tried out by rounding and encoding a sample of rows.
+    # Types are tried by rounding and encoding a sample of rows.
     ("predicting types", "predict_tensors"),
     # Scales are searched for by encoding.
     ("rounding", "_round_rows"),
     ("rounding", "round_by_factor"),
 )
-"""Kinds of work to which all belongs that their function calls; the first wins."""
+"""Kinds of work that include everything that their function calls; the first wins."""
 
 WAITING: tuple[tuple[str, str], ...] = (
     ("threading.py", "*"),
@@ -121,11 +115,11 @@ def kind_of(stack: Stack) -> str | None:
 
 
 class Sampler:
-    """Looks at all threads but its own until it is told to stop.
+    """Looks at all threads except its own until it is stopped.
 
     Attributes:
-        seconds: by kind; ``waiting`` when no thread worked, ``other`` where no rule applies.
-        unknown: seconds by function that no rule applies to.
+        seconds: seconds by kind; ``waiting`` when no thread worked, ``other`` where no rule applies.
+        unknown: seconds by function, for those without a rule.
     """
 
     def __init__(self) -> None:
@@ -146,8 +140,8 @@ class Sampler:
         last = time.perf_counter()
         while not self._stopped.wait(INTERVAL):
             now = time.perf_counter()
-            own = threading.get_ident()
-            self.add([stack_of(f) for ident, f in sys._current_frames().items() if ident != own], now - last)
+            sampler = threading.get_ident()
+            self.add([stack_of(f) for ident, f in sys._current_frames().items() if ident != sampler], now - last)
             last = now
 
     def add(self, stacks: Iterable[Stack], seconds: float) -> None:
@@ -176,29 +170,34 @@ def _largest(seconds: dict[str, float], count: int) -> dict[str, float]:
     return dict(sorted(seconds.items(), key=lambda item: -item[1])[:count])
 
 
-def main() -> int:
-    if len(sys.argv) < 4 or sys.argv[2] != "--":
-        print(__doc__, file=sys.stderr)
-        return 2
-    out, sys.argv = Path(sys.argv[1]), ["lieq-edge", *sys.argv[3:]]
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    end = words.index("--") if "--" in words else len(words)
+    parser = command_line(__doc__)
+    parser.add_argument("profile", type=Path, help="JSON file to write; a command of lieq-edge follows behind --")
+    out = parser.parse_args(words[:end]).profile
+    command = words[end + 1 :]
+    if not command:
+        parser.error("a command of lieq-edge is missing behind --")
+    sys.argv = ["lieq-edge", *command]
     start = time.perf_counter()
     code: object = 0
     with Sampler() as sampler:
-        # Not of the program, which ends the process.
+        # The command line, and not the program, which ends the process.
         from lieq_edge.cli import main as run
 
         try:
             run()
         except SystemExit as done:
             code = done.code
-    found = {
+    profile = {
         "seconds": time.perf_counter() - start,
         "kinds": _largest(sampler.seconds, 100),
         "unknown": _largest(sampler.unknown, 12),
     }
-    out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_json(out, profile)
     return code if isinstance(code, int) else 0 if code is None else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

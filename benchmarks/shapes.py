@@ -10,7 +10,6 @@ have no token, as the last ids of the published models.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import os
@@ -19,7 +18,7 @@ import sys
 import tempfile
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import prod
@@ -29,10 +28,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lieq_edge.errors import InputError
-from lieq_edge.system.files import check_space
-from lieq_edge.system.progress import stage
-from lieq_edge.texts.documentation import stdlib_text
+from benchmarks.harness import command_line, exit_code
+from benchmarks.internals import check_space, stage, stdlib_text
+from lieq_edge import InputError
 
 SHARD_BYTES = 2_000_000_000
 """A safetensors file takes tensors until it would exceed this."""
@@ -58,7 +56,12 @@ class Shape:
 
     Attributes:
         family: ``qwen3`` (norms of queries and keys) or ``qwen2`` (biases of queries, keys and values).
-        heads: of queries, and of keys and values.
+        hidden: columns of the residual stream.
+        intermediate: width of the MLP.
+        blocks: number of blocks.
+        heads: number of query heads, and of key and value heads.
+        head_dim: columns of a head.
+        vocabulary: rows of the token embedding.
         context: positions that the configuration names.
         window_layers: the configuration's ``max_window_layers``, which has no effect without sliding windows.
     """
@@ -90,7 +93,7 @@ def parameters(shape: Shape) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors by transformers' name, in the order of the model."""
     hidden, inner = shape.hidden, shape.intermediate
     queries, keys = (count * shape.head_dim for count in shape.heads)
-    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (shape.vocabulary, hidden)}
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (shape.vocabulary, hidden)}
     for index in range(shape.blocks):
         block: dict[str, tuple[int, ...]] = {"input_layernorm.weight": (hidden,)}
         for name, rows in (("q", queries), ("k", keys), ("v", keys)):
@@ -106,8 +109,8 @@ def parameters(shape: Shape) -> dict[str, tuple[int, ...]]:
             "mlp.up_proj.weight": (inner, hidden),
             "mlp.down_proj.weight": (hidden, inner),
         }
-        found |= {f"model.layers.{index}.{name}": size for name, size in block.items()}
-    return found | {"model.norm.weight": (hidden,)}
+        shapes |= {f"model.layers.{index}.{name}": size for name, size in block.items()}
+    return shapes | {"model.norm.weight": (hidden,)}
 
 
 def count_parameters(shape: Shape) -> int:
@@ -147,12 +150,12 @@ def configuration(shape: Shape) -> dict[str, Any]:
 
 
 def build(shape: Shape, out: Path, *, seed: int = 0, shard_bytes: int = SHARD_BYTES) -> None:
-    """Write a model; the directory appears whole or not at all.
+    """Write a model; the directory appears complete or not at all.
 
     Args:
-        shape: of the model.
+        shape: sizes of the model.
         out: directory to make; must not exist.
-        seed: of the weights, which do not depend on the number of cores.
+        seed: seed of the weights, which do not depend on the number of cores.
         shard_bytes: size of a safetensors file.
 
     Raises:
@@ -203,7 +206,7 @@ def _write_weights(shape: Shape, folder: Path, seed: int, shard_bytes: int) -> N
 
 
 def _header(shard: dict[str, tuple[int, ...]]) -> bytes:
-    """What stands before the data of a safetensors file: its length, and the tensors' places as JSON."""
+    """Bytes before the data of a safetensors file: the header's length, and the tensors' places as JSON."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, dims in shard.items():
@@ -240,7 +243,7 @@ def _draw(
 
 
 def _to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Rounded to nearest, but for ties, which random numbers hardly have; ``values`` are used up."""
+    """Values rounded to nearest, except ties, which random numbers hardly have; ``values`` are overwritten."""
     bits = values.view(np.uint32)
     bits += 0x8000
     # The upper half of each number.
@@ -280,23 +283,22 @@ def _tokenizer_files() -> dict[str, str]:
     return {"tokenizer.json": tokenizer.to_str(), "tokenizer_config.json": json.dumps(settings, indent=2) + "\n"}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shape", choices=list(SHAPES))
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command_line(__doc__)
+    parser.add_argument("shape", choices=list(SHAPES), help="model whose shape to take")
     parser.add_argument("out", type=Path, help="directory to make")
-    parser.add_argument("--blocks", type=int, help="other than the model's, to try what does not depend on them")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    parser.add_argument("--blocks", type=int, help="number of blocks; that of the model when left out")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights")
+    args = parser.parse_args(arguments)
     shape = SHAPES[args.shape]
     if args.blocks is not None:
         shape = replace(shape, blocks=args.blocks)
-    try:
+
+    def write() -> None:
         build(shape, args.out, seed=args.seed)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(f"{args.out}: {count_parameters(shape) / 1e6:.0f} million weights")
-    return 0
+        print(f"{args.out}: {count_parameters(shape) / 1e6:.0f} million weights")
+
+    return exit_code(write)
 
 
 if __name__ == "__main__":

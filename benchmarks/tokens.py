@@ -1,17 +1,16 @@
-"""What feedback gains over importance rounding, by the number of calibration tokens and the width of the rows.
+"""The gain of feedback over importance rounding, by the number of calibration tokens and the width of the rows.
 
     python -m benchmarks.tokens wide qwen.gguf --text TEXT --out tokens
 
-Some blocks of each model are looked at. The rows of every matrix that a K-quant fits are rounded with H of more and
-more tokens of the calibration text, and judged by the loss-weighted error on another text: the ratio of the error with
-feedback to that with importance rounding. Written are OUT.md, OUT.json and OUT.png.
+In some blocks of each model, the rows of every matrix that a K-quant fits are rounded with H of more and more tokens of
+the calibration text, and judged by the loss-weighted error on another text: the ratio of the error with feedback to the
+error with importance rounding. Written are OUT.md, OUT.json and OUT.png; models in OUT.json are not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,20 +19,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lieq_edge.blockwise.model import BlockModel
-from lieq_edge.errors import InputError
-from lieq_edge.evidence.loss.predictions import sample_rows
-from lieq_edge.evidence.loss.weights import measure_loss_weights
-from lieq_edge.gguf.names import InputGroup
-from lieq_edge.gptq.factor import factorise
-from lieq_edge.gptq.feedback import DAMPING, round_by_factor
-from lieq_edge.gptq.hessian import Hessian, importance_of, squared_norms, tokens_of
-from lieq_edge.llama import encoders as ggml
-from lieq_edge.pipeline.planning import calibration_tokens
-from lieq_edge.pipeline.validation import validation_text
-from lieq_edge.settings import ExportSettings
-from lieq_edge.sources import open_source
-from lieq_edge.system.progress import log, stage
+from benchmarks.harness import Records, command_line, exit_code, geometric_mean, table, write_markdown
+from benchmarks.internals import (
+    DAMPING,
+    BlockModel,
+    Hessian,
+    InputGroup,
+    calibration_windows,
+    dequantize,
+    encode,
+    factorise,
+    importance_of,
+    log,
+    measure_loss_weights,
+    round_by_factor,
+    sample_rows,
+    squared_norms,
+    stage,
+    tokens_of,
+    validation_text,
+)
+from lieq_edge import open_source
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,17 @@ class Gain:
 
 
 class Watcher:
-    """Listens to a block and rounds its matrices with more and more tokens."""
+    """Collects the inputs of a block's matrices and rounds these with more and more tokens."""
 
     def __init__(self, linears: dict[str, nn.Linear], windows: int, counts: list[int], context: int, kind: str) -> None:
-        """Watch ``linears``, to round them to the type ``kind``.
+        """Prepare for one block.
 
-        The first ``windows`` sequences, of ``context`` tokens, calibrate, ``counts`` of them at a time; others judge.
+        Args:
+            linears: linear layers of the block by tensor name.
+            windows: number of sequences to calibrate on; those after them judge.
+            counts: numbers of the first sequences to calibrate on, one after the other.
+            context: tokens of a sequence.
+            kind: ggml type to round to.
         """
         self.linears = {name: linear for name, linear in linears.items() if linear.in_features % 256 == 0}
         self.windows = windows
@@ -64,15 +75,15 @@ class Watcher:
         self.gains: list[Gain] = []
 
     def add(self, batch: slice, received: dict[InputGroup, tuple[Tensor, Tensor]]) -> None:
-        """Keep what the matrices receive."""
+        """Store the inputs of the matrices and the loss weights of their tokens."""
         for names, (x, weights) in received.items():
             if readers := [name for name in names if name in self.inputs]:
-                kept = batch, x.bfloat16(), weights
+                entry = batch, x.bfloat16(), weights
                 for name in readers:
-                    self.inputs[name].append(kept)
+                    self.inputs[name].append(entry)
 
     def done(self, channels: dict[str, Tensor]) -> None:
-        """Round."""
+        """Round the matrices, once the whole batch has arrived."""
         for name, linear in self.linears.items():
             rows, counts = sample_rows(channels[name].numpy())
             with torch.autocast("cpu", enabled=False):
@@ -81,58 +92,52 @@ class Watcher:
 
     def _round(self, name: str, sample: np.ndarray[Any, Any], counts: np.ndarray[Any, Any]) -> None:
         kind = self.kind
-        judge = self._moments(name, self.windows, None)
-        judged = judge.merge()
+        held_out = self._hessian(name, self.windows, None)
 
         def error(values: Any) -> float:
-            missed = sample - values
-            return float(np.einsum("ij,ij->i", missed @ judged, missed) @ counts)
+            errors = sample - values
+            return float(np.einsum("ij,ij->i", errors @ held_out, errors) @ counts)
 
         for count in self.counts:
-            moments = self._moments(name, 0, count).merge()
-
-            importance = importance_of(moments.diagonal())
-            nearest = ggml.dequantize(ggml.encode(sample, kind, importance), kind, (len(sample), sample.shape[1]))
-            rounded = round_by_factor(sample, factorise(moments, DAMPING), kind)
+            hessian = self._hessian(name, 0, count)
+            importance = importance_of(hessian.diagonal())
+            nearest = dequantize(encode(sample, kind, importance), kind, (len(sample), sample.shape[1]))
+            rounded = round_by_factor(sample, factorise(hessian, DAMPING), kind)
             ratio = error(rounded.values) / error(nearest)
             columns, tokens = sample.shape[1], count * self.context
             self.gains.append(Gain("", name, columns, tokens, ratio))
 
-    def _moments(self, name: str, first: int, last: int | None) -> Hessian:
-        """H over the sequences from ``first`` to ``last``."""
-        columns = self.linears[name].in_features
-        moments = Hessian.zeros(columns)
+    def _hessian(self, name: str, first: int, last: int | None) -> Any:
+        """H over the sequences from ``first`` to ``last``; None takes all to the end."""
+        moments = Hessian.zeros(self.linears[name].in_features)
         for batch, x, weights in self.inputs[name]:
             start, stop = max(batch.start, first), min(batch.stop, last if last is not None else batch.stop)
             if start < stop:
                 part = slice(start - batch.start, stop - batch.start)
-                for some in tokens_of(slice(start, stop), squared_norms(x[part]), weights[part], frozenset()):
-                    moments.add(some.of(x[part]), some.weights, held_out=some.held_out)
-        return moments.whole()
+                for tokens in tokens_of(slice(start, stop), squared_norms(x[part]), weights[part], frozenset()):
+                    moments.add(tokens.of(x[part]), tokens.weights, held_out=tokens.held_out)
+        return moments.whole().merge()
 
 
-class Deaf:
-    """Stands for the watcher of a block that is not looked at."""
+class Ignored:
+    """Stands for the watcher of a block that is left out."""
 
     def add(self, batch: slice, received: dict[InputGroup, tuple[Tensor, Tensor]]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def done(self, channels: dict[str, Tensor]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def measure(model_name: str, text: str, args: argparse.Namespace) -> list[Gain]:
     """Gains of one model."""
     source = open_source(model_name)
-    wanted = [int(count) for count in args.tokens.split(",")]
-    settings = ExportSettings(budget="3", calibration=args.calibration, calibration_tokens=max(wanted), metric="loss")
-    calibration, _ = calibration_tokens(source, settings)
-    if calibration is None:
-        raise InputError("The benchmark needs a calibration text.")
-    # Mixed text comes one kind after the other, and few tokens must be of both.
+    token_counts = [int(count) for count in args.tokens.split(",")]
+    calibration, _ = calibration_windows(source, args.calibration, tokens=max(token_counts))
+    # Mixed text comes one kind after the other, and a few tokens must be of both.
     calibration = np.random.default_rng(0).permutation(calibration)
     context = calibration.shape[1]
-    counts = [count // context for count in wanted]
+    counts = [count // context for count in token_counts]
     ids = source.tokenize(text)
     number = min(args.chunks, len(ids) // context)
     judging = torch.tensor(ids[: number * context]).view(number, context)
@@ -140,9 +145,9 @@ def measure(model_name: str, text: str, args: argparse.Namespace) -> list[Gain]:
     places = np.linspace(0, model.n_blocks - 1, args.blocks + 2)[1:-1].round().astype(int)
     watchers: list[Watcher] = []
 
-    def listen(module: nn.Module, index: int) -> Watcher | Deaf:
+    def listen(module: nn.Module, index: int) -> Watcher | Ignored:
         if index not in places:
-            return Deaf()
+            return Ignored()
         watchers.append(Watcher(model.linears(module, index), len(calibration), counts, context, args.type))
         return watchers[-1]
 
@@ -153,28 +158,27 @@ def measure(model_name: str, text: str, args: argparse.Namespace) -> list[Gain]:
 
 def summary(gains: list[Gain]) -> dict[tuple[str, int], dict[int, float]]:
     """Geometric mean of the ratios by model and width, then by tokens."""
-    found: dict[tuple[str, int], dict[int, list[float]]] = {}
+    groups: dict[tuple[str, int], dict[int, list[float]]] = {}
     for gain in gains:
-        found.setdefault((gain.model, gain.columns), {}).setdefault(gain.tokens, []).append(gain.ratio)
+        groups.setdefault((gain.model, gain.columns), {}).setdefault(gain.tokens, []).append(gain.ratio)
     return {
-        key: {tokens: float(np.exp(np.mean(np.log(ratios)))) for tokens, ratios in sorted(by_tokens.items())}
-        for key, by_tokens in sorted(found.items())
+        key: {tokens: geometric_mean(ratios) for tokens, ratios in sorted(by_tokens.items())}
+        for key, by_tokens in sorted(groups.items())
     }
 
 
 def render(gains: list[Gain]) -> str:
-    """A row a width, a column a number of tokens."""
+    """A row for each width, a column for each number of tokens."""
     tokens = sorted({gain.tokens for gain in gains})
-    lines = ["| model | columns | " + " | ".join(f"{count} tokens" for count in tokens) + " |"]
-    lines.append("|" + "---|" * (2 + len(tokens)))
-    for (model, columns), ratios in summary(gains).items():
-        cells = (f"{ratios[count]:.3f}" if count in ratios else "" for count in tokens)
-        lines.append(f"| {model} | {columns} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    rows = [
+        [model, str(columns), *(f"{ratios[count]:.3f}" if count in ratios else "" for count in tokens)]
+        for (model, columns), ratios in summary(gains).items()
+    ]
+    return table(("model", "columns", *(f"{count} tokens" for count in tokens)), rows) + "\n"
 
 
 def plot(gains: list[Gain], path: Path) -> None:
-    """The ratios over tokens a column."""
+    """Draw the ratios over tokens for each column."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -190,36 +194,28 @@ def plot(gains: list[Gain], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", help="anything that lieq-edge opens and transformers runs")
-    parser.add_argument("--text", type=Path, help="text to judge on; default: built in")
-    parser.add_argument("--out", type=Path, required=True, help="path without ending for the .md, .json and .png")
-    parser.add_argument("--type", default="Q3_K")
-    parser.add_argument("--tokens", default="1024,2048,4096,8192,16384")
-    parser.add_argument("--blocks", type=int, default=3, help="blocks to look at, evenly spread")
-    parser.add_argument("--calibration", default="docs")
-    parser.add_argument("--chunks", type=int, default=8, help="windows to judge on")
-    args = parser.parse_args()
-    stored = args.out.with_suffix(".json")
-    gains = [Gain(**gain) for gain in json.loads(stored.read_text())] if stored.exists() else []
-    try:
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command_line(__doc__, "--text", "--out", "--calibration", "--chunks", chunks=8)
+    parser.add_argument("models", nargs="+", help="Hugging Face directories, .gguf files, or demo")
+    parser.add_argument("--type", default="Q3_K", help="ggml type to round to")
+    parser.add_argument("--tokens", default="1024,2048,4096,8192,16384", help="numbers of calibration tokens")
+    parser.add_argument("--blocks", type=int, default=3, help="blocks to measure, evenly spread")
+    args = parser.parse_args(arguments)
+
+    def compare() -> None:
+        gains = Records(args.out.with_suffix(".json"), Gain)
         text, name = validation_text(args.text)
         log(f"Judging on {name}")
         with stage("Models", len(args.models)) as advance:
             for model in args.models:
                 if Path(model).stem not in {gain.model for gain in gains}:
-                    gains += measure(model, text, args)
-                    stored.write_text(json.dumps([asdict(gain) for gain in gains], indent=1) + "\n")
+                    gains.add(*measure(model, text, args))
                 advance()
-    except InputError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    args.out.with_suffix(".md").write_text(render(gains))
-    plot(gains, args.out.with_suffix(".png"))
-    print(render(gains))
-    return 0
+        plot([*gains], args.out.with_suffix(".png"))
+        write_markdown(args.out, render([*gains]))
+
+    return exit_code(compare)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

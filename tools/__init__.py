@@ -1,1 +1,7 @@
-"""For people who work on the project."""
+"""For people who work on the project.
+
+- ``demo.sh``: from nothing to a chatting model; ``test.sh``: all checks (both need bash).
+- ``python -m tools.widen``: a model with wider rows and the same outputs, which 256-wide blocks fit.
+- ``python -m tools.families_table``: the README's table of model families.
+- ``dither`` and ``wrapped``: sources with changed weights, for ``widen`` and the benchmarks.
+"""

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # From nothing to a chatting model: install, export the demo model under a budget, validate it, ask it something.
 #   tools/demo.sh [OUT.gguf]
+# Needs bash (Linux, macOS, WSL).
 # LIEQ_BUDGET sets the budget (default below), LIEQ_VENV the virtual environment (default .venv).
 set -euo pipefail
 cd "$(dirname "$0")/.."

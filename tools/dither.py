@@ -1,7 +1,9 @@
-"""Take a quantised GGUF file off its grid: seeded uniform noise of half a step either way on every weight.
+"""Move the weights of a quantised GGUF file off its grid, by seeded uniform noise of up to half a step.
 
-A reference that was itself decoded from 4 bits is nearly free to store in 4 bits again. Noise of the size of
-the source's rounding error gives the weights values between the steps, as those of the original model had.
+    python -m tools.widen model.gguf dithered.gguf --dither 0
+
+A reference that was decoded from 4 bits loses nearly nothing when it is stored in 4 bits again. Noise of the size of
+the source's rounding error gives the weights values between the steps, like those of the original model.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ _FLOATS = ("F32", "F16", "BF16")
 
 
 class Dithered(Wrapped):
-    """A GGUF source with noise; tensors stored as floats stay as they are, and so do weights whose step is 0."""
+    """A GGUF source with noise; tensors stored as floats and weights whose step is 0 do not change."""
 
     def __init__(self, base: Source, path: Path, seed: int) -> None:
         """Wrap ``base``, the source of the GGUF file ``path``."""

@@ -1,7 +1,7 @@
 """The README's table of model families, from the registry and from the cases that the tests prove.
 
 python -m tools.families_table           # write it between the markers
-python -m tools.families_table --check   # exit 1 when the README is stale
+python -m tools.families_table --check   # exit code 1 when the README is stale
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ BEGIN, END = "<!-- families: made by tools/families_table.py -->", "<!-- end of 
 
 
 def proof_cases(folder: Path = ROOT / "tests") -> dict[str, list[str]]:
-    """What was varied in the proofs, by family: names of the entries of every ``CASES`` below ``folder``.
+    """Cases of the proofs by family: names of the entries of every ``CASES`` below ``folder``.
 
     Such a dictionary maps a name to ``(family, options of the tiny model)``; its tests compare llama.cpp with
-    transformers. It is read from the source text, so that nothing heavy is imported.
+    transformers. It is read from the source text, so that no heavy library is imported.
     """
-    found: dict[str, list[str]] = {name: [] for name in FAMILIES}
+    cases: dict[str, list[str]] = {name: [] for name in FAMILIES}
     for path in sorted(folder.rglob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "CASES":
                 assert isinstance(node.value, ast.Dict), path
                 for key, value in zip(node.value.keys, node.value.values, strict=True):
                     case, family = _case(key, value)
-                    if family in found and case not in found[family]:
-                        found[family].append(case)
-    return found
+                    if family in cases and case not in cases[family]:
+                        cases[family].append(case)
+    return cases
 
 
 def _case(key: ast.expr | None, value: ast.expr) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Install what the tests need into a virtual environment and run all checks: ruff, mypy, pytest.
+# Install what the tests need into a virtual environment and run all checks: ruff, mypy, import rules, pytest.
 #   tools/test.sh [pytest arguments]
+# Needs bash (Linux, macOS, WSL); types are checked for Windows and macOS, too, wherever it runs.
 # LIEQ_VENV names the virtual environment (default .venv), LIEQ_PYTHON the Python that makes it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,4 +10,7 @@ install_project "test"
 "$VENV/bin/ruff" check lieq_edge tests tools benchmarks
 "$VENV/bin/ruff" format --check lieq_edge tests tools benchmarks
 "$VENV/bin/mypy"
+"$VENV/bin/mypy" --platform win32 --cache-dir .mypy_cache/win32 lieq_edge
+"$VENV/bin/mypy" --platform darwin --cache-dir .mypy_cache/darwin lieq_edge
+if grep -q tool.importlinter pyproject.toml; then "$VENV/bin/lint-imports"; fi
 "$VENV/bin/python" -m pytest "$@"

@@ -1,13 +1,13 @@
-"""Write a model with wider rows that computes exactly what the original does, so that 256-wide blocks fit it.
+"""Write a model with wider rows and exactly the same outputs, so that 256-wide blocks fit it.
 
     python -m tools.widen SmolLM2-135M-Instruct.Q4_1.gguf wide --hidden 768 --dither 0
 
 OUT is a Hugging Face directory, or one GGUF file when it ends in .gguf.
 
-The hidden state gets zeros behind it. Every matrix that reads it gets zero columns, every matrix that writes it
+The residual stream is widened by zeros. Every matrix that reads it gets zero columns, every matrix that writes it
 zero rows. RMSNorm divides by the root of a mean over D instead of d entries, so its weights are multiplied by
-sqrt(d / D) and its epsilon by d / D. Where the heads fill the hidden state, heads of zeros are added; their
-output is zero. A wider MLP gets zero gates.
+sqrt(d / D) and its epsilon by d / D. Where the heads fill the residual stream, heads of zeros are added, whose output
+is zero. A wider MLP gets zero gates.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _TOKENIZER_FILES = ("token*", "vocab*", "merges.txt", "special_tokens_map.json",
 
 @dataclass(frozen=True)
 class Sizes:
-    """What widening changes: hidden state, MLP, query and key-value heads; a head's size stays."""
+    """Sizes that widening changes: residual stream, MLP, query and key-value heads; the size of a head stays."""
 
     hidden: int
     intermediate: int
@@ -74,7 +74,7 @@ def widened_sizes(old: Sizes, hidden: int, intermediate: int | None = None) -> S
     if rest == 0 and heads % old.kv_heads == 0:
         return replace(new, heads=heads)
     raise InputError(
-        f"Heads of {old.head_dim} in groups of {old.group} do not fill a hidden state of {hidden}; "
+        f"Heads of {old.head_dim} in groups of {old.group} do not fill a residual stream of {hidden}; "
         f"give a multiple of {old.head_dim * old.group} or of {old.head_dim * old.kv_heads}."
     )
 
@@ -138,7 +138,7 @@ def widen(name: str, array: Array, old: Sizes, new: Sizes) -> Array:
 
 
 def widened_shape(name: str, shape: tuple[int, ...], old: Sizes, new: Sizes) -> tuple[int, ...]:
-    """Shape of what ``widen`` gives for a tensor of ``shape``."""
+    """Shape of the result of ``widen`` for a tensor of ``shape``."""
     sizes = {
         "hidden": new.hidden,
         "intermediate": new.intermediate,
@@ -162,7 +162,7 @@ _AXES = {
     "ffn_up": ("intermediate", "hidden"),
     "ffn_down": ("hidden", "intermediate"),
 }
-"""What each axis of a tensor runs over; a bias has the first one only. Other tensors stay as they are."""
+"""Kind of each axis of a tensor; a bias has only the first. Other tensors do not change."""
 
 
 def _axes(name: str, count: int) -> tuple[str, ...]:
@@ -170,7 +170,7 @@ def _axes(name: str, count: int) -> tuple[str, ...]:
 
 
 def _place(kind: str, old: Sizes, new: Sizes) -> Any:
-    """Where the old entries of an axis go; the rest is zero."""
+    """Places of the old entries along an axis; the others are zero."""
     if kind in ("hidden", "intermediate"):
         return slice(getattr(old, kind))
     if kind == "":
@@ -183,7 +183,7 @@ def _place(kind: str, old: Sizes, new: Sizes) -> Any:
 
 
 def save_directory(source: Source, out: Path, *, dtype: str = "float32", tokenizer: Path) -> None:
-    """Write a source as a Hugging Face directory; it appears whole or not at all.
+    """Write a source as a Hugging Face directory; it appears complete or not at all.
 
     Args:
         source: the model.
@@ -235,7 +235,7 @@ def _save_tokenizer(source: Source, origin: Path, folder: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(origin.parent, gguf_file=origin.name)
     if read_header(origin).get("tokenizer.ggml.pre") == "smollm":
-        # transformers takes it for GPT-2's, which keeps digits together.
+        # transformers mistakes it for GPT-2's, which keeps digits together.
         digits = pre_tokenizers.Digits(individual_digits=True)
         words = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
@@ -248,13 +248,15 @@ def _save_tokenizer(source: Source, origin: Path, folder: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="GGUF file or Hugging Face directory")
     parser.add_argument("out", type=Path, help="directory to make, or a .gguf file")
-    parser.add_argument("--hidden", type=int, help="new hidden size; the old one when not given")
-    parser.add_argument("--intermediate", type=int, help="new size of the MLP; the old one when not given")
+    parser.add_argument("--hidden", type=int, help="new hidden size; the old one when left out")
+    parser.add_argument("--intermediate", type=int, help="new width of the MLP; the old one when left out")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--dither", type=int, metavar="SEED", help="take a quantised GGUF source off its grid")
+    parser.add_argument(
+        "--dither", type=int, metavar="SEED", help="seed of the noise that moves a quantised source off its grid"
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing .gguf file")
     args = parser.parse_args()
     from lieq_edge.sources import DEMO, demo_path, open_source
@@ -267,7 +269,7 @@ def main() -> int:
         if not origin.exists():
             raise InputError(f"{args.model} is not on this disk; give a GGUF file or a Hugging Face directory.")
         if args.dither is not None and origin.is_dir():
-            raise InputError(f"{origin} is no GGUF file and has no grid to leave; widen it without --dither.")
+            raise InputError(f"{origin} is not a GGUF file and has no grid to leave; widen it without --dither.")
         source: Source = base if args.dither is None else Dithered(base, origin, args.dither)
         source = Widened(source, args.hidden or int(base.config()["hidden_size"]), args.intermediate)
         if args.out.suffix == ".gguf":

@@ -1,4 +1,4 @@
-"""A model source that passes everything on to another; subclasses change what they must."""
+"""A model source that passes every call on to another; subclasses override some of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lieq_edge.sources.base import Array, KeyValue, Source, TensorSpec
 
 
 class Wrapped(Source):
-    """``base`` under another hash. ``change`` says in words what was changed, settings included."""
+    """A source with another hash, which is over that of ``base`` and the words of ``change``, settings included."""
 
     def __init__(self, base: Source, change: str) -> None:
         self.base = base
@@ -26,7 +26,7 @@ class Wrapped(Source):
         return hashlib.sha256(f"{self.base.content_hash} {self.change}".encode()).hexdigest()
 
     def tensors(self) -> list[TensorSpec]:
-        # What changes cannot be kept as it is stored.
+        # Changed weights cannot stay in the type that they are stored in.
         return [replace(spec, kept=False) for spec in self.base.tensors()]
 
     def read(self, name: str) -> Array:

@@ -98,7 +98,7 @@ def test_refusals_leave_no_file_and_a_living_process(model: Path, tmp_path: Path
 def test_command_line(model: Path, tmp_path: Path) -> None:
     out, archive = tmp_path / "out.gguf", tmp_path / "imatrix.npz"
     np.savez(archive, **importance(model))
-    command = [sys.executable, peer.__file__, str(model), str(out), "IQ2_XS", "--imatrix", str(archive)]
+    command = [sys.executable, "-m", peer.__name__, str(model), str(out), "IQ2_XS", "--imatrix", str(archive)]
     done = subprocess.run([*command, "--token-embedding-type", "Q6_K"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert inspect_file(out).others == {"token_embd.weight": "Q6_K"}
