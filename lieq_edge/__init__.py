@@ -1,7 +1,7 @@
 """lieq-edge: mixed-precision GGUF files of small language models.
 
 The command line is a thin layer over these names. They are imported on first use, so that importing the package costs
-next to nothing. Nothing is printed; see ``receive_with`` for progress and notes.
+next to nothing. Nothing is printed; functions that take long have an argument ``progress`` for a function that receives ``Event``s.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .settings import Settings, load_recipe, merge
     from .sources import open_source
     from .system.jsonio import load_json, save_json
+    from .system.progress import Event
     from .validate.perplexity import Validation
 
 # Here, because nothing of this package may load llama.cpp before.
@@ -47,6 +48,7 @@ _MODULES = {
     "pipeline.validation": ("check_gate", "validate_against"),
     "settings": ("Settings", "load_recipe", "merge"),
     "sources": ("open_source",),
+    "system.progress": ("Event",),
     "system.jsonio": ("load_json", "save_json"),
     "validate.perplexity": ("Validation",),
 }
@@ -54,6 +56,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Diagnostics",
+    "Event",
     "Evidence",
     "ExportReport",
     "FileReport",

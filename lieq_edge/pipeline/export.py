@@ -14,7 +14,7 @@ from ..store import Run
 from ..system.exclusive import one_at_a_time
 from ..system.files import check_output, check_space, sweep
 from ..system.jsonio import to_json
-from ..system.progress import stage
+from ..system.progress import Progress, reporting_to, stage
 from .calibration import NoCalibration
 from .gather import Evidence, gather
 from .job import Job, cache_of, resolve
@@ -32,6 +32,7 @@ def export_model(
     saved: Diagnostics | None = None,
     force: bool = False,
     on_plan: Callable[[Plan], None] | None = None,
+    progress: Progress | None = None,
 ) -> ExportReport:
     """Write a mixed-precision GGUF file of ``model`` and check it.
 
@@ -42,6 +43,7 @@ def export_model(
         saved: saved measurements of the same model, to skip measuring.
         force: replace an existing file.
         on_plan: function that is called with the plan before anything is encoded.
+        progress: function that receives steps and notes; None leaves them to whoever receives them already.
 
     Returns:
         The report.
@@ -56,18 +58,21 @@ def export_model(
     command = {"model": model, "out": str(out.resolve()), "settings": to_json(settings)}
     # An export that was killed is resumed, even one that had written its file already; unfinished work is kept until
     # all is done.
-    with one_at_a_time(), cache.run("export", command) as started:
-        check_output(out, force=force or _is_own(out, started))
+    with reporting_to(progress), one_at_a_time(), cache.run("export", command) as started:
+        replace = force or _is_own(out, started)
+        check_output(out, force=replace)
         sweep(out)
         job = resolve(model, settings, saved=saved, out=out, cache=cache)
         with gather(job) as evidence:
             plan = allocate(job, evidence)
             if on_plan is not None:
                 on_plan(plan)
-            return write(job, evidence, plan, started)
+            return write(job, evidence, plan, started=started, replace=replace)
 
 
-def write(job: Job, evidence: Evidence, plan: Plan, started: Run | None = None) -> ExportReport:
+def write(
+    job: Job, evidence: Evidence, plan: Plan, *, started: Run | None = None, replace: bool = False
+) -> ExportReport:
     """Round, write, and score the file.
 
     Args:
@@ -75,6 +80,7 @@ def write(job: Job, evidence: Evidence, plan: Plan, started: Run | None = None) 
         evidence: what was measured; what only rounding needs of it is dropped.
         plan: type of every tensor.
         started: the run of the whole command, which remembers a finished file.
+        replace: a file that is there is replaced, even one that appeared meanwhile.
 
     Raises:
         InputError: the rounding would ruin a type of the plan, or the disk has too little space.
@@ -93,6 +99,7 @@ def write(job: Job, evidence: Evidence, plan: Plan, started: Run | None = None) 
             calibration=evidence.calibration,
             rounding=job.rounder.name,
             ready=lambda path: _remember(path, started),
+            replace=replace,
         )
         # The end of the stage gives their memory back; the original and the file come next.
         evidence.release()

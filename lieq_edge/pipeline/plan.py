@@ -10,6 +10,7 @@ from ..errors import InputError
 from ..evidence.blocks.records import Diagnostics
 from ..settings import Settings
 from ..system.exclusive import one_at_a_time
+from ..system.progress import Progress, reporting_to
 from .blocks import measure_diagnostics
 from .choices import check_combination, choose_allocator
 from .gather import Evidence, gather
@@ -31,18 +32,21 @@ def allocate(job: Job, evidence: Evidence) -> Plan:
         return job.allocator.plan(evidence.diagnostics, job.budget, losses)
 
 
-def plan_model(model: str | Path, settings: Settings, saved: Diagnostics | None = None) -> Plan:
+def plan_model(
+    model: str | Path, settings: Settings, saved: Diagnostics | None = None, *, progress: Progress | None = None
+) -> Plan:
     """Measure a model and share out the bits as ``export_model`` would; nothing is written.
 
     Args:
         model: Hugging Face directory, hub id, ``.gguf`` file or ``demo``.
         settings: settings of the export.
         saved: saved measurements of the same model, to skip measuring.
+        progress: function that receives steps and notes.
 
     Raises:
         InputError: bad input.
     """
-    with one_at_a_time():
+    with reporting_to(progress), one_at_a_time():
         job = resolve(model, settings, saved=saved)
         with gather(job, rounding=False) as evidence:
             return allocate(job, evidence)
@@ -64,12 +68,12 @@ def plan_saved(saved: Diagnostics, settings: Settings) -> Plan:
     return allocator.plan(saved, parse_budget(settings.budget), {})
 
 
-def analyze_model(model: str | Path, settings: Settings) -> Diagnostics:
+def analyze_model(model: str | Path, settings: Settings, *, progress: Progress | None = None) -> Diagnostics:
     """Measure the blocks of a model as the settings say; the budget is not read.
 
     Raises:
         InputError: bad input.
     """
-    with one_at_a_time():
+    with reporting_to(progress), one_at_a_time():
         job = resolve(model, settings)
         return measure_diagnostics(job.runtime, job.blocks, job.cache)

@@ -11,6 +11,7 @@ from ..settings import Settings
 from ..sources import Source, open_source
 from ..store import NO_CACHE, Cache
 from ..system.exclusive import one_at_a_time
+from ..system.progress import Progress, reporting_to
 from ..texts.windows import builtin_text, load_text, longest_window
 from ..validate.perplexity import Validation, validate
 
@@ -123,6 +124,7 @@ def validate_against(
     context: int = 512,
     chunks: int | None = None,
     threads: int | None = None,
+    progress: Progress | None = None,
 ) -> Validation:
     """Score a GGUF file, alone or against a GGUF file or any model that can be opened.
 
@@ -131,7 +133,7 @@ def validate_against(
     """
     body, name = validation_text(None if text is None else Path(text).expanduser())
     other: Path | Source | None = None
-    with one_at_a_time():
+    with reporting_to(progress), one_at_a_time():
         if reference is not None:
             named = str(reference)
             other = first_part(Path(named)) if named.endswith(".gguf") else reference_of(open_source(named))

@@ -16,6 +16,9 @@ import psutil
 from . import interrupt
 from .terminal import clean, say
 
+Progress = Callable[["Event"], None]
+"""A function that receives steps and notes."""
+
 Advance = Callable[[], None]
 """To call after each step; raises KeyboardInterrupt when the user asked to stop and a library swallowed it."""
 
@@ -135,6 +138,11 @@ def receive_with(chosen: Receiver) -> Iterator[None]:
         yield
     finally:
         _receiver.reset(token)
+
+
+def reporting_to(progress: Progress | None) -> AbstractContextManager[None]:
+    """``receive_with`` a callback, or nothing new where there is none."""
+    return contextlib.nullcontext() if progress is None else receive_with(Callback(progress))
 
 
 def set_quiet(quiet: bool) -> None:
