@@ -62,7 +62,7 @@ RULES: tuple[tuple[str, str, str], ...] = (
     ("text and tokenizer", "lieq_edge/texts/", "*"),
     ("text and tokenizer", "lieq_edge/llama/vocabulary.py", "*"),
     ("text and tokenizer", "lieq_edge/sources/tokenizers/", "*"),
-    ("allocate", "lieq_edge/allocate/", "*"),
+    ("allocate", "lieq_edge/allocation/", "*"),
     ("memory given back", "lieq_edge/system/memory.py", "*"),
     ("imports", "importlib._bootstrap>", "*"),
 )

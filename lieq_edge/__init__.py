@@ -1,7 +1,7 @@
 """lieq-edge: mixed-precision GGUF files of small language models.
 
 The command line is a thin layer over these names. They are imported on first use, so that importing the package costs
-next to nothing. Nothing is printed; functions that take long have an argument ``progress`` for a function that receives ``Event``s.
+next to nothing. Nothing is printed: functions that take long give every step to the function ``progress``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .system.openmp import share_openmp
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .allocate.plan import Plan, PlanOptions, make_plan
+    from .allocation.plan import Plan, PlanOptions, make_plan
     from .errors import GateError, InputError
     from .evidence.blocks.plot import plot_layers
     from .evidence.blocks.records import Diagnostics, describe_inputs
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 share_openmp()
 
 _MODULES = {
-    "allocate.plan": ("Plan", "PlanOptions", "make_plan"),
+    "allocation.plan": ("Plan", "PlanOptions", "make_plan"),
     "evidence.blocks.plot": ("plot_layers",),
     "errors": ("GateError", "InputError"),
     "evidence.blocks.records": ("Diagnostics", "describe_inputs"),

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from .allocate.budget import parse_budget
-from .allocate.table import METRIC_NAMES
+from .allocation.budget import parse_budget
+from .allocation.table import METRIC_NAMES
 from .errors import InputError
 from .gguf.types import LEVEL_TYPES
 from .rounding.table import ROUNDERS
@@ -62,7 +62,7 @@ class Settings(BaseModel):
 
     Attributes:
         budget: ``2.1`` (nominal bits), ``3.0bpw`` or ``90MB``.
-        metric: name of what scores the blocks, in ``allocate.table.METRIC_NAMES``.
+        metric: name of what scores the blocks, in ``allocation.table.METRIC_NAMES``.
         levels: ascending nominal bits that blocks may get.
         types: candidates of the metric ``loss``: ``k``, ``all``, or names with commas between them.
         granularity: one type a ``block`` or a ``tensor`` with the metric ``loss``; None is by tensor.

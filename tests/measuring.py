@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lieq_edge.allocate.plan import Plan, TensorPlan
+from lieq_edge.allocation.plan import Plan, TensorPlan
 from lieq_edge.evidence.blocks.records import Diagnostics
 from lieq_edge.evidence.importance.records import Importances
 from lieq_edge.evidence.loss.measure import LossEvidence

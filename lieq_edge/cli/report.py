@@ -15,7 +15,7 @@ from ..system.jsonio import to_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..allocate.plan import Plan
+    from ..allocation.plan import Plan
     from ..evidence.blocks.records import Diagnostics
     from ..gguf.inspect import FileReport
     from ..pipeline.report import ExportReport

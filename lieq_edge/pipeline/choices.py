@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..allocate import by_loss
-from ..allocate.base import Allocator
-from ..allocate.by_levels import ByLevels
-from ..allocate.plan import PlanOptions
+from ..allocation import by_loss
+from ..allocation.base import Allocator
+from ..allocation.by_levels import ByLevels
+from ..allocation.plan import PlanOptions
 from ..errors import InputError
 from ..evidence.blocks.table import METRICS
 from ..evidence.importance.imatrix_file import read_imatrix

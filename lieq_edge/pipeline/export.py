@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..allocate.plan import Plan, TensorPlan
+from ..allocation.plan import Plan, TensorPlan
 from ..evidence.blocks.records import Diagnostics
 from ..llama.encoders import Packed
 from ..rounding.base import RoundingTask

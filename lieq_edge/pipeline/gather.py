@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ..allocate.types import candidate_types
+from ..allocation.types import candidate_types
 from ..evidence.blocks.records import Diagnostics
 from ..evidence.importance.records import Importances
 from ..evidence.loss.request import Follow, LossRequest
@@ -83,8 +83,9 @@ def _check_parity(job: Job) -> None:
     if not wanted or job.cache.get("parity", {}) is not None:
         return
     assert job.out is not None
-    with job.watch.measure("parity"), stage("Comparing llama.cpp with transformers", 1):
+    with job.watch.measure("parity"), stage("Comparing llama.cpp with transformers", 1) as advance:
         check_parity(job.source, job.out.parent, threads=job.threads)
+        advance()
     job.cache.put("parity", {}, Entry())
 
 

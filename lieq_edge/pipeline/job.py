@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..allocate.base import Allocator
-from ..allocate.budget import Budget, parse_budget
+from ..allocation.base import Allocator
+from ..allocation.budget import Budget, parse_budget
 from ..errors import InputError
 from ..evidence.blocks.metrics import GEOMETRY
 from ..evidence.blocks.records import Diagnostics, describe

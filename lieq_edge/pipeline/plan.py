@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..allocate.budget import parse_budget
-from ..allocate.plan import Plan
+from ..allocation.budget import parse_budget
+from ..allocation.plan import Plan
 from ..errors import InputError
 from ..evidence.blocks.records import Diagnostics
 from ..settings import Settings

@@ -9,7 +9,7 @@ from pathlib import Path
 from gguf import GGUFValueType
 
 from .. import __version__
-from ..allocate.plan import Plan, TensorPlan, count_weights
+from ..allocation.plan import Plan, TensorPlan, count_weights
 from ..errors import InputError
 from ..gguf.container import write_container
 from ..gguf.types import FILE_TYPES, storage_type

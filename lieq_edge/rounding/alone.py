@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..allocate.plan import TensorPlan
+from ..allocation.plan import TensorPlan
 from ..blockwise.workers import Workers
 from ..evidence.loss.hessians import BlockHessians
 from ..evidence.loss.predictions import Losses

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..allocate.plan import Plan, TensorPlan
+from ..allocation.plan import Plan, TensorPlan
 from ..evidence.importance.records import Importances
 from ..evidence.loss.request import Follow
 from ..llama.encoders import Packed

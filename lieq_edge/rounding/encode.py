@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..allocate.plan import Plan, TensorPlan
+from ..allocation.plan import Plan, TensorPlan
 from ..errors import InputError
 from ..evidence.importance.records import Importances
 from ..gguf.types import TYPES

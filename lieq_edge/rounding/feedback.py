@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..allocate.plan import Plan, TensorPlan
+from ..allocation.plan import Plan, TensorPlan
 from ..evidence.importance.records import Importances
 from ..llama.encoders import Packed
 from .base import Rounder, RoundingTask

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..allocate.plan import TensorPlan
+from ..allocation.plan import TensorPlan
 from ..blockwise.partial_runs import StoredInputs, input_of, seeing_inputs
 from ..blockwise.precision import fast_products
 from ..blockwise.residual import Written

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from ..allocate.plan import TensorPlan
+from ..allocation.plan import TensorPlan
 from ..blockwise.precision import fast_products
 from ..blockwise.workers import Workers
 from ..evidence.loss.measure import LossEvidence

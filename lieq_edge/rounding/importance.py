@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..allocate.plan import TensorPlan
+from ..allocation.plan import TensorPlan
 from ..llama.encoders import Packed
 from .base import Rounder, RoundingTask
 from .encode import encode_tensors

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from ..allocate.plan import TensorPlan
+from ..allocation.plan import TensorPlan
 from ..blockwise.workers import Workers
 from ..evidence.loss.hessians import BlockHessians
 from ..evidence.loss.measure import OriginalStream

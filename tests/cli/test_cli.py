@@ -133,7 +133,7 @@ def test_a_mistake_of_our_own_is_told_apart_from_a_missed_gate(monkeypatch: pyte
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("lieq_edge.allocate.by_levels.make_plan", fail)
+    monkeypatch.setattr("lieq_edge.allocation.by_levels.make_plan", fail)
     done = run("plan", saved, "--budget", "2.5", "--json")
     assert done.returncode == 70
     assert "ZeroDivisionError" in json.loads(done.stdout)["error"]

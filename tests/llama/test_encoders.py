@@ -8,7 +8,7 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize as gguf_dequantize
 from records import make_diagnostics
 
-from lieq_edge.allocate.plan import PlanOptions, make_plan
+from lieq_edge.allocation.plan import PlanOptions, make_plan
 from lieq_edge.errors import InputError
 from lieq_edge.gguf.types import TYPES
 from lieq_edge.llama.encoders import NEVER_WITHOUT_IMPORTANCE, dequantize, encode, supports

@@ -11,8 +11,8 @@ from foreign import foreign_model
 from tiny import cached_model
 
 from lieq_edge import InputError, Settings, resolve
-from lieq_edge.allocate.by_levels import ByLevels
-from lieq_edge.allocate.by_loss import ByLoss
+from lieq_edge.allocation.by_levels import ByLevels
+from lieq_edge.allocation.by_loss import ByLoss
 from lieq_edge.evidence.loss.request import Follow
 from lieq_edge.gguf.types import TYPES
 from lieq_edge.pipeline import gather as gathering

@@ -10,7 +10,7 @@ import torch
 from measuring import loss_evidence
 from tiny import make_model
 
-from lieq_edge.allocate.plan import PlanOptions, make_plan
+from lieq_edge.allocation.plan import PlanOptions, make_plan
 from lieq_edge.blockwise import precision
 from lieq_edge.blockwise.precision import fast_products
 from lieq_edge.blockwise.residual import ResidualStream

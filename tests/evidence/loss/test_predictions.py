@@ -12,8 +12,8 @@ from measuring import encode as encode_plan
 from measuring import loss_evidence
 from tiny import make_model
 
-from lieq_edge.allocate.plan import PlanOptions, make_plan
-from lieq_edge.allocate.types import candidate_types
+from lieq_edge.allocation.plan import PlanOptions, make_plan
+from lieq_edge.allocation.types import candidate_types
 from lieq_edge.errors import InputError
 from lieq_edge.evidence.blocks.records import describe
 from lieq_edge.evidence.loss.predictions import ROWS, Losses, predict_tensors, sample_rows

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lieq_edge.allocate.knapsack import Option, solve
+from lieq_edge.allocation.knapsack import Option, solve
 
 
 def test_two_tensors_with_a_known_answer() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import make_diagnostics
 
-from lieq_edge.allocate.plan import Plan, PlanOptions, make_plan
+from lieq_edge.allocation.plan import Plan, PlanOptions, make_plan
 from lieq_edge.errors import InputError
 from lieq_edge.evidence.blocks.records import Diagnostics
 from lieq_edge.gguf.types import TYPES

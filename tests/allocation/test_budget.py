@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lieq_edge.allocate.budget import parse_budget
+from lieq_edge.allocation.budget import parse_budget
 from lieq_edge.errors import InputError
 
 

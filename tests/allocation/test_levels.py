@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lieq_edge.allocate.levels import levels_under, many_levels, two_levels
+from lieq_edge.allocation.levels import levels_under, many_levels, two_levels
 from lieq_edge.errors import InputError
 
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from records import make_diagnostics
 
-from lieq_edge.allocate.loss import make_loss_plan
-from lieq_edge.allocate.plan import PlanOptions
+from lieq_edge.allocation.loss import make_loss_plan
+from lieq_edge.allocation.plan import PlanOptions
 from lieq_edge.errors import InputError
 from lieq_edge.gguf.types import TYPES
 
