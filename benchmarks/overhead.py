@@ -1,6 +1,6 @@
 """Time, memory and bytes of the same commands in two checkouts of the project, before and after a change.
 
-    python -m benchmarks.overhead --base CHECKOUT --model DIR --work WORK --out overhead
+    python -m benchmarks.overhead --base CHECKOUT --model DIR
 
 Every command is a whole process of ``python -m lieq_edge``, so that the layout of either checkout does not matter:
 ``--help``, a geometry export, a quality export, a feedback-once export, its second budget from the cache, and ``plan``
@@ -15,6 +15,7 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,10 +161,8 @@ def compared_bytes(base: Sequence[Sample], new: Sequence[Sample]) -> str:
     return "same" if written[0] == written[1] else "differ"
 
 
-def bench(args: argparse.Namespace) -> int:
-    """Measure all commands and write the report after each group."""
-    args.work.mkdir(parents=True, exist_ok=True)
-    work = args.work.resolve()
+def bench(args: argparse.Namespace, work: Path) -> int:
+    """Measure all commands in the folder ``work`` and write the report."""
     checkouts = {"base": args.base.resolve(), "new": args.new.resolve()}
     for folder in checkouts.values():
         check_checkout(folder, work)
@@ -185,15 +184,25 @@ def bench(args: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = command_line(__doc__, "--work", "--out", "--calibration-tokens", "--threads", "--repeats")
+    parser = command_line(__doc__, "--calibration-tokens", "--threads", "--repeats")
     parser.add_argument("--base", type=Path, required=True, help="checkout before the change")
     parser.add_argument("--new", type=Path, default=ROOT, help="checkout after the change")
     parser.add_argument("--model", required=True, help="Hugging Face directory, .gguf file, or demo")
+    parser.add_argument("--out", type=Path, default=Path("overhead"), help="path without ending of the files to write")
+    parser.add_argument("--work", type=Path, help="folder for files and caches; a temporary one when left out")
     parser.add_argument("--budgets", nargs=2, default=["3.0bpw", "3.6bpw"], help="the first and the second budget")
     parser.add_argument("--validate", action="store_true", help="let exports validate their files, too")
     parser.add_argument("--settle", type=float, default=2.0, help="seconds to watch the machine before each command")
     args = parser.parse_args(arguments)
-    return exit_code(lambda: bench(args))
+
+    def compare() -> int:
+        if args.work is not None:
+            args.work.mkdir(parents=True, exist_ok=True)
+            return bench(args, args.work.resolve())
+        with tempfile.TemporaryDirectory(prefix="lieq-overhead.") as folder:
+            return bench(args, Path(folder).resolve())
+
+    return exit_code(compare)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def checkout(folder: Path, log: Path, seconds: float) -> Path:
 def test_two_checkouts_are_compared(tmp_path: Path) -> None:
     log, out = tmp_path / "log", tmp_path / "overhead"
     base, new = checkout(tmp_path / "old", log, 0.0), checkout(tmp_path / "changed", log, 0.8)
-    words = ["--base", str(base), "--new", str(new), "--model", "demo", "--work", str(tmp_path / "work")]
+    words = ["--base", str(base), "--new", str(new), "--model", "demo"]
     words += ["--out", str(out), "--repeats", "2", "--settle", "0"]
     assert main(words) == 0
     runs = [line.split() for line in log.read_text().splitlines()]

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 
-from benchmarks.predictions import Change, measure, render
+from benchmarks.predictions import Change, main, render
 
 
-def test_changes_of_single_tensors_are_measured() -> None:
+def test_changes_of_single_tensors_are_measured(tmp_path: Path) -> None:
     model = tiny.cached_model("llama", hidden=256, intermediate=256, blocks=2)
-    args = argparse.Namespace(
-        calibration="docs", calibration_tokens=1024, types="Q2_K,Q8_0", blocks=2, chunks=2, context=64
-    )
-    changes = measure(str(model), tiny.sample_text(2000, seed=5), args)
+    text, out = tmp_path / "text", tmp_path / "out"
+    text.write_text(tiny.sample_text(2000, seed=5), encoding="utf-8")
+    words = [str(model), "--text", str(text), "--out", str(out), "--calibration-tokens", "1024", "--chunks", "2"]
+    assert main([*words, "--types", "Q2_K,Q8_0", "--blocks", "2", "--context", "64"]) == 0
+    changes = [Change(**change) for change in json.loads(out.with_suffix(".json").read_text())]
+    assert "Spearman's rho of 14 changes" in out.with_suffix(".md").read_text(encoding="utf-8")
     assert len(changes) == 14
     rough = [change.measured for change in changes if change.type == "Q2_K"]
     fine = [change.measured for change in changes if change.type == "Q8_0"]

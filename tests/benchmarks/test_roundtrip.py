@@ -22,13 +22,13 @@ def test_only_explained_keys_differ(tmp_path: Path, monkeypatch) -> None:
     assert trip.faithful
     assert trip.tensors == trip.texts == ()
     assert trip.kld < 1e-9
-    found = {difference.key for difference in trip.differences}
-    assert "general.license" in found
-    assert found <= {"general.license", "general.name", "llama.attention.key_length", "llama.attention.value_length"}
+    keys = {difference.key for difference in trip.differences}
+    assert "general.license" in keys
+    assert keys <= {"general.license", "general.name", "llama.attention.key_length", "llama.attention.value_length"}
     assert "| general.license | apache-2.0 | - | from the model card" in render(trip, "tiny")
 
 
-def test_what_nobody_explained_is_told(tmp_path: Path, monkeypatch) -> None:
+def test_unexplained_differences_are_reported(tmp_path: Path, monkeypatch) -> None:
     directory = cached_model("llama")
     source = open_source(str(export_float32(open_source(str(directory)), tmp_path / "tiny.gguf")))
     metadata = source.metadata()

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
+import json
 from pathlib import Path
 
+import pytest
 import tiny
 
-from benchmarks.tokens import Gain, measure, plot, render, summary
+from benchmarks import tokens
+from benchmarks.tokens import Gain, main, render, summary
 
 
-def test_more_tokens_gain_more(tmp_path: Path) -> None:
+def test_more_tokens_gain_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.cached_model("llama", hidden=256, intermediate=512, blocks=3)
-    args = argparse.Namespace(calibration="docs", tokens="1024,8192", type="Q3_K", blocks=1, chunks=4)
-    gains = measure(str(model), tiny.sample_text(12000, seed=5), args)
+    text, out = tmp_path / "text", tmp_path / "out"
+    text.write_text(tiny.sample_text(12000, seed=5), encoding="utf-8")
+    words = [str(model), "--text", str(text), "--out", str(out), "--tokens", "1024,8192", "--blocks", "1"]
+    assert main([*words, "--chunks", "4"]) == 0
+    gains = [Gain(**gain) for gain in json.loads(out.with_suffix(".json").read_text())]
     assert {gain.columns for gain in gains} == {256, 512}
     assert {gain.tokens for gain in gains} == {1024, 8192}
     for ratios in summary(gains).values():
         assert 0 < ratios[8192] < ratios[1024]
-    plot(gains, tmp_path / "tokens.png")
-    assert (tmp_path / "tokens.png").stat().st_size > 1000
+    assert out.with_suffix(".png").stat().st_size > 1000
+    # A second run finds the model.
+    monkeypatch.setattr(tokens, "measure", lambda *_: pytest.fail("the model is measured"))
+    assert main(words) == 0
 
 
 def test_the_table_has_geometric_means() -> None:
