@@ -77,7 +77,7 @@ def test_kill_9_at_any_moment_and_the_same_command_goes_on(
     assert (tmp_path / "validating").exists()
     assert out.read_bytes() == undisturbed[flags]
     assert [path.name for path in out.parent.iterdir()] == ["o.gguf"]
-    assert [path.name for path in (cache / "runs").iterdir() if not path.name.startswith("moments.")] == []
+    assert [path.name for path in (cache / "runs").iterdir() if not path.name.startswith("hessians.")] == []
 
 
 @needs_kill
