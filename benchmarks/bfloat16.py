@@ -29,7 +29,7 @@ from lieq_edge.pipeline.write import write_model
 from lieq_edge.rounding.importance import Importance, encode_tensors
 from lieq_edge.settings import ExportSettings
 from lieq_edge.sources import open_source
-from lieq_edge.system.progress import log
+from lieq_edge.system.progress import log, set_quiet
 
 
 def differences(exact: Importance, other: Importance) -> float:
@@ -112,6 +112,7 @@ def main() -> int:
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--chunks", type=int, default=16)
     args = parser.parse_args()
+    set_quiet(False)
     try:
         found = measure(args)
     except InputError as error:

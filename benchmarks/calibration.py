@@ -28,7 +28,7 @@ from lieq_edge.gguf.types import TYPES
 from lieq_edge.llama.encoders import dequantize, encode
 from lieq_edge.sources import open_source
 from lieq_edge.sources.base import Array, Source
-from lieq_edge.system.progress import log
+from lieq_edge.system.progress import log, set_quiet
 from lieq_edge.texts.windows import Windows, calibration_windows, load_text, text_windows
 from tools.wrapped import Wrapped
 
@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the scores here as well")
     options = parser.parse_args()
+    set_quiet(False)
 
     source = open_source(options.model)
     name = options.text.name

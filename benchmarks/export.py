@@ -28,7 +28,7 @@ from lieq_edge.pipeline.validation import validation_text
 from lieq_edge.settings import ExportSettings
 from lieq_edge.sources import open_source
 from lieq_edge.sources.plain import write_plain
-from lieq_edge.system.progress import log
+from lieq_edge.system.progress import log, set_quiet
 from lieq_edge.validate.perplexity import Validation, validate
 
 
@@ -158,6 +158,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the Markdown table here, and the numbers beside it as JSON")
     parser.add_argument("--work", type=Path, help="folder for the files while they are scored; default: temporary")
     args = parser.parse_args()
+    set_quiet(False)
     args.metric = args.metric or ["geometry"]
     try:
         with tempfile.TemporaryDirectory(prefix="lieq-bench.", dir=args.work) as folder:

@@ -33,7 +33,7 @@ from lieq_edge.pipeline.validation import validation_text
 from lieq_edge.settings import ExportSettings
 from lieq_edge.sources import open_source
 from lieq_edge.store import Run
-from lieq_edge.system.progress import log, stage
+from lieq_edge.system.progress import log, set_quiet, stage
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,7 @@ def main() -> int:
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--chunks", type=int, default=4)
     args = parser.parse_args()
+    set_quiet(False)
     try:
         text, name = validation_text(args.text)
         log(f"Measuring on {name}")

@@ -43,7 +43,7 @@ from lieq_edge.settings import ExportSettings
 from lieq_edge.sources import open_source
 from lieq_edge.sources.base import Source
 from lieq_edge.store import Run
-from lieq_edge.system.progress import log
+from lieq_edge.system.progress import log, set_quiet
 
 PRESETS = "Q2_K_S,Q2_K,IQ2_XS,IQ2_S,IQ2_M,IQ3_XXS,Q3_K_S,Q3_K_M,Q3_K_L,IQ4_XS,Q4_K_S,Q4_K_M"
 SIZES = "Q2_K_S,Q2_K,Q3_K_S,Q3_K_M,Q4_K_S,Q4_K_M"
@@ -260,6 +260,7 @@ def main() -> int:
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--chunks", type=int, default=64)
     args = parser.parse_args()
+    set_quiet(False)
     try:
         text, _ = validation_text(args.text)
         source = open_source(args.model)

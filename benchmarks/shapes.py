@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from lieq_edge.errors import InputError
 from lieq_edge.system.files import check_space
-from lieq_edge.system.progress import stage
+from lieq_edge.system.progress import set_quiet, stage
 from lieq_edge.texts.documentation import stdlib_text
 
 SHARD_BYTES = 2_000_000_000
@@ -287,6 +287,7 @@ def main() -> int:
     parser.add_argument("--blocks", type=int, help="other than the model's, to try what does not depend on them")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    set_quiet(False)
     shape = SHAPES[args.shape]
     if args.blocks is not None:
         shape = replace(shape, blocks=args.blocks)

@@ -32,7 +32,7 @@ from lieq_edge.pipeline.planning import calibration_tokens
 from lieq_edge.pipeline.validation import validation_text
 from lieq_edge.settings import ExportSettings
 from lieq_edge.sources import open_source
-from lieq_edge.system.progress import log, stage
+from lieq_edge.system.progress import log, set_quiet, stage
 
 
 @dataclass(frozen=True)
@@ -200,6 +200,7 @@ def main() -> int:
     parser.add_argument("--calibration", default="docs")
     parser.add_argument("--chunks", type=int, default=8, help="windows to judge on")
     args = parser.parse_args()
+    set_quiet(False)
     stored = args.out.with_suffix(".json")
     gains = [Gain(**gain) for gain in json.loads(stored.read_text())] if stored.exists() else []
     try:

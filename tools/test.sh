@@ -9,4 +9,7 @@ install_project "test"
 "$VENV/bin/ruff" check lieq_edge tests tools benchmarks
 "$VENV/bin/ruff" format --check lieq_edge tests tools benchmarks
 "$VENV/bin/mypy"
+for platform in win32 darwin; do
+    "$VENV/bin/mypy" --platform "$platform" lieq_edge
+done
 "$VENV/bin/python" -m pytest "$@"

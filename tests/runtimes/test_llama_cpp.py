@@ -18,6 +18,7 @@ from lieq_edge.evidence.blocks.measure import analyze
 from lieq_edge.evidence.importance import measure as importance
 from lieq_edge.runtimes import llama_cpp as llama_measure
 from lieq_edge.sources import Source, open_source
+from lieq_edge.system.progress import Terminal, receive_with
 from lieq_edge.texts.self_written import self_windows
 from lieq_edge.texts.windows import Windows
 
@@ -179,7 +180,8 @@ def test_what_cannot_be_seen_is_measured_on_the_weights_alone(
     _plant_concentrated_keys(source, monkeypatch)
     monkeypatch.setattr(llama_session, "_checked", False)
     monkeypatch.setattr(llama_session, "prod", lambda _: -1)
-    found = analyze(source, metrics={"geometry"}, probe_tokens=64)
+    with receive_with(Terminal()):
+        found = analyze(source, metrics={"geometry"}, probe_tokens=64)
     assert (found.inputs, found.probe) == ("white", None)
     assert "weights alone (white inputs)" in source.warnings[0]
     assert source.warnings[0] in capsys.readouterr().err
