@@ -24,6 +24,7 @@ import numpy.typing as npt
 import psutil
 
 from lieq_edge import InputError
+from lieq_edge.system.progress import Terminal, receive_with
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -75,9 +76,10 @@ def command_line(document: str | None, *arguments: str, **defaults: Any) -> argp
 
 
 def exit_code(work: Callable[[], int | None]) -> int:
-    """Exit code of a benchmark: that of ``work``, or 2 with one sentence when it refuses its input."""
+    """Exit code of a benchmark, whose progress is shown: that of ``work``, or 2 when it refuses its input."""
     try:
-        return work() or 0
+        with receive_with(Terminal()):
+            return work() or 0
     except InputError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

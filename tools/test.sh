@@ -12,5 +12,5 @@ install_project "test"
 "$VENV/bin/mypy"
 "$VENV/bin/mypy" --platform win32 --cache-dir .mypy_cache/win32 lieq_edge
 "$VENV/bin/mypy" --platform darwin --cache-dir .mypy_cache/darwin lieq_edge
-if grep -q tool.importlinter pyproject.toml; then "$VENV/bin/lint-imports"; fi
+"$VENV/bin/lint-imports"
 "$VENV/bin/python" -m pytest "$@"

@@ -30,7 +30,7 @@ from lieq_edge.sources.base import Array, KeyValue, Source, TensorSpec
 from lieq_edge.sources.families import family_of_config
 from lieq_edge.sources.tokenizers.battery import BATTERY
 from lieq_edge.system.files import check_output, check_space
-from lieq_edge.system.progress import stage
+from lieq_edge.system.progress import set_quiet, stage
 from tools.dither import Dithered
 from tools.wrapped import Wrapped
 
@@ -259,6 +259,7 @@ def main() -> int:
     )
     parser.add_argument("--force", action="store_true", help="replace an existing .gguf file")
     args = parser.parse_args()
+    set_quiet(False)
     from lieq_edge.sources import DEMO, demo_path, open_source
     from lieq_edge.sources.plain import write_plain
 

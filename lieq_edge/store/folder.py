@@ -62,7 +62,7 @@ def refusal(folder: Path) -> str | None:
     if not is_owned(status) or not (is_owned(link) or link.st_uid == 0):
         return "it belongs to another user"
     if status.st_mode & 0o022:
-        return "other users can write to it, which chmod 700 changes"
+        return "other users can write to it (chmod 700 closes it)"
     if status.st_mode & 0o077:
         with contextlib.suppress(OSError):  # nothing can be planted in it either way
             if any(name not in _INSIDE and not name.startswith(".lieq-") for name in os.listdir(folder)):

@@ -81,9 +81,9 @@ def check_content(path: Path, size: int, sha256: str) -> None:
     Raises:
         OSError: it cannot be read, or is not ``size`` bytes with this SHA-256 (hex).
     """
-    found = path.stat().st_size
-    if found != size:
-        raise OSError(errno.EIO, f"the file has {found} bytes instead of {size}")
+    actual = path.stat().st_size
+    if actual != size:
+        raise OSError(errno.EIO, f"the file has {actual} bytes instead of {size}")
     digest, buffer = hashlib.sha256(), memoryview(bytearray(_BUFFER))
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):

@@ -127,7 +127,8 @@ _receiver: ContextVar[Receiver | None] = ContextVar("receiver", default=None)
 
 def receiver() -> Receiver:
     """The present receiver: that of the innermost ``receive_with``, or the one of the whole process."""
-    return _receiver.get() or _default
+    chosen = _receiver.get()
+    return _default if chosen is None else chosen
 
 
 @contextlib.contextmanager

@@ -100,9 +100,9 @@ def write_with_library(path: Path, metadata: list[KeyValue]) -> Path:
 )
 def test_the_bytes_are_those_of_the_library(tmp_path: Path, more: list[KeyValue]) -> None:
     metadata = [*EVERY_TYPE, *more]
-    own, library = write(tmp_path / "own.gguf", metadata), write_with_library(tmp_path / "library.gguf", metadata)
-    assert own.read_bytes() == library.read_bytes()
-    assert file_bytes(metadata, ENTRIES) == own.stat().st_size
+    written, library = write(tmp_path / "own.gguf", metadata), write_with_library(tmp_path / "library.gguf", metadata)
+    assert written.read_bytes() == library.read_bytes()
+    assert file_bytes(metadata, ENTRIES) == written.stat().st_size
 
 
 @pytest.mark.parametrize("value", [-1, 256, 0.5])

@@ -22,6 +22,7 @@ from lieq_edge.runtimes.llama_passes import generate, observed_geometry
 from lieq_edge.runtimes.observe import observe
 from lieq_edge.sources import Source, open_source
 from lieq_edge.store import Run
+from lieq_edge.system.progress import Terminal, receive_with
 from lieq_edge.texts.self_written import self_windows
 from lieq_edge.texts.windows import Windows
 
@@ -184,7 +185,8 @@ def test_what_cannot_be_seen_is_measured_on_the_weights_alone(
     _plant_concentrated_keys(source, monkeypatch)
     monkeypatch.setattr(llama_session, "_checked", False)
     monkeypatch.setattr(llama_session, "prod", lambda _: -1)
-    found = analyze(source, measurements={"geometry"}, probe_tokens=64)
+    with receive_with(Terminal()):
+        found = analyze(source, measurements={"geometry"}, probe_tokens=64)
     assert (found.inputs, found.probe) == ("white", None)
     assert "weights alone (white inputs)" in source.warnings[0]
     assert source.warnings[0] in capsys.readouterr().err

@@ -59,7 +59,7 @@ def test_no_cache_makes_everything() -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
-def test_a_damaged_entry_is_told_and_made_again(
+def test_a_damaged_entry_is_reported_and_made_again(
     tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = FolderCache(tmp_path)
@@ -70,9 +70,9 @@ def test_a_damaged_entry_is_told_and_made_again(
         whole[-5] ^= 4
     path.write_bytes(whole[:0] if damage == "empty" else whole[:-3] if damage == "truncated" else whole)
     assert cache.entry("kind", {}, lambda: entry(2)).record == {"number": 2}
-    told = capsys.readouterr().err
-    assert "damaged" in told
-    assert told.count("\n") == 1
+    note = capsys.readouterr().err
+    assert "damaged" in note
+    assert note.count("\n") == 1
     assert FolderCache(tmp_path).entry("kind", {}, never).record == {"number": 2}
 
 
@@ -115,18 +115,18 @@ def test_the_limit_holds_and_nothing_goes_without_need(
         assert left + before[-len(after) - 1].bytes > limit
 
 
-def test_what_this_process_uses_stays_and_a_limit_too_small_is_told(
+def test_what_this_process_uses_stays_and_a_limit_too_small_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = FolderCache(tmp_path, limit=4000)
     for number in range(6):
         cache.put("kind", {"n": number}, entry(number))
-    kept = numbers(cache, range(6))
-    assert kept == list(range(len(kept)))
-    assert 0 < len(kept) < 6
-    told = capsys.readouterr().err
-    assert "--cache-limit" in told
-    assert told.count("\n") == 1
+    stored = numbers(cache, range(6))
+    assert stored == list(range(len(stored)))
+    assert 0 < len(stored) < 6
+    note = capsys.readouterr().err
+    assert "--cache-limit" in note
+    assert note.count("\n") == 1
 
 
 def test_half_written_files_of_ended_processes_go(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def _full(*_: object, **__: object) -> int:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_full_disk_is_told_once_and_the_work_goes_on(
+def test_a_full_disk_is_reported_once_and_the_work_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = FolderCache(tmp_path)
@@ -172,14 +172,14 @@ def test_a_full_disk_is_told_once_and_the_work_goes_on(
         assert cache.entry("kind", {"n": number}, lambda n=number: entry(n)).record == {"number": number}  # type: ignore[misc]
     with cache.run("work", {}) as run:
         assert not run.save("state", {"a": KB})
-    told = capsys.readouterr().err
-    assert "No space left" in told
-    assert told.count("\n") == 1
+    note = capsys.readouterr().err
+    assert "No space left" in note
+    assert note.count("\n") == 1
     assert cache.entry("kind", {"n": 0}, never).record == {"number": 0}
     assert [path.name for path in (tmp_path / "entries").iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_file_in_place_of_the_folder_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_in_place_of_the_folder_is_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "cache").write_text("no folder")
     cache = FolderCache(tmp_path / "cache")
     for number in (1, 2):
@@ -219,10 +219,10 @@ def test_files_that_vanish_while_they_are_listed_do_no_harm(tmp_path: Path, monk
     cache = FolderCache(tmp_path)
     for number in range(4):
         cache.put("kind", {"n": number}, entry(number))
-    own = Path.iterdir
+    iterdir = Path.iterdir
 
     def listed(folder: Path) -> Any:
-        paths = list(own(folder))
+        paths = list(iterdir(folder))
         for path in paths[:2]:
             if path.suffix:
                 path.unlink()
@@ -236,20 +236,20 @@ def test_files_that_vanish_while_they_are_listed_do_no_harm(tmp_path: Path, monk
 def test_many_at_once_do_not_harm_each_other(tmp_path: Path) -> None:
     wrong: list[object] = []
 
-    def work(own: int) -> None:
+    def work(start: int) -> None:
         cache = FolderCache(tmp_path, limit=20_000)
         try:
             for turn in range(40):
-                number = (own + turn) % 7
-                found = cache.entry("kind", {"n": number}, lambda n=number: entry(n, 3000))  # type: ignore[misc]
-                if set(found.arrays["a"].tolist()) != {number}:
+                number = (start + turn) % 7
+                loaded = cache.entry("kind", {"n": number}, lambda n=number: entry(n, 3000))  # type: ignore[misc]
+                if set(loaded.arrays["a"].tolist()) != {number}:
                     wrong.append(number)
                 if turn % 10 == 9:
                     cache = FolderCache(tmp_path, limit=8000)  # evicts what the others use
         except Exception as error:
             wrong.append(error)
 
-    threads = [threading.Thread(target=work, args=(own,)) for own in range(6)]
+    threads = [threading.Thread(target=work, args=(start,)) for start in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:

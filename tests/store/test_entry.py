@@ -42,12 +42,12 @@ def same(one: np.ndarray, other: np.ndarray) -> bool:
 @given(arrays=ARRAYS, record=RECORDS)
 def test_what_is_written_is_read(path: Path, arrays: dict[str, np.ndarray], record: Any) -> None:
     size = write_entry(path, arrays, record)
-    found = read_entry(path)
+    loaded = read_entry(path)
     assert size == path.stat().st_size
-    assert list(found.arrays) == list(arrays)
-    assert all(same(found.arrays[name], arrays[name]) for name in arrays)
-    assert found.record == record
-    assert all(array.flags.writeable and array.flags.aligned for array in found.arrays.values())
+    assert list(loaded.arrays) == list(arrays)
+    assert all(same(loaded.arrays[name], arrays[name]) for name in arrays)
+    assert loaded.record == record
+    assert all(array.flags.writeable and array.flags.aligned for array in loaded.arrays.values())
 
 
 @settings(deadline=None, max_examples=150)
@@ -75,16 +75,16 @@ def test_a_whole_file_that_is_none_of_ours_is_refused(path: Path) -> None:
 def test_other_tools_can_open_an_entry(path: Path) -> None:
     arrays = {"a": np.arange(3, dtype=np.uint8), "b": np.ones((2, 3), np.float32), "c": np.zeros((0, 4), np.int64)}
     write_entry(path, arrays, None)
-    found = safetensors.numpy.load_file(path)
-    assert all(same(found[name], arrays[name]) for name in arrays)
+    loaded = safetensors.numpy.load_file(path)
+    assert all(same(loaded[name], arrays[name]) for name in arrays)
 
 
 def test_rows_of_a_larger_array_and_other_byte_orders_are_written_as_they_read(path: Path) -> None:
     columns = np.arange(12, dtype=np.float32).reshape(3, 4)[:, ::2]
     write_entry(path, {"columns": columns, "big": np.arange(3, dtype=">i4")}, None)
-    found = read_entry(path).arrays
-    assert found["columns"].tolist() == columns.tolist()
-    assert found["big"].tolist() == [0, 1, 2]
+    loaded = read_entry(path).arrays
+    assert loaded["columns"].tolist() == columns.tolist()
+    assert loaded["big"].tolist() == [0, 1, 2]
 
 
 def test_what_cannot_be_held_is_refused(path: Path) -> None:

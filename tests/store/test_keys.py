@@ -25,8 +25,8 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 
 @given(st.dictionaries(st.text(), VALUES, max_size=5))
 def test_the_order_of_names_does_not_count(parts: dict[str, Any]) -> None:
-    turned = dict(reversed(parts.items()))
-    assert key_of("kind", parts) == key_of("kind", turned)
+    reordered = dict(reversed(parts.items()))
+    assert key_of("kind", parts) == key_of("kind", reordered)
     assert json.loads(canonical(parts)) == parts
 
 
@@ -85,7 +85,7 @@ def test_another_version_of_a_library_counts(monkeypatch: pytest.MonkeyPatch) ->
 def test_instructions_are_known_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
     keys._instructions.cache_clear()
     monkeypatch.setattr("sys.platform", "darwin")
-    found = keys._instructions()
+    names = keys._instructions()
     keys._instructions.cache_clear()
-    assert found == keys._numpy_instructions()
-    assert len(found.split()) > 1
+    assert names == keys._numpy_instructions()
+    assert len(names.split()) > 1

@@ -1,4 +1,4 @@
-"""Unfinished work: it goes on, belongs to one process, and is gone when it is done."""
+"""Unfinished work: it resumes, belongs to one process, and its folder is removed when it is done."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def test_work_that_was_stopped_goes_on(tmp_path: Path) -> None:
     with FolderCache(tmp_path).run("work", {"x": 2}) as another:
         assert another.load("step") is None
     with FolderCache(tmp_path).run("work", {"x": 1}) as run:
-        found = run.load("step")
-        assert found is not None
-        assert (found.record, found.arrays["a"].tolist()) == ({"number": 2}, list(range(5)))
+        loaded = run.load("step")
+        assert loaded is not None
+        assert (loaded.record, loaded.arrays["a"].tolist()) == ({"number": 2}, list(range(5)))
         assert run.has("step")
         assert run.load("other") is None
         assert not run.has("other")
@@ -60,9 +60,9 @@ def test_another_at_the_same_work_keeps_nothing_of_it(tmp_path: Path) -> None:
             assert not second.save("step", STATE)
             assert second.load("step") is None
             second.spill("inputs", STATE)
-            found = second.fetch("inputs")
-            assert found is not None
-            assert found.arrays["a"].tolist() == list(range(5))
+            loaded = second.fetch("inputs")
+            assert loaded is not None
+            assert loaded.arrays["a"].tolist() == list(range(5))
             second.drop("inputs")
             assert second.fetch("inputs") is None
         assert first.load("step") is not None
@@ -80,7 +80,7 @@ def test_work_that_nobody_goes_on_with_is_evicted(tmp_path: Path) -> None:
     assert cache.store.contents() == []
 
 
-def test_a_damaged_state_is_told_and_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_state_is_reported_and_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with FolderCache(tmp_path).run("work", {}) as run:
         run.save("step", STATE)
         [path] = (tmp_path / "runs").glob("*/step.*")
@@ -88,28 +88,28 @@ def test_a_damaged_state_is_told_and_dropped(tmp_path: Path, capsys: pytest.Capt
         assert run.has("step")
         assert run.load("step") is None
         assert not run.has("step")
-    told = capsys.readouterr().err
-    assert "damaged" in told
-    assert told.count("\n") == 1
+    note = capsys.readouterr().err
+    assert "damaged" in note
+    assert note.count("\n") == 1
 
 
 def test_what_the_work_needs_again_goes_elsewhere_when_the_cache_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = run_module.write_whole
+    write_whole = run_module.write_whole
 
     def write(path: Path, *rest: object) -> int:
         if tmp_path in path.parents:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return own(path, *rest)  # type: ignore[arg-type]
+        return write_whole(path, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(run_module, "write_whole", write)
     with FolderCache(tmp_path).run("work", {}) as run:
         assert run.resumable
         run.spill("inputs", STATE)
         assert not run.resumable
-        found = run.fetch("inputs")
-        assert found is not None
+        loaded = run.fetch("inputs")
+        assert loaded is not None
         [private] = {path.parent for path in run._spilled.values()}
         assert private.exists()
         run._spilled["inputs"].write_bytes(b"damaged")

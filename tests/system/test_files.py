@@ -1,4 +1,4 @@
-"""Outputs appear whole or not at all, and bad output paths are told before any work."""
+"""Outputs appear whole or not at all, and bad output paths are refused before any work."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch:
         check_output(tmp_path / "out", force=False)
 
 
-def test_a_full_disk_is_told_before_writing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_writing(tmp_path: Path) -> None:
     check_space(tmp_path, 1)
     with pytest.raises(InputError, match="MB are needed"):
         check_space(tmp_path, 1 << 62)

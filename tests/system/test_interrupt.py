@@ -38,7 +38,7 @@ def test_a_swallowed_interrupt_ends_the_next_step(quiet: bool) -> None:
             _swallow_an_interrupt()
             with pytest.raises(KeyboardInterrupt):
                 advance()
-            advance()  # told once
+            advance()  # raised once
     finally:
         set_quiet(False)
 
@@ -63,7 +63,7 @@ def test_a_second_interrupt_does_not_wait(tmp_path: Path, monkeypatch: pytest.Mo
         importlib.import_module("hanging_library")
 
 
-def test_an_error_that_an_interrupt_caused_is_told_as_the_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_that_an_interrupt_caused_is_raised_as_the_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
     from lieq_edge.cli import program
 
     def fail(*_: object, **__: object) -> int:
