@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "lieq_causal"
 """Name of this attention in transformers, after ``register``."""
@@ -28,9 +31,6 @@ _SPECIAL = ("position_bias", "softcap", "s_aux", "sinks")
 
 def register() -> None:
     """Let transformers build models with ``attn_implementation=NAME``."""
-    from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
 
@@ -57,8 +57,6 @@ def attend(
     Returns:
         Output ``(n, T, heads, d)``, and None for the attention weights.
     """
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
     length = query.shape[2]
     causal = options.get("is_causal")
     plain = (

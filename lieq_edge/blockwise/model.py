@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..sources.base import Array, Source
 from ..system.memory import keep_freed_memory
-from .modules import BelowHead, ExpertMatrices, block_list, empty_model, replace_modules
+from .layers import BelowHead, ExpertMatrices, block_list
 from .outer import OuterWeights, missing, parameter_of
 from .sixteen_bits import cast_once
 from .threads import use_threads
@@ -61,6 +61,9 @@ class BlockModel:
         Raises:
             InputError: transformers does not know the architecture, or the weights do not match the configuration.
         """
+        # Imports transformers, which takes seconds; results from the cache need this module, but no model.
+        from .modules import empty_model, replace_modules
+
         keep_freed_memory()
         use_threads(threads)
         self.source = source

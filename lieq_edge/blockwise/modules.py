@@ -1,7 +1,6 @@
 """A transformers model without weights, in which some modules are replaced by ones with the tensors of GGUF.
 
-transformers is imported when a model is built: its modules take seconds, and a run whose results are all in the cache
-builds none.
+Importing this module imports those of transformers, which takes seconds.
 """
 
 from __future__ import annotations
@@ -10,11 +9,17 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers.models.olmoe.modeling_olmoe import OlmoeExperts
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
+from transformers.models.stablelm.modeling_stablelm import StableLmLayerNormPerHead
+from transformers.pytorch_utils import Conv1D
 
 from ..errors import InputError
 from .attention import NAME, register
+from .layers import Experts, HeadNorms
 
 
 def empty_model(config: dict[str, Any]) -> Any:
@@ -23,8 +28,6 @@ def empty_model(config: dict[str, Any]) -> Any:
     Raises:
         InputError: transformers does not know the model type, or cannot build it with these settings.
     """
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
-
     register()
     # Weights are float32, however they are stored. A copy, because transformers fills in the settings that it receives.
     fields = copy.deepcopy({key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")})
@@ -71,11 +74,6 @@ def replace_modules(model: nn.Module) -> set[str]:
     Returns:
         Names of the matrices that are transposed.
     """
-    from transformers.models.olmoe.modeling_olmoe import OlmoeExperts
-    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
-    from transformers.models.stablelm.modeling_stablelm import StableLmLayerNormPerHead
-    from transformers.pytorch_utils import Conv1D
-
     transposed = set()
     for name, module in list(model.named_modules()):
         if isinstance(module, Conv1D):
@@ -88,88 +86,6 @@ def replace_modules(model: nn.Module) -> set[str]:
             sizes = (module.num_experts, module.hidden_dim, module.intermediate_dim)
             _replace(model, name, Experts(*sizes, module.act_fn))
     return transposed
-
-
-class HeadNorms(nn.Module):
-    """LayerNorm over each head of ``(n, heads, T, d)``, with separate weights for each head."""
-
-    def __init__(self, heads: int, width: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(heads, width, device="meta"))
-        self._eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        normed = nn.functional.layer_norm(x, x.shape[-1:], eps=self._eps)
-        return normed * self.weight[:, None]
-
-
-class ExpertMatrices(nn.Module):
-    """One projection of all experts: ``weight`` is ``(experts, rows, columns)``."""
-
-    def __init__(self, experts: int, rows: int, columns: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(experts, rows, columns, device="meta"))
-
-    def forward(self, x: Tensor, expert: int) -> Tensor:
-        """Output ``(tokens, rows)`` of one expert for ``x`` ``(tokens, columns)``."""
-        return nn.functional.linear(x, self.weight[expert])
-
-
-class Experts(nn.Module):
-    """Gated MLPs of a mixture; the router chooses some of them for each token, with weights."""
-
-    def __init__(self, experts: int, hidden: int, intermediate: int, activation: nn.Module) -> None:
-        super().__init__()
-        self.gate_proj = ExpertMatrices(experts, intermediate, hidden)
-        self.up_proj = ExpertMatrices(experts, intermediate, hidden)
-        self.down_proj = ExpertMatrices(experts, hidden, intermediate)
-        self._activation = activation
-
-    def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sum of the chosen experts' outputs.
-
-        Args:
-            hidden: ``(tokens, d)``.
-            chosen: indices of the experts of each token, ``(tokens, choices)``.
-            weights: weights of these, like ``chosen``.
-
-        Returns:
-            ``(tokens, d)``.
-        """
-        result = torch.zeros_like(hidden)
-        for expert in chosen.unique().tolist():
-            token, choice = torch.where(chosen == expert)
-            x = hidden[token]
-            inner = self._activation(self.gate_proj(x, expert)) * self.up_proj(x, expert)
-            result = result.index_add(0, token, self.down_proj(inner, expert) * weights[token, choice, None])
-        return result
-
-
-class BelowHead:
-    """Stands for the output of a model below its head: hidden states, and None for every other attribute."""
-
-    def __init__(self, hidden: Tensor) -> None:
-        self.last_hidden_state = hidden
-
-    def __getitem__(self, index: int) -> Tensor:
-        return (self.last_hidden_state,)[index]
-
-    def __getattr__(self, name: str) -> None:
-        return None
-
-
-def block_list(inner: nn.Module, n_blocks: int) -> nn.ModuleList:
-    """The blocks of a model below its head.
-
-    Raises:
-        InputError: the model does not have ``n_blocks`` blocks.
-    """
-    for module in inner.children():
-        if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
-            return module
-    raise InputError(
-        f"The model's configuration does not describe {n_blocks} blocks; its files do not belong together."
-    )
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
