@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from lieq_edge.errors import InputError
 from lieq_edge.gguf.types import TYPES
-from lieq_edge.llama.vocabulary import captured_log
+from lieq_edge.llama.log import captured_log
 from lieq_edge.system.files import atomic_path, check_output
 
 Importance = Mapping[str, npt.NDArray[np.float32]]
@@ -88,10 +88,10 @@ def quantize_with_llama_cpp(
     if overrides is not None:
         params.tt_overrides = ctypes.cast(overrides, type(params.tt_overrides))
     with atomic_path(out) as temporary:
-        with captured_log() as errors:
+        with captured_log() as log:
             status = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(temporary), ctypes.byref(params))
         if status != 0:
-            reason = _reason(errors) or f"status {status}"
+            reason = _reason(log.errors) or f"status {status}"
             raise InputError(f"llama.cpp cannot write {source} as {preset} ({reason}); mend that or choose another.")
         return temporary.stat().st_size
 

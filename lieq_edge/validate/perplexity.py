@@ -126,7 +126,8 @@ def validate(
             _check_same(engine, tokens, label, other.n_vocab, other.tokenize(text))
 
             def base(part: slice) -> Iterable[tuple[slice, Logits]]:
-                return [(slice(None), other.logits(windows[part]).reshape(-1, other.n_vocab))]
+                other.run(windows[part])
+                return ((rows, other.rows(rows)) for rows in other.pieces(len(windows[part])))
 
         elif reference is not None:
             from .reference import StreamedReference
@@ -197,6 +198,12 @@ def _check_same(engine: Engine, tokens: Tokens, label: str, n_vocab: int, their_
         )
 
 
+def _alone(nll: Scores) -> Comparison:
+    """Scores of a model without a reference."""
+    none = np.empty(0)
+    return Comparison(nll, none, none, none.astype(np.bool_))
+
+
 def _score(engine: Engine, base: Base | None, label: str, windows: Tokens, pool: Executor) -> Comparison:
     """Score all windows; without ``base``, the logits of a reference called ``label``, its part is empty."""
     parts: list[Comparison] = []
@@ -205,13 +212,14 @@ def _score(engine: Engine, base: Base | None, label: str, windows: Tokens, pool:
             part = slice(start, min(start + engine.parallel, len(windows)))
             batch = windows[part]
             targets = batch[:, engine.first + 1 :].reshape(-1)
-            logits = engine.logits(batch).reshape(-1, engine.n_vocab)
+            engine.run(batch)
             if base is None:
-                none = np.empty(0)
-                nll = negative_log_likelihood(logits, targets, pool)
-                found = [Comparison(nll, none, none, none.astype(np.bool_))]
+                found = [
+                    _alone(negative_log_likelihood(engine.rows(rows), targets[rows], pool))
+                    for rows in engine.pieces(len(batch))
+                ]
             else:
-                found = [compare(theirs, logits[rows], targets[rows], pool) for rows, theirs in base(part)]
+                found = [compare(theirs, engine.rows(rows), targets[rows], pool) for rows, theirs in base(part)]
             for name, model in (("nll", engine.label), ("reference_nll", label)):
                 if not all(np.isfinite(getattr(comparison, name)).all() for comparison in found):
                     raise InputError(f"{model} gives outputs that are not numbers; write the file again.")
