@@ -222,7 +222,7 @@ class Child:
         self.kill()
         if self._stopped_for == "time":
             self._sentence = (
-                f"llama.cpp had not finished with {label} after {seconds:.0f} s and was stopped; the file is probably "
+                f"llama.cpp had not finished with {label} after {seconds:.3g} s and was stopped; the file is probably "
                 "damaged: fetch or convert it again, or choose another."
             )
             return
