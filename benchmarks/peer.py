@@ -83,10 +83,10 @@ def quantize_with_llama_cpp(
     if overrides is not None:
         params.tt_overrides = ctypes.cast(overrides, type(params.tt_overrides))
     with atomic_path(out) as temporary:
-        with captured_log() as errors:
+        with captured_log() as log:
             status = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(temporary), ctypes.byref(params))
         if status != 0:
-            reason = _reason(errors) or f"status {status}"
+            reason = _reason(log.errors) or f"status {status}"
             raise InputError(f"llama.cpp cannot write {source} as {preset} ({reason}); fix that or choose another.")
         return temporary.stat().st_size
 

@@ -114,8 +114,8 @@ def test_windows_longer_than_the_learned_positions_are_told(tmp_path: Path, fold
 def test_an_export_on_the_weights_alone_says_so(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When what the projections receive cannot be seen in llama.cpp."""
     model, out = foreign_model(folder / "white.gguf", "internlm2"), tmp_path / "out.gguf"
-    monkeypatch.setattr("lieq_edge.llama.session._checked", False)
-    monkeypatch.setattr("lieq_edge.llama.session.prod", lambda _: -1)
+    monkeypatch.setattr("lieq_edge.llama.layout._checked", False)
+    monkeypatch.setattr("lieq_edge.llama.layout.prod", lambda _: -1)
     flags = ("--budget", "3.5", "--levels", "3,4", "--out", out, "--no-validate")
     assert_refused(run("export", model, *flags), "another layout", "--calibration none")
     done = run("export", model, *flags, "--calibration", "none")

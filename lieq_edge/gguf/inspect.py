@@ -1,4 +1,8 @@
-"""Say what is in a GGUF file from its header alone: types, sizes, bits, tokenizer, and how lieq-edge made it."""
+"""Describe a GGUF file from its header alone: types, sizes, bits, tokenizer, and how lieq-edge made it.
+
+Any metadata can be described. A value of the wrong kind counts as missing, and text that is not UTF-8 or not printable
+is replaced.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .header import Header, StoredTensor, type_name
+from .names import TensorName
 from .splits import read_model
 from .types import is_matrix
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_LONGEST_LINE = 200
+# ``lieq.bpw`` is stored in float32.
+_BPW_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,14 @@ class TypeSummary:
 
 @dataclass(frozen=True)
 class BlockSummary:
-    """The matrices of one block: the type of each projection (GGUF name without ``blk.N.``), and their size."""
+    """The matrices of one block.
+
+    Attributes:
+        index: the block.
+        types: type of each projection, by its role.
+        nbytes: bytes of all, without padding.
+        bpw: bits a weight.
+    """
 
     index: int
     types: dict[str, str]
@@ -72,6 +88,7 @@ class FileReport:
         block_bpw: bits a weight of the block weights (matrices of the blocks), None without blocks.
         others: type of each matrix outside the blocks.
         lieq: the ``lieq.*`` key-values without that prefix; empty for other files.
+        warnings: sentences about what does not fit together.
     """
 
     file_bytes: int
@@ -85,58 +102,69 @@ class FileReport:
     others: dict[str, str]
     tokenizer: TokenizerSummary | None
     lieq: dict[str, Any]
+    warnings: tuple[str, ...] = ()
 
 
 def inspect_file(path: Path) -> FileReport:
     """Describe ``path``, or the model it is a part of, without reading its weights.
 
     Raises:
-        InputError: the file is missing, damaged or no GGUF file.
+        InputError: the file is missing, damaged or not a GGUF file.
     """
     model = read_model(path)
     header = model.header
     blocks, others = _by_block(header.tensors)
     in_blocks = [tensor for matrices in blocks.values() for tensor in matrices]
     names = Counter(type_name(tensor.type) for tensor in header.tensors)
+    block_bpw = _bpw(in_blocks) if in_blocks else None
+    lieq = {
+        _clean(kv.key.removeprefix("lieq.")): _clean_value(kv.value)
+        for kv in header.metadata
+        if kv.key.startswith("lieq.")
+    }
     return FileReport(
         file_bytes=sum(part.stat().st_size for part in model.paths),
-        architecture=str(header.get("general.architecture", "unknown")),
-        name=header.get("general.name"),
+        architecture=_text(header, "general.architecture") or "unknown",
+        name=_text(header, "general.name"),
         parameters=_weights(header.tensors),
         file_bpw=_bpw(header.tensors),
-        block_bpw=_bpw(in_blocks) if in_blocks else None,
+        block_bpw=block_bpw,
         types=tuple(_summarise(name, header.tensors) for name, _ in names.most_common()),
         blocks=tuple(
             BlockSummary(index, _types(tensors), sum(t.nbytes for t in tensors), _bpw(tensors))
             for index, tensors in sorted(blocks.items())
         ),
-        others={tensor.name: type_name(tensor.type) for tensor in others},
+        others={_clean(tensor.name): type_name(tensor.type) for tensor in others},
         tokenizer=_tokenizer(header),
-        lieq={kv.key.removeprefix("lieq."): kv.value for kv in header.metadata if kv.key.startswith("lieq.")},
+        lieq=lieq,
+        warnings=_warnings(lieq, block_bpw),
     )
 
 
 def render(report: FileReport, console: Console) -> None:
     """Print a report as tables."""
     from rich.table import Table
+    from rich.text import Text
+
+    def line(text: str) -> None:
+        # As plain text: what a file calls itself must not be read as markup.
+        console.print(Text(text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]} ..."))
 
     title = f"{report.name} ({report.architecture})" if report.name else report.architecture
-    console.print(
+    line(
         f"{title}: {report.file_bytes / 1e6:.1f} MB, {report.parameters / 1e6:.1f} M weights, "
-        f"{report.file_bpw:.3f} bits a weight",
-        highlight=False,
+        f"{report.file_bpw:.3f} bits a weight"
     )
     if report.block_bpw is not None:
-        console.print(f"  block weights: {report.block_bpw:.3f} bits a weight", highlight=False)
+        line(f"  block weights: {report.block_bpw:.3f} bits a weight")
     for name, kind in report.others.items():
-        console.print(f"  {name}: {kind}", highlight=False)
+        line(f"  {name}: {kind}")
     if report.tokenizer is not None:
         token = report.tokenizer
         template = "with" if token.chat_template else "without"
-        console.print(
+        line(
             f"  tokenizer: {token.model}{f'/{token.pre}' if token.pre else ''}, {token.tokens} tokens, "
-            f"{template} chat template",
-            highlight=False,
+            f"{template} chat template"
         )
     table = Table(title="Types")
     for column in ("type", "tensors", "weights", "MB", "bits a weight"):
@@ -149,10 +177,25 @@ def render(report: FileReport, console: Console) -> None:
     for column in ("block", "bits a weight", "types"):
         table.add_column(column, justify="left" if column == "types" else "right")
     for block in report.blocks:
-        table.add_row(str(block.index), f"{block.bpw:.3f}", _describe(block.types))
+        table.add_row(str(block.index), f"{block.bpw:.3f}", Text(_describe(block.types)))
     console.print(table)
     for key, value in report.lieq.items():
-        console.print(f"lieq.{key}: {_short(value)}", highlight=False, markup=False)
+        console.print(Text(f"lieq.{key}: {_short(value)}"))
+    for warning in report.warnings:
+        line(f"Note: {warning}")
+
+
+def _warnings(lieq: dict[str, Any], block_bpw: float | None) -> tuple[str, ...]:
+    stated = lieq.get("bpw")
+    if not isinstance(stated, float) or (
+        block_bpw is not None and abs(stated - block_bpw) <= _BPW_TOLERANCE * max(block_bpw, 1.0)
+    ):
+        return ()
+    counted = "no block weights" if block_bpw is None else f"{block_bpw:.3f} bits a weight"
+    return (
+        f"lieq.bpw is {stated:.3f} and the file has {counted}: it was changed after lieq-edge wrote it, "
+        "so the lieq.* values describe another file.",
+    )
 
 
 def _by_block(
@@ -164,17 +207,16 @@ def _by_block(
     for tensor in tensors:
         if len(tensor.shape) < 2:
             continue
-        parts = tensor.name.split(".")
-        if parts[0] == "blk" and len(parts) > 2 and parts[1].isdecimal():
-            if is_matrix(tensor.name, tensor.shape):
-                blocks.setdefault(int(parts[1]), []).append(tensor)
-        else:
+        block = TensorName.parse(tensor.name).block
+        if block is None:
             others.append(tensor)
+        elif is_matrix(tensor.name, tensor.shape):
+            blocks.setdefault(block, []).append(tensor)
     return blocks, others
 
 
 def _types(tensors: Iterable[StoredTensor]) -> dict[str, str]:
-    return {t.name.split(".", 2)[2].removesuffix(".weight"): type_name(t.type) for t in tensors}
+    return {_clean(TensorName.parse(t.name).role): type_name(t.type) for t in tensors}
 
 
 def _weights(tensors: Iterable[StoredTensor]) -> int:
@@ -192,20 +234,42 @@ def _summarise(name: str, tensors: Iterable[StoredTensor]) -> TypeSummary:
 
 
 def _tokenizer(header: Header) -> TokenizerSummary | None:
-    def get(key: str) -> Any:
-        return header.get(f"tokenizer.ggml.{key}")
-
-    if get("model") is None:
+    model = _text(header, "tokenizer.ggml.model")
+    if model is None:
         return None
+    tokens = header.get("tokenizer.ggml.tokens")
+    add_bos = header.get("tokenizer.ggml.add_bos_token")
     return TokenizerSummary(
-        model=get("model"),
-        pre=get("pre"),
-        tokens=len(get("tokens") or ()),
-        bos_id=get("bos_token_id"),
-        eos_id=get("eos_token_id"),
-        add_bos=get("add_bos_token"),
-        chat_template=header.get("tokenizer.chat_template") is not None,
+        model=model,
+        pre=_text(header, "tokenizer.ggml.pre"),
+        tokens=len(tokens) if isinstance(tokens, list) else 0,
+        bos_id=_integer(header, "tokenizer.ggml.bos_token_id"),
+        eos_id=_integer(header, "tokenizer.ggml.eos_token_id"),
+        add_bos=add_bos if isinstance(add_bos, bool) else None,
+        chat_template=_text(header, "tokenizer.chat_template") is not None,
     )
+
+
+def _text(header: Header, key: str) -> str | None:
+    value = header.get(key)
+    return _clean(value) if isinstance(value, str) else None
+
+
+def _integer(header: Header, key: str) -> int | None:
+    value = header.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _clean(text: str) -> str:
+    """Text that can be printed: control characters become spaces, bytes that are not UTF-8 become U+FFFD."""
+    readable = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else " " for c in readable)
+
+
+def _clean_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_clean_value(item) for item in value]
+    return _clean(value) if isinstance(value, str) else value
 
 
 def _describe(types: dict[str, str]) -> str:

@@ -1,7 +1,8 @@
-"""Refuse vocabularies on which llama.cpp would end the whole process instead of telling an error.
+"""Refuse vocabularies on which llama.cpp would end its process, with a better reason than llama.cpp has.
 
 llama.cpp checks much of a file with exceptions, which its loader turns into a message, but a few conditions with
-``GGML_ASSERT``, and its tokenizers may throw where nothing catches. All of these are tested here (llama-vocab.cpp).
+``GGML_ASSERT``, and its tokenizers may throw where nobody catches. The likely ones are tested here (llama-vocab.cpp);
+the others end the process that it runs in, and are reported by ``llama.child``.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ def check_vocabulary(get: Callable[[str], Any], label: str) -> None:
     """Raise InputError when llama.cpp could not run the tokenizer of a file.
 
     Args:
-        get: the value of a GGUF key, or None.
-        label: of the file, for the message.
+        get: function from a GGUF key to its value, or None.
+        label: name of the file in the message.
     """
     reason = _reason(get)
     if reason:
@@ -42,7 +43,7 @@ def _reason(get: Callable[[str], Any]) -> str:
     if scores is not None and (not _all(scores, (int, float)) or len(scores) < len(tokens)):
         return "no score for every token"
     if scores is not None and any(math.isnan(score) for score in scores):
-        return "a score is no number"
+        return "a score is not a number"
     # C strings: what follows a NUL is not seen, and an empty token is given a name.
     texts = {token.split("\0", 1)[0] or f"[EMPTY_{i}]" for i, token in enumerate(tokens)}
     if len(texts) < len(tokens):

@@ -33,9 +33,9 @@ def encode(
 
     Args:
         array: float32 ``(rows, columns)``; ``columns`` a multiple of the type's block.
-        type_name: a name in ``ggml_types.TYPES``.
+        type_name: a name in ``gguf.types.TYPES``.
         importance: float32 ``(columns,)``, weight of each column's squared error (llama.cpp's imatrix), or None.
-        threads: rows are spread over so many threads (ctypes releases the GIL); the bytes do not depend on it.
+        threads: number of threads that share the rows (ctypes releases the GIL); the bytes do not depend on it.
 
     Returns:
         uint8 ``(rows, bytes of a row)``.

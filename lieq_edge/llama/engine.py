@@ -1,12 +1,11 @@
-"""Run a GGUF file in llama.cpp and look at its logits, through llama-cpp-python's low-level API."""
+"""Score windows of tokens with a GGUF file: its logits, as llama.cpp computes them in the process beside this one."""
 
 from __future__ import annotations
 
-import ctypes
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,8 @@ from ..errors import InputError
 from ..gguf.header import learned_positions, read_header
 from ..gguf.splits import read_model
 from ..gguf.vocabulary_check import check_vocabulary
-from .vocabulary import captured_log
+from .child import Loaded
+from .limits import load_seconds, run_seconds, text_seconds
 
 Tokens = npt.NDArray[np.int32]
 Logits = npt.NDArray[np.float32]
@@ -23,9 +23,8 @@ Logits = npt.NDArray[np.float32]
 UBATCH = 512
 """Tokens that llama.cpp computes at once (llama-perplexity's default ``n_ubatch``), unless their logits are large."""
 
-# Logits of the tokens that are computed at once take no more bytes than this, beside those of a whole batch.
-_MOST_LOGITS = 1 << 27
-_FEWEST_TOKENS = 64
+# Logits that are copied at once: few enough for the processor's cache.
+_PIECE = 1 << 20
 
 
 def available_threads() -> int:
@@ -50,6 +49,7 @@ class Engine:
         parallel: most windows in one call of ``logits``.
         n_vocab: tokens in the vocabulary.
         trained_context: tokens in the longest window that the model was trained on.
+        flash_attention: llama.cpp computes attention in one fused step; None where it does not log it.
     """
 
     def __init__(
@@ -65,102 +65,58 @@ class Engine:
     ) -> None:
         """Load ``path``.
 
-        With ``exact`` keys and values stay in float32 and attention is computed step by step, so that a float32 model
-        is computed in float32 throughout; such a file may be without a tokenizer. Unless ``mapped``, the file is read
-        and not mapped: llama.cpp makes a copy of some types in another layout, and the mapped pages of the first copy
-        would count as memory too.
+        Args:
+            path: the file, or the first of several parts.
+            context: tokens in a window.
+            parallel: most windows that run side by side.
+            threads: CPU threads; all cores when None.
+            label: what messages call the file, by default its path.
+            exact: keys and values stay in float32 and attention is computed step by step, so that a float32 model is
+                computed in float32 throughout; such a file may be without a tokenizer.
+            mapped: the file is mapped, and not read: llama.cpp makes a copy of some types in another layout, and the
+                mapped pages of the first copy count as memory too.
 
         Raises:
-            InputError: the file is missing, llama.cpp refuses it (with llama.cpp's own reason), or its learned
-                positions are fewer than ``context``.
+            InputError: the file is missing, llama.cpp refuses it (with llama.cpp's own reason) or ends on it, or its
+                learned positions are fewer than ``context``.
         """
-        import llama_cpp
-
-        self._api = llama_cpp
-        self._model: Any = None
-        self._context: Any = None
-        self._batch: Any = None
         self.path = path
         self.label = label or str(path)
         self.context = context
         self.parallel = parallel
         if not path.is_file():
-            what = "is a folder" if path.is_dir() else "does not exist"
-            raise InputError(f"{path} {what}; give the path of a GGUF file.")
-        self._load(threads or available_threads(), exact, mapped)
-        vocab = self._vocab = llama_cpp.llama_model_get_vocab(self._model)
-        self.n_vocab = int(llama_cpp.llama_vocab_n_tokens(vocab))
-        self._bos = int(llama_cpp.llama_vocab_bos(vocab)) if llama_cpp.llama_vocab_get_add_bos(vocab) else None
-        self.trained_context = int(llama_cpp.llama_model_n_ctx_train(self._model))
-        # ggml ends the process when a table of positions is read past its end.
+            state = "is a folder" if path.is_dir() else "does not exist"
+            raise InputError(f"{path} {state}; give the path of a GGUF file.")
+        if not exact:
+            self._check_vocabulary()
+        options = {
+            "context": context,
+            "parallel": parallel,
+            "threads": threads or available_threads(),
+            "exact": exact,
+            "mapped": mapped,
+            "ubatch": UBATCH,
+        }
+        self._loaded = Loaded(path, self.label, "load_engine", options, seconds=load_seconds(path))
+        facts = self._loaded.facts
+        self.n_vocab: int = facts["n_vocab"]
+        self.trained_context: int = facts["trained_context"]
+        self.flash_attention: bool | None = facts["flash_attention"]
+        self._bos: int | None = facts["bos"]
+        self._rows = np.empty((0, self.n_vocab), np.float32)
+        # ggml ends its process when a table of positions is read past its end.
         limit = learned_positions({tensor.name: tensor.shape for tensor in read_model(path).header.tensors})
         if limit is not None and context > limit:
             self.close()
             raise InputError(f"{self.label} has positions for {limit} tokens only; take a --context of that or less.")
-        self._prepare_batch()
-
-    def _load(self, threads: int, exact: bool, mapped: bool) -> None:
-        api = self._api
-        model_params = api.llama_model_default_params()
-        model_params.n_gpu_layers = 0
-        if not mapped:
-            if hasattr(model_params, "load_mode"):
-                model_params.load_mode = api.LLAMA_LOAD_MODE_NONE
-            else:
-                model_params.use_mmap = False
-        if not exact:
-            self._check_vocabulary()
-        with captured_log() as errors:
-            self._model = api.llama_model_load_from_file(os.fsencode(self.path), model_params)
-        if not self._model:
-            # The first line names the cause, the later ones only that loading failed.
-            reason = errors[0] if errors else "no reason given"
-            raise InputError(f"llama.cpp cannot load {self.label} ({reason}); write the file again or choose another.")
-        params = api.llama_context_default_params()
-        params.n_ctx = params.n_batch = self.context * self.parallel
-        params.n_ubatch = min(self._tokens_at_once(), params.n_batch)
-        params.n_seq_max = self.parallel
-        params.n_threads = params.n_threads_batch = threads
-        params.no_perf = True
-        if exact:
-            params.type_k = params.type_v = 0  # GGML_TYPE_F32
-            params.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        with captured_log() as errors:
-            self._context = api.llama_init_from_model(self._model, params)
-        if not self._context:
-            self.close()
-            reason = errors[0] if errors else "no reason given"
-            raise InputError(
-                f"llama.cpp cannot run {self.label} on windows of {self.context} tokens ({reason}); "
-                "try a smaller context."
-            )
-
-    def _tokens_at_once(self) -> int:
-        vocabulary = int(self._api.llama_vocab_n_tokens(self._api.llama_model_get_vocab(self._model)))
-        fitting = _MOST_LOGITS // (4 * max(vocabulary, 1))
-        # The power of two below.
-        return max(_FEWEST_TOKENS, min(1 << fitting.bit_length() >> 1, UBATCH))
 
     def _check_vocabulary(self) -> None:
-        """Refuse a damaged tokenizer, at which llama.cpp would end the process."""
+        """Refuse a damaged tokenizer with a better reason than llama.cpp's, which ends its process."""
         try:
             header = read_header(self.path)
         except InputError:
-            return  # llama.cpp says what it makes of the file
+            return  # llama.cpp says what is wrong with the file
         check_vocabulary(header.get, self.label)
-
-    def _prepare_batch(self) -> None:
-        """Fill what is the same in every batch: positions, sequence ids and which outputs are wanted."""
-        size = self.context * self.parallel
-        self._batch = batch = self._api.llama_batch_init(size, 0, 1)
-        as_array = np.ctypeslib.as_array
-        position = np.arange(size) % self.context
-        as_array(batch.pos, (size,))[:] = position
-        as_array(batch.n_seq_id, (size,))[:] = 1
-        as_array(batch.logits, (size,))[:] = (position >= self.first) & (position < self.context - 1)
-        for index in range(size):
-            batch.seq_id[index][0] = index // self.context
-        self._tokens = as_array(batch.token, (size,))
 
     @property
     def first(self) -> int:
@@ -174,14 +130,7 @@ class Engine:
 
     def tokenize(self, text: str) -> Tokens:
         """Token ids of the whole ``text``, BOS and EOS added by the model's rule (``common_tokenize``)."""
-        data = text.encode("utf-8")
-        capacity = len(data) + 2
-        buffer = (ctypes.c_int32 * capacity)()
-        with captured_log():
-            count = self._api.llama_tokenize(self._vocab, data, len(data), buffer, capacity, True, False)
-        if count < 0:
-            raise InputError(f"llama.cpp cannot tokenize the text with {self.label}; give a shorter text.")
-        return np.ctypeslib.as_array(buffer)[:count].copy()
+        return np.array(self._loaded.call("tokenize_whole", text, seconds=text_seconds(len(text))), np.int32)
 
     def with_bos(self, windows: Tokens) -> Tokens:
         """Windows ``(n, context)`` as the model reads them: BOS in the first place where its rule wants that."""
@@ -191,42 +140,47 @@ class Engine:
         read[:, 0] = self._bos
         return read
 
-    def logits(self, windows: Tokens) -> Logits:
-        """Logits for the second half of each window.
+    def run(self, windows: Tokens) -> None:
+        """Run windows of text; ``pieces`` and ``rows`` give their logits until the next run.
 
         Args:
             windows: ``(n, context)`` token ids, ``1 <= n <= parallel``; each window is a text of its own,
                 whose first token BOS replaces where the model's rule wants BOS before a text.
-
-        Returns:
-            A view ``(n, scored, n_vocab)`` of llama.cpp's buffer, valid until the next call or ``close``;
-            row ``j`` predicts the token at position ``first + j + 1``.
         """
-        count = windows.shape[0]
-        self._tokens[: windows.size] = self.with_bos(windows).reshape(-1)
-        api, batch = self._api, self._batch
-        batch.n_tokens = windows.size
-        api.llama_memory_clear(api.llama_get_memory(self._context), True)
-        with captured_log() as errors:
-            status = api.llama_decode(self._context, batch)
-        if status != 0:
-            reason = errors[0] if errors else f"status {status}"
-            raise InputError(f"llama.cpp failed to run {self.label} ({reason}); try a smaller context.")
-        pointer = api.llama_get_logits(self._context)
-        return np.ctypeslib.as_array(pointer, (count * self.scored, self.n_vocab)).reshape(
-            count, self.scored, self.n_vocab
-        )
+        tokens = self.with_bos(windows).reshape(-1).tolist()
+        seconds = run_seconds(self.path, len(tokens))
+        self._loaded.call("run_windows", tokens, self.context, self.first, seconds=seconds)
+
+    def pieces(self, windows: int) -> Iterator[slice]:
+        """Rows of the logits of the last run of ``windows`` windows, in pieces that fit the processor's cache."""
+        rows, step = windows * self.scored, max(1, _PIECE // self.n_vocab)
+        return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+    def rows(self, part: slice) -> Logits:
+        """Some rows of the logits of the last run, ``(rows, n_vocab)``: valid until the next call.
+
+        Row ``j`` of a window predicts the token at its position ``first + j + 1``; each window has ``scored`` rows.
+        """
+        count = part.stop - part.start
+        if len(self._rows) < count:
+            self._rows = np.empty((count, self.n_vocab), np.float32)
+        out = self._rows[:count]
+        self._fill(out, part.start)
+        return out
+
+    def logits(self, windows: Tokens) -> Logits:
+        """Run windows and return all their logits for the second half of each, ``(n, scored, n_vocab)``."""
+        self.run(windows)
+        out = np.empty((len(windows), self.scored, self.n_vocab), np.float32)
+        self._fill(out.reshape(-1, self.n_vocab), 0)
+        return out
+
+    def _fill(self, out: Logits, start: int) -> None:
+        self._loaded.logits(out, start, seconds=run_seconds(self.path, 1))
 
     def close(self) -> None:
         """Free the native memory; further calls do nothing."""
-        api: Any = self._api
-        if self._batch is not None:
-            api.llama_batch_free(self._batch)
-        if self._context:
-            api.llama_free(self._context)
-        if self._model:
-            api.llama_model_free(self._model)
-        self._model = self._context = self._batch = None
+        self._loaded.close()
 
     def __enter__(self) -> Engine:
         return self

@@ -35,11 +35,15 @@ class _TypeTraits(ctypes.Structure):
 
 
 @cache
-def library() -> ctypes.CDLL:
-    """The loaded ggml, with the signatures of the functions that are used here."""
-    from llama_cpp._ggml import libggml
+def _load() -> tuple[ctypes.CDLL, int]:
+    """The library, and how many types it has."""
+    from llama_cpp import GGML_TYPE_COUNT
+    from llama_cpp._ctypes_extensions import load_shared_library
+    from llama_cpp._ggml import libggml, libggml_base_path
 
     lib: ctypes.CDLL = libggml
+    if not hasattr(lib, "ggml_quantize_chunk"):  # Windows looks for a function in the named library alone
+        lib = load_shared_library("ggml-base", libggml_base_path)
     lib.ggml_quantize_chunk.argtypes = [
         ctypes.c_int,
         FLOAT_P,
@@ -54,16 +58,20 @@ def library() -> ctypes.CDLL:
     lib.ggml_quantize_init.restype = None
     lib.ggml_get_type_traits.argtypes = [ctypes.c_int]
     lib.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
-    return lib
+    return lib, max(GGML_TYPE_COUNT, _OLDEST_COUNT)
+
+
+def library() -> ctypes.CDLL:
+    """The loaded ggml, with the signatures of the functions that are used here."""
+    return _load()[0]
 
 
 def _traits(kind: int) -> Any:
-    """What ggml knows of a type number; None for one that it does not have (it would read past its table)."""
-    import llama_cpp
-
-    if not 0 <= kind < max(llama_cpp.GGML_TYPE_COUNT, _OLDEST_COUNT):
+    """ggml's traits of a type number; None for a type that it does not have (it would read past its table)."""
+    lib, count = _load()
+    if not 0 <= kind < count:
         return None
-    traits = library().ggml_get_type_traits(kind).contents
+    traits = lib.ggml_get_type_traits(kind).contents
     return traits if traits.blck_size > 0 else None
 
 
@@ -84,9 +92,9 @@ def decode(raw: Packed, kind: int, shape: tuple[int, ...]) -> npt.NDArray[np.flo
     """Decode a tensor with ggml's own decoder (``to_float`` of its type).
 
     Args:
-        raw: its bytes, uint8 of any shape.
+        raw: bytes of the tensor, uint8 of any shape.
         kind: value of ``enum ggml_type``, one that ``can_decode`` knows.
-        shape: of the tensor, numpy order.
+        shape: shape of the tensor, numpy order.
 
     Returns:
         float32 of ``shape``; for F32 it may share memory with ``raw``.
@@ -109,8 +117,8 @@ def dequantize(packed: Packed, type_name: str, shape: tuple[int, int]) -> npt.ND
     """Decode ggml blocks into an array of its own.
 
     Args:
-        packed: uint8, the rows of a tensor as ``quantize.ggml.encode`` gives them.
-        type_name: a name in ``ggml_types.TYPES``.
+        packed: uint8, the rows of a tensor as ``encoders.encode`` returns them.
+        type_name: a name in ``gguf.types.TYPES``.
         shape: ``(rows, columns)``.
 
     Returns:

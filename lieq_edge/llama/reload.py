@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..errors import InputError
 from ..gguf.header import read_header
-from .vocabulary import captured_log
+from .child import encoded_path, shared
+from .limits import load_seconds, run_seconds
 
 Messages = Sequence[dict[str, str]]
 
@@ -29,36 +29,32 @@ def generate(
         path: the file.
         prompt: plain text to continue, or chat messages (``role``, ``content``) for the file's chat template.
         max_tokens: most tokens to write.
-        seed: of the sampler; matters above temperature 0.
-        temperature: 0 takes the likeliest token each time.
+        seed: seed of the sampler; it matters above temperature 0.
+        temperature: temperature of the sampler; 0 takes the likeliest token each time.
         context: tokens that prompt and answer may take together.
         threads: CPU threads; all cores when None.
 
     Raises:
-        InputError: llama.cpp cannot load the file, or the prompt does not fit the context.
+        InputError: llama.cpp cannot load the file or ends on it, or the prompt does not fit the context.
     """
-    import llama_cpp
-
     if not path.is_file():
         raise InputError(f"{path} does not exist; give the path of a GGUF file.")
-    options: dict[str, Any] = {"n_ctx": context, "seed": seed, "n_threads": threads, "n_threads_batch": threads}
-    sampling: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
-    with captured_log() as errors:
-        try:
-            model = llama_cpp.Llama(str(path), n_gpu_layers=0, verbose=False, **options)
-        except ValueError as error:
-            reason = errors[0] if errors else str(error)
-            raise InputError(f"llama.cpp cannot load {path} ({reason}); write the file again.") from error
-        try:
-            if isinstance(prompt, str):
-                answer = model.create_completion(prompt, **sampling)
-                return str(answer["choices"][0]["text"])
-            answer = model.create_chat_completion(list(prompt), **sampling)
-            return str(answer["choices"][0]["message"]["content"])
-        except ValueError as error:
-            raise InputError(f"{path} cannot answer the prompt ({error}); give a shorter one.") from error
-        finally:
-            model.close()
+    options = {
+        "label": str(path),
+        "model": {"n_ctx": context, "seed": seed, "n_threads": threads, "n_threads_batch": threads},
+        "sampling": {"max_tokens": max_tokens, "temperature": temperature, "seed": seed},
+    }
+    child = shared()
+    child.allow_memory(path)
+    text: str = child.call(
+        "generate",
+        encoded_path(path),
+        prompt if isinstance(prompt, str) else list(prompt),
+        options,
+        label=str(path),
+        seconds=load_seconds(path) + run_seconds(path, context + max_tokens),
+    )
+    return text
 
 
 def reload_check(path: Path, prompt: str, *, max_tokens: int = 32, threads: int | None = None) -> str:

@@ -115,3 +115,8 @@ def give_back_memory(columns: int = WIDE) -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+def most_beside() -> int:
+    """Bytes that another process may take beside this one: what is free, but at least half of the machine's memory."""
+    return max(_free_bytes(), _memory_bytes() // 2)

@@ -2,7 +2,7 @@
 
 The piece has the first blocks of the model in float32 and a few rows of its vocabulary: seconds and megabytes where the
 whole model takes minutes and gigabytes, and a graph, a layout or a hyper-parameter that does not fit the weights shows
-in it. Blocks are alike but for what the configuration lists block by block, and every entry of such a list is seen.
+in it. Blocks differ only in what the configuration lists block by block, and every entry of such a list is seen.
 """
 
 from __future__ import annotations
@@ -12,10 +12,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from gguf import GGUFValueType
 
+from ..blockwise.model import BlockModel
 from ..errors import InputError
+from ..gguf.names import EMBEDDING, HEAD, TensorName
+from ..llama.engine import Engine
 from ..sources.base import Array, KeyValue, Source, TensorSpec
+from ..sources.plain import plain_bytes, write_plain
 from ..system.files import check_space, temporary_folder
 
 Logits = npt.NDArray[np.float32]
@@ -31,7 +36,7 @@ _FEWEST, _MOST = 2, 8
 # tenths of the logits' spread.
 _TOLERANCE = 0.02
 _BLOCK_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-_VOCABULARY = ("token_embd.weight", "output.weight", "output.bias")
+_VOCABULARY = (EMBEDDING, HEAD, "output.bias")
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -42,7 +47,7 @@ class Piece(Source):
         """Cut ``source``.
 
         Args:
-            blocks: to keep, from the first.
+            blocks: number of blocks to keep, from the first.
             rows: token ids to keep, which become 0, 1, ...
         """
         self._source = source
@@ -53,17 +58,17 @@ class Piece(Source):
 
     @property
     def content_hash(self) -> str:
-        """Of the whole model."""
+        """Hash of the whole model."""
         return self._source.content_hash
 
     def tensors(self) -> list[TensorSpec]:
-        found = []
+        specs = []
         for spec in self._source.tensors():
-            parts = spec.name.split(".")
-            if parts[0] != "blk" or int(parts[1]) < self.n_blocks:
+            block = TensorName.parse(spec.name).block
+            if block is None or block < self.n_blocks:
                 shape = (len(self._rows), *spec.shape[1:]) if spec.name in _VOCABULARY else spec.shape
-                found.append(TensorSpec(spec.name, shape, spec.stored))
-        return found
+                specs.append(TensorSpec(spec.name, shape, spec.stored))
+        return specs
 
     def read(self, name: str) -> Array:
         array = self._source.read(name)
@@ -95,7 +100,7 @@ class Piece(Source):
         return self._source.hf_name(name)
 
     def to_hf(self, name: str, array: Array) -> Array:
-        # Not what was laid out for llama.cpp and back again: a mistake in that would cancel itself.
+        # The original, because a mistake in the layout for llama.cpp would cancel itself on the way back.
         original = self._source.original(name)
         if original is None:
             return self._source.to_hf(name, array)
@@ -122,10 +127,10 @@ def cut_piece(source: Source, blocks: int | None = None) -> tuple[Piece, list[in
 
     Args:
         source: the model.
-        blocks: to keep; None keeps two, or more where kinds of blocks alternate.
+        blocks: number of blocks to keep; None keeps two, or more where kinds of blocks alternate.
     """
     ids = source.tokenize(_TEXT, add_bos=source.adds_bos)[:_TOKENS]
-    vocabulary = next(spec.shape[0] for spec in source.tensors() if spec.name == "token_embd.weight")
+    vocabulary = next(spec.shape[0] for spec in source.tensors() if spec.name == EMBEDDING)
     others = range(0, vocabulary, max(1, vocabulary // _ROWS))
     rows = sorted({*ids, *list(others)[:_ROWS]})
     place = {row: index for index, row in enumerate(rows)}
@@ -137,28 +142,28 @@ def check_parity(source: Source, folder: Path, *, threads: int | None = None) ->
 
     Args:
         source: the model.
-        folder: for the piece as a GGUF file, which is removed after.
-        threads: of both.
+        folder: folder of the piece's GGUF file, which is removed afterwards.
+        threads: CPU threads of both.
 
     Raises:
-        InputError: they differ; the sentence says by how much and from where.
+        InputError: they differ; the sentence says by how much and from which token on.
     """
     piece, ids = cut_piece(source)
-    expected, found = _logits(piece, ids, folder, threads)
-    if (difference := _difference(expected, found)) <= _TOLERANCE:
+    expected, computed = _logits(piece, ids, folder, threads)
+    if (difference := _difference(expected, computed)) <= _TOLERANCE:
         return
-    first = int(np.argmax([_difference(*rows) > _TOLERANCE for rows in zip(expected, found, strict=True)]))
+    first = int(np.argmax([_difference(*rows) > _TOLERANCE for rows in zip(expected, computed, strict=True)]))
     alone = _difference(*_logits(cut_piece(source, 1)[0], ids, folder, threads))
     where = "the first block alone differs already" if not alone <= _TOLERANCE else "the first block alone agrees"
     raise InputError(
         f"llama.cpp does not compute what transformers computes for {source.label}: with its first {piece.n_blocks} "
         f"blocks the logits differ by {100 * difference:.3g} % of their spread, from token "
-        f"{len(ids) - 1 - len(found) + first} of the check on ({where}); choose another model, or pass --no-parity."
+        f"{len(ids) - 1 - len(computed) + first} of the check on ({where}); choose another model, or pass --no-parity."
     )
 
 
 def _blocks_to_see(source: Source) -> int:
-    """Blocks until every kind was seen that a list of the configuration names block by block."""
+    """Number of blocks after which every kind has been seen that the configuration lists block by block."""
     last = _FEWEST
     for value in source.config().values():
         if isinstance(value, list) and len(value) == source.n_blocks:
@@ -168,18 +173,12 @@ def _blocks_to_see(source: Source) -> int:
 
 def _logits(piece: Piece, ids: list[int], folder: Path, threads: int | None) -> tuple[Logits, Logits]:
     """Logits ``(T, rows)`` of the second half of the prompt, by transformers and by llama.cpp."""
-    import torch
-
-    from ..blockwise.model import BlockModel
-    from ..llama.engine import Engine
-    from ..sources.plain import plain_bytes, write_plain
-
     check_space(folder, 2 * plain_bytes(piece))
     with temporary_folder(folder) as temporary:
         path = Path(temporary) / "piece.gguf"
         write_plain(path, piece, "F32")
         with Engine(path, context=len(ids), threads=threads, label=piece.label, exact=True) as engine:
-            found = engine.logits(np.array([ids], np.int32))[0].copy()
+            computed = engine.logits(np.array([ids], np.int32))[0]
             scored = slice(engine.first, engine.first + engine.scored)
     model = BlockModel(piece, threads=threads)
     with torch.no_grad():
@@ -188,11 +187,11 @@ def _logits(piece: Piece, ids: list[int], folder: Path, threads: int | None) -> 
             with model.block(index) as block:
                 hidden = model.run_block(block, index, hidden)
         expected = model.logits(hidden[0, scored])
-    return expected.numpy(), found
+    return expected.numpy(), computed
 
 
-def _difference(expected: Logits, found: Logits) -> float:
+def _difference(expected: Logits, computed: Logits) -> float:
     """Root mean square of the difference over that of the logits about their mean; NaN counts as infinite."""
     spread = expected - expected.mean(-1, keepdims=True)
-    value = float(np.sqrt(np.square(expected - found).mean() / max(float(np.square(spread).mean()), 1e-30)))
+    value = float(np.sqrt(np.square(expected - computed).mean() / max(float(np.square(spread).mean()), 1e-30)))
     return value if np.isfinite(value) else float("inf")

@@ -52,8 +52,12 @@ class Validation:
         reference_ppl: perplexity of the reference; this and all below are None without a reference.
         kld: mean KL(reference || file) of a token, nats.
         kld_se: its standard error.
+        kld_p50: median over tokens.
         kld_p99: 99th percentile over tokens.
+        kld_p999: 99.9th percentile over tokens; of fewer than 1,000 tokens it says little.
         top1: share of tokens where both rank the same token first.
+        flash_attention: llama.cpp computed the file's attention in one fused step, as its defaults decide; None where
+            it does not log that.
     """
 
     ppl: float
@@ -66,8 +70,11 @@ class Validation:
     reference_ppl: float | None = None
     kld: float | None = None
     kld_se: float | None = None
+    kld_p50: float | None = None
     kld_p99: float | None = None
+    kld_p999: float | None = None
     top1: float | None = None
+    flash_attention: bool | None = None
 
 
 def validate(
@@ -87,12 +94,12 @@ def validate(
     Args:
         path: the file to measure.
         text: the evaluation text.
-        text_name: what the report calls it.
+        text_name: name of the text in the report.
         context: tokens in a window.
         chunks: most windows to use; all when None.
-        reference: to compare with: a GGUF file, run in lock-step, window by window, or a model that transformers runs.
-        reference_name: what messages call the file, by default its path.
-        cache: for results of the model that is the reference.
+        reference: a GGUF file, run in lock-step, window by window; or a model that transformers runs; or None.
+        reference_name: name of the reference file in messages, by default its path.
+        cache: cache of the reference model's results.
         threads: CPU threads; all cores when None.
 
     Raises:
@@ -126,18 +133,19 @@ def validate(
             _check_same(engine, tokens, label, other.n_vocab, other.tokenize(text))
 
             def base(part: slice) -> Iterable[tuple[slice, Logits]]:
-                return [(slice(None), other.logits(windows[part]).reshape(-1, other.n_vocab))]
+                other.run(windows[part])
+                return ((rows, other.rows(rows)) for rows in other.pieces(len(windows[part])))
 
         elif reference is not None:
-            from .reference import StreamedReference
+            from .reference import StreamedReference  # PyTorch
 
             read, scored = engine.with_bos(windows), slice(engine.first, engine.first + engine.scored)
             # The file makes room while the original runs.
             engine.close()
             streamed = StreamedReference(reference, threads=threads)
             label = streamed.label
-            own = np.array(reference.tokenize(text, add_bos=reference.adds_bos), tokens.dtype)
-            _check_same(engine, tokens, label, streamed.n_vocab, own)
+            reference_tokens = np.array(reference.tokenize(text, add_bos=reference.adds_bos), tokens.dtype)
+            _check_same(engine, tokens, label, streamed.n_vocab, reference_tokens)
             streamed.run(read, scored, cache)
             engine = load()
             base = streamed.logits
@@ -145,25 +153,31 @@ def validate(
             log(f"{path.name} was trained on {engine.trained_context} tokens; windows of {context} are longer.")
         scores = _score(engine, base, label, windows, pool)
     mean, error = mean_and_error(scores.nll)
-    info = TextInfo(text_name, hashlib.sha256(text.encode("utf-8")).hexdigest(), int(windows.size))
-    result = Validation(
+    validation = Validation(
         ppl=float(np.exp(mean)),
         ppl_se=float(np.exp(mean)) * error,
         tokens=len(scores.nll),
         file_bytes=path.stat().st_size,
         context=context,
         chunks=len(windows),
-        text=info,
+        text=TextInfo(text_name, hashlib.sha256(text.encode("utf-8")).hexdigest(), int(windows.size)),
+        flash_attention=engine.flash_attention,
     )
-    if reference is None:
-        return result
+    return validation if reference is None else _with_distance(validation, scores)
+
+
+def _with_distance(validation: Validation, scores: Comparison) -> Validation:
+    """The record with the distance from the reference."""
     kld, kld_se = mean_and_error(scores.kld)
+    median, p99, p999 = np.percentile(scores.kld, (50, 99, 99.9)).tolist()
     return replace(
-        result,
+        validation,
         reference_ppl=float(np.exp(scores.reference_nll.mean())),
         kld=kld,
         kld_se=kld_se,
-        kld_p99=float(np.percentile(scores.kld, 99)),
+        kld_p50=median,
+        kld_p99=p99,
+        kld_p999=p999,
         top1=float(scores.same_top.mean()),
     )
 
@@ -186,6 +200,7 @@ def _cut(tokens: Tokens, context: int, chunks: int | None, text_name: str) -> To
 
 
 def _check_same(engine: Engine, tokens: Tokens, label: str, n_vocab: int, their_tokens: Tokens) -> None:
+    """Refuse a reference called ``label`` whose tokenizer differs from the file's."""
     if n_vocab != engine.n_vocab:
         raise InputError(
             f"{label} has {n_vocab} tokens in its vocabulary and {engine.label} has {engine.n_vocab}; "
@@ -197,6 +212,12 @@ def _check_same(engine: Engine, tokens: Tokens, label: str, n_vocab: int, their_
         )
 
 
+def _alone(nll: Scores) -> Comparison:
+    """Scores of a model without a reference."""
+    none = np.empty(0)
+    return Comparison(nll, none, none, none.astype(np.bool_))
+
+
 def _score(engine: Engine, base: Base | None, label: str, windows: Tokens, pool: Executor) -> Comparison:
     """Score all windows; without ``base``, the logits of a reference called ``label``, its part is empty."""
     parts: list[Comparison] = []
@@ -205,17 +226,18 @@ def _score(engine: Engine, base: Base | None, label: str, windows: Tokens, pool:
             part = slice(start, min(start + engine.parallel, len(windows)))
             batch = windows[part]
             targets = batch[:, engine.first + 1 :].reshape(-1)
-            logits = engine.logits(batch).reshape(-1, engine.n_vocab)
+            engine.run(batch)
             if base is None:
-                none = np.empty(0)
-                nll = negative_log_likelihood(logits, targets, pool)
-                found = [Comparison(nll, none, none, none.astype(np.bool_))]
+                comparisons = [
+                    _alone(negative_log_likelihood(engine.rows(rows), targets[rows], pool))
+                    for rows in engine.pieces(len(batch))
+                ]
             else:
-                found = [compare(theirs, logits[rows], targets[rows], pool) for rows, theirs in base(part)]
+                comparisons = [compare(theirs, engine.rows(rows), targets[rows], pool) for rows, theirs in base(part)]
             for name, model in (("nll", engine.label), ("reference_nll", label)):
-                if not all(np.isfinite(getattr(comparison, name)).all() for comparison in found):
+                if not all(np.isfinite(getattr(comparison, name)).all() for comparison in comparisons):
                     raise InputError(f"{model} gives outputs that are not numbers; write the file again.")
-            parts += found
+            parts += comparisons
             for _ in batch:
                 step()
     return Comparison(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Comparison)))

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from ..blockwise.model import BlockModel
+from ..blockwise.precision import fast_float32
 from ..llama.engine import Logits, Tokens
 from ..store import NO_CACHE, Cache, Entry
 from ..system.memory import forget_garbage
@@ -22,37 +25,29 @@ class StreamedReference:
 
     def __init__(self, source: Source, *, threads: int | None = None) -> None:
         """Load what is outside the blocks of ``source``, a model that transformers runs."""
-        from ..blockwise.model import BlockModel
-
         self.label = source.label
         self._model = BlockModel(source, threads=threads)
         self.n_vocab = int(self._model.causal_lm.get_output_embeddings().weight.shape[0])
 
     def run(self, windows: Tokens, scored: slice, cache: Cache = NO_CACHE) -> None:
-        """Take token windows ``(n, context)`` through the blocks, and keep what the ``scored`` positions become.
+        """Take windows through the blocks and store the last residual stream at the scored positions.
 
-        That is small and kept in the cache; logits, which are not, are made of it again.
+        That is small and goes to the cache; logits, which are large, are computed from it again.
 
         Args:
-            windows: of token ids.
-            scored: positions of each.
-            cache: for results of this model.
+            windows: token ids ``(n, context)``.
+            scored: scored positions of each window.
+            cache: cache of this model's results.
         """
-        import torch
-
         parts = {"windows": windows, "scored": [scored.start, scored.stop]}
-        kept = cache.entry("reference", parts, lambda: Entry({"hidden": self._through_blocks(windows, scored)}))
-        self._hidden = torch.from_numpy(kept.arrays["hidden"]).clone()
+        stored = cache.entry("reference", parts, lambda: Entry({"hidden": self._through_blocks(windows, scored)}))
+        self._hidden = torch.from_numpy(stored.arrays["hidden"]).clone()
         self._model.stop_keeping()
         self._model.release_outer(for_good=True)
         # The file that is compared comes into memory next.
         forget_garbage()
 
     def _through_blocks(self, windows: Tokens, scored: slice) -> npt.NDArray[np.float32]:
-        import torch
-
-        from ..blockwise.precision import fast_float32
-
         model = self._model
         ids = torch.from_numpy(windows.astype(np.int64))
         with torch.no_grad(), fast_float32(), stage("Running the original", model.n_blocks) as advance:
@@ -67,12 +62,8 @@ class StreamedReference:
         """Logits ``(windows * scored, n_vocab)`` of some of the windows that were run, some rows at a time.
 
         Yields:
-            Which rows, and their logits.
+            A slice of the rows, and their logits.
         """
-        import torch
-
-        from ..blockwise.precision import fast_float32
-
         with torch.no_grad(), fast_float32():
             for rows, logits in self._model.logit_chunks(self._hidden[windows].flatten(0, 1)):
                 yield rows, logits.numpy()

@@ -1,4 +1,4 @@
-"""What logits say token by token: surprise at the true token, and distance from a reference's prediction."""
+"""Scores of logits token by token: surprise at the true token, and distance from a reference's prediction."""
 
 from __future__ import annotations
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import io
+import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from changed import changed_file
 from gguf import GGUFValueType
 from rich.console import Console
+from runner import run
+from tiny import cached_model
 
 from lieq_edge.errors import InputError
 from lieq_edge.gguf.container import KeyValue, write_container
-from lieq_edge.gguf.inspect import inspect_file, render
+from lieq_edge.gguf.inspect import FileReport, inspect_file, render
 from lieq_edge.gguf.types import TYPES
 from lieq_edge.system.jsonio import to_json
 
@@ -85,6 +91,75 @@ def test_file_of_a_real_model(tiny_gguf: Callable[..., Path]) -> None:
     assert report.tokenizer.tokens == 512
     assert report.tokenizer.chat_template
     assert report.lieq == {}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tokenizer.ggml.tokens": 5, "tokenizer.ggml.model": "gpt2"},
+        {"tokenizer.ggml.tokens": "abc", "tokenizer.ggml.pre": 7, "tokenizer.ggml.add_bos_token": 3},
+        {"tokenizer.ggml.model": [1, 2], "general.name": 5, "lieq.metric": [0.5], "lieq.bpw": "three"},
+        {"tokenizer.ggml.bos_token_id": "x", "tokenizer.ggml.eos_token_id": [1.0], "tokenizer.chat_template": 1},
+        {"general.name": "[/x] \udcff\x1b[31m", "lieq.budget": "\udcfe[b]\n", "lieq.QQ": ["\udcff"]},
+    ],
+)
+def test_any_metadata_is_described(changes: dict[str, Any], path: Path, tmp_path: Path) -> None:
+    odd = changed_file(tmp_path / "odd.gguf", path, changes)
+    odd.write_bytes(odd.read_bytes().replace(b"lieq.QQ", b"lieq.\xff\x1b"))
+    report = inspect_file(odd)
+    assert report.block_bpw == inspect_file(path).block_bpw
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        json.dumps(to_json(report)).encode("utf-8")
+    shown = rendered(report)
+    assert "\x1b" not in shown
+    shown.encode("utf-8")
+    if "tokenizer.ggml.tokens" in changes:
+        assert report.tokenizer is not None
+        assert (report.tokenizer.tokens, report.tokenizer.pre, report.tokenizer.add_bos) == (0, None, None)
+    if isinstance(changes.get("general.name"), str):
+        assert "[/x]" in shown
+        assert "lieq.budget: \ufffd[b]" in shown
+        assert "lieq.\ufffd : \ufffd" in shown
+
+
+def test_names_that_are_no_block_names_are_described(path: Path, tmp_path: Path) -> None:
+    names = {"blk.0.attn_q.weight": f"blk.{'1' * 5000}.attn_q.weight", "blk.1.attn_q.weight": "blk.[/x].weight"}
+    report = inspect_file(changed_file(tmp_path / "odd.gguf", path, {}, names))
+    assert set(report.others) == {"token_embd.weight", *names.values()}
+    assert [block.types for block in report.blocks] == [{"ffn_down": "Q2_0"}, {"ffn_down": "Q4_K"}]
+    shown = rendered(report)
+    assert "blk.[/x].weight: Q4_K" in shown
+    assert len(shown) < 5000
+
+
+def test_a_file_that_was_changed_later_is_noticed(path: Path, tmp_path: Path) -> None:
+    counted = inspect_file(path).block_bpw
+    assert counted is not None
+    right = inspect_file(changed_file(tmp_path / "right.gguf", path, {"lieq.bpw": counted + 1e-7}))
+    assert right.warnings == ()
+    wrong = inspect_file(changed_file(tmp_path / "wrong.gguf", path, {"lieq.bpw": counted + 0.01}))
+    assert "was changed after lieq-edge wrote it" in wrong.warnings[0]
+    assert "Note: lieq.bpw is" in rendered(wrong)
+    names = {name: name.replace("blk", "part") for name in SHAPES if name.startswith("blk")}
+    empty = inspect_file(changed_file(tmp_path / "empty.gguf", path, {"lieq.bpw": counted}, names))
+    assert "no block weights" in empty.warnings[0]
+
+
+def test_a_written_file_agrees_with_itself(tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    flags = ("--budget", "4", "--metric", "first", "--calibration", "none", "--no-validate", "--no-parity")
+    done = run("export", cached_model("llama", hidden=256, intermediate=256), *flags, "--out", out)
+    assert done.returncode == 0, done.stderr
+    report = inspect_file(out)
+    assert report.lieq["bpw"] == pytest.approx(report.block_bpw)
+    assert report.warnings == ()
+
+
+def rendered(report: FileReport) -> str:
+    console = Console(file=io.StringIO(), width=250)
+    render(report, console)
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
 def test_no_gguf_and_truncated_files(path: Path, tmp_path: Path) -> None:

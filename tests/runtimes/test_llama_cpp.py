@@ -165,11 +165,11 @@ def test_what_llama_cpp_cannot_measure_is_refused_with_what_it_can(folder: Path)
 
 
 def test_a_layout_that_is_not_known_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lieq_edge.llama import session as llama_session
+    from lieq_edge.llama import layout
 
     source = open_source(str(foreign_model(folder / "internlm2.gguf", "internlm2")))
-    monkeypatch.setattr(llama_session, "_checked", False)
-    monkeypatch.setattr(llama_session, "prod", lambda _: -1)
+    monkeypatch.setattr(layout, "_checked", False)
+    monkeypatch.setattr(layout, "prod", lambda _: -1)
     with pytest.raises(InputError, match="another layout"):
         LlamaRuntime(source).measure_importances(some_tokens(1, 8), run=Run(None))
 
@@ -177,14 +177,14 @@ def test_a_layout_that_is_not_known_is_told(folder: Path, monkeypatch: pytest.Mo
 def test_what_cannot_be_seen_is_measured_on_the_weights_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lieq_edge.llama import session as llama_session
+    from lieq_edge.llama import layout
 
     source = open_source(str(foreign_model(folder / "starcoder.gguf", "starcoder")))
     seen = analyze(source, measurements={"geometry"}, probe_tokens=64)
     assert (seen.inputs, source.warnings) == ("llama.cpp", ())
     _plant_concentrated_keys(source, monkeypatch)
-    monkeypatch.setattr(llama_session, "_checked", False)
-    monkeypatch.setattr(llama_session, "prod", lambda _: -1)
+    monkeypatch.setattr(layout, "_checked", False)
+    monkeypatch.setattr(layout, "prod", lambda _: -1)
     with receive_with(Terminal()):
         found = analyze(source, measurements={"geometry"}, probe_tokens=64)
     assert (found.inputs, found.probe) == ("white", None)

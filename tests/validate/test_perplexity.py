@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,7 +94,7 @@ def test_divergence_from_itself_is_zero(tiny_gguf: MakeGguf, text: str) -> None:
     path = tiny_gguf("llama")
     result = validate(path, text, text_name="sample", context=64, chunks=3, reference=path)
     assert result.kld == 0
-    assert result.kld_p99 == 0
+    assert (result.kld_p50, result.kld_p99, result.kld_p999) == (0, 0, 0)
     assert result.top1 == 1
     assert result.reference_ppl == result.ppl
 
@@ -109,7 +111,9 @@ def test_divergence_of_a_quantised_file(tiny_gguf: MakeGguf, text: str, tmp_path
     assert kld.mean() > 1e-4
     assert result.kld == pytest.approx(kld.mean(), rel=1e-3)
     assert result.kld_se == pytest.approx(kld.std(ddof=1) / np.sqrt(len(kld)), rel=1e-3)
-    assert result.kld_p99 == pytest.approx(np.percentile(kld, 99), rel=1e-3)
+    expected = np.percentile(kld, (50, 99, 99.9))
+    assert [result.kld_p50, result.kld_p99, result.kld_p999] == pytest.approx(expected, rel=1e-3)
+    assert len(set(expected)) == 3
     assert result.top1 == pytest.approx((p.argmax(1) == q.argmax(1)).mean(), abs=0.01)
     alone = validate(reference, text, text_name="sample", context=64, chunks=5)
     assert result.reference_ppl == pytest.approx(alone.ppl, rel=1e-5)
@@ -123,10 +127,26 @@ def test_two_runs_agree(tiny_gguf: MakeGguf, text: str) -> None:
 
 def test_the_record_survives_json(tiny_gguf: MakeGguf, text: str, tmp_path: Path) -> None:
     result = validate(tiny_gguf("llama"), text, text_name="sample", context=64, chunks=1, reference=tiny_gguf("llama"))
-    wanted = {"ppl", "ppl_se", "tokens", "file_bytes", "reference_ppl", "kld", "kld_se", "kld_p99", "top1"}
-    assert wanted | {"context", "chunks", "text"} == set(to_json(result))
+    distance = {"reference_ppl", "kld", "kld_se", "kld_p50", "kld_p99", "kld_p999", "top1"}
+    others = {"ppl", "ppl_se", "tokens", "file_bytes", "context", "chunks", "text", "flash_attention"}
+    assert distance | others == set(to_json(result))
     save_json(result, tmp_path / "v.json")
     assert load_json(Validation, tmp_path / "v.json") == result
+
+
+def test_flash_attention_is_as_llama_cpp_sets_it(tiny_gguf: MakeGguf, text: str) -> None:
+    path = tiny_gguf("llama")
+    assert validate(path, text, text_name="sample", context=64, chunks=1).flash_attention is True
+    with Engine(path, context=32, exact=True) as engine:
+        assert engine.flash_attention is False
+
+
+def test_perplexity_is_imported_without_pytorch() -> None:
+    script = (
+        "import lieq_edge.validate.perplexity, sys; print({'torch', 'transformers', 'llama_cpp'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_exactly_one_window_is_enough(tiny_gguf: MakeGguf, text: str) -> None:

@@ -78,14 +78,17 @@ def test_ids_with_a_role_and_the_rule_for_bos(pair: tuple[Any, Vocabulary, Any])
         assert keys.get(f"ggml.{'padding' if role == 'pad' else role}_token_id") == getattr(theirs, f"{role}_token_id")
     import llama_cpp
 
+    from lieq_edge.llama.loaded import LoadedVocabulary
+
+    pointer = LoadedVocabulary(str(ours._path).encode(), "model").pointer
     # Where a reply ends: llama.cpp finds such tokens by name.
     ends = {"<|eot_id|>", "<|im_end|>", "<end_of_turn>"} & set(theirs.get_added_vocab())
     for index in (
         theirs.eos_token_id,
-        llama_cpp.llama_vocab_eot(ours._vocab),
+        llama_cpp.llama_vocab_eot(pointer),
         *map(theirs.convert_tokens_to_ids, ends),
     ):
-        assert index < 0 or llama_cpp.llama_vocab_is_eog(ours._vocab, index)
+        assert index < 0 or llama_cpp.llama_vocab_is_eog(pointer, index)
     assert ours.bos_id == theirs.bos_token_id or (ours.bos_id is not None and theirs.bos_token_id is None)
     plain, full = theirs.encode("Hello", add_special_tokens=False), theirs.encode("Hello")
     assert full == ([ours.bos_id] if ours.adds_bos else []) + plain
