@@ -20,6 +20,7 @@ from .base import Array, TensorSpec, TokenizingSource
 from .checks import check_blocks, check_finite, check_parameters, hash_files, sensible
 from .families import family_of_config
 from .text_part import has_text_part, text_config, text_names
+from .tokenizers.roles import configured, ignored_settings
 from .tokenizers.tokenizer import check_files, key_values, read_pieces, writer_values
 from .tokenizers.trial import Trial, settle
 from .weights.lora import Adapter, open_adapter
@@ -221,14 +222,7 @@ class HuggingFaceSource(TokenizingSource):
         with sensible(f"The tokenizer files of {self.label}"):
             pieces = read_pieces(self._directory, self._dims.vocab)
             trial = settle(pieces, key_values(self._directory, pieces), self.architecture, self.label)
-        self.warnings += trial.warnings
-        adds = trial.vocabulary.adds_bos
-        if pieces.adds_bos not in (None, adds):
-            # Which of the two counts depends on the version of transformers; llama.cpp's converter takes this one.
-            self.warnings += (
-                f"tokenizer_config.json of {self.label} says add_bos_token = {str(adds).lower()}, which the written "
-                f"file keeps, and its tokenizer.json puts {'no BOS' if adds else 'BOS'} before a text.",
-            )
+            self.warnings += trial.warnings + ignored_settings(pieces, configured(self._directory), self.label)
         return trial
 
     @property
