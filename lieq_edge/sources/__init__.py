@@ -7,6 +7,9 @@ from pathlib import Path
 
 from ..errors import InputError
 from .base import Array, KeyValue, Source, TensorSpec
+from .gguf_file import GgufSource
+from .hub import is_hub_id, open_hub
+from .huggingface import HuggingFaceSource, Opening
 
 __all__ = ["Array", "KeyValue", "Source", "TensorSpec", "demo_path", "open_source"]
 
@@ -28,10 +31,6 @@ def open_source(
     Raises:
         InputError: there is no such model, it is damaged, or it is of a kind that is not read.
     """
-    from .gguf_file import GgufSource
-    from .hub import is_hub_id, open_hub
-    from .huggingface import HuggingFaceSource, Opening
-
     opening = Opening(None if lora is None else lora.expanduser(), allow_pickle)
     path = Path(model).expanduser()
     by_id = not path.exists() and path.suffix != ".gguf" and is_hub_id(model)

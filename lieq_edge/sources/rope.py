@@ -47,7 +47,8 @@ class Rope:
 
 def rope_of_config(config: dict[str, Any]) -> Rope:
     """The rotary embedding of a transformers configuration, old form (``rope_scaling``) or new."""
-    values = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    # Beside rope_scaling transformers does not look at rope_parameters.
+    values = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
     theta = values.pop("rope_theta", None) or config.get("rope_theta") or 10000.0
     old_name = values.pop("type", None)
     kind = values.pop("rope_type", None) or old_name or "default"

@@ -46,15 +46,15 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
     """
     if not has_text_part(config):
         return config
-    from transformers import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto import configuration_auto, modeling_auto
 
+    classes: Mapping[str, Any] = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     outer = config.get("model_type")
     # Older files have the text part's settings beside those of the vision part.
     inner = config.get("text_config") or {key: value for key, value in config.items() if key not in _PARTS}
     declared = str(inner.get("model_type") or _TEXT_TYPES.get(str(outer), outer))
     kind = _TEXT_TYPES.get(declared, declared)
-    if kind not in CONFIG_MAPPING or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if kind not in configuration_auto.CONFIG_MAPPING or kind not in classes:
         # Which family it is, and that it is not read, is told by whoever asks for the family.
         return {**inner, "model_type": kind, "architectures": config.get("architectures")}
     values = {key: value for key, value in inner.items() if key not in ("model_type", "architectures")}
@@ -63,11 +63,11 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
         if values[name] is None:
             del values[name]
     try:
-        full: dict[str, Any] = CONFIG_MAPPING[kind](**values).to_dict()
+        full: dict[str, Any] = configuration_auto.CONFIG_MAPPING[kind](**values).to_dict()
     except Exception as error:  # transformers' checks raise errors of several kinds
         raise InputError(f"The text part of the configuration cannot be read ({error}); fetch it again.") from error
     full |= {key: config[key] for key in _CARRIED if config.get(key) is not None}
-    full |= {"model_type": kind, "architectures": [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]]}
+    full |= {"model_type": kind, "architectures": [classes[kind]]}
     return {key: value for key, value in full.items() if value is not None}
 
 

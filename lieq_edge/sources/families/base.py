@@ -15,7 +15,9 @@ import numpy as np
 from gguf import MODEL_ARCH_NAMES, GGUFWriter, Keys
 
 from ...errors import InputError
+from ...gguf.names import EMBEDDING, HEAD, block_tensor
 from ..base import Array
+from ..kinds import check_quantisation
 from ..rope import (
     Get,
     Rope,
@@ -28,6 +30,8 @@ from ..rope import (
     write_rope,
 )
 from ..weights.safetensors_files import StoredWeights
+
+_LARGEST = 2**31 - 1  # ggml counts in signed 32-bit numbers
 
 ROPE_FACTORS = "rope_freqs.weight"
 ROPE_LONG = "rope_factors_long.weight"
@@ -103,6 +107,11 @@ class Family:
         """GGUF's ``general.architecture``."""
         return str(MODEL_ARCH_NAMES[self.arch])
 
+    @property
+    def body_name(self) -> str:
+        """transformers' class of the model without its head."""
+        return self.class_name.replace("ForCausalLM", "Model").replace("LMHeadModel", "Model")
+
     def complete(self, config: dict[str, Any]) -> dict[str, Any]:
         """A configuration with ``defaults`` where it says nothing."""
         return {**config, **{key: value for key, value in self.defaults.items() if config.get(key) is None}}
@@ -123,6 +132,11 @@ class Family:
             value = default if value is None else value
             if not isinstance(value, int) or value <= 0:
                 raise InputError(f"The configuration of {label} has no valid {key} ({value!r}); complete config.json.")
+            if value > _LARGEST:
+                raise InputError(
+                    f"The configuration of {label} asks for {key} = {value}, and its weights are smaller; the files do "
+                    "not belong together."
+                )
             return value
 
         hidden, heads = size("hidden_size"), size("num_attention_heads")
@@ -141,7 +155,7 @@ class Family:
         )
         if dims.heads % dims.kv_heads:
             raise InputError(
-                f"{label} has {heads} attention heads for {dims.kv_heads} key-value heads; mend its configuration."
+                f"{label} has {heads} attention heads for {dims.kv_heads} key-value heads; fix its configuration."
             )
         if not self.free_head_dim and dims.heads * dims.head_dim != hidden:
             raise InputError(
@@ -162,11 +176,7 @@ class Family:
                 f"{label} uses the activation {activation!r}, and llama.cpp runs {self.title} with "
                 f"{self.activations[0]} only; choose another model."
             )
-        if config.get("quantization_config"):
-            method = config["quantization_config"].get("quant_method", "unknown")
-            raise InputError(
-                f"{label} is already quantised ({method}); give the unquantised model, or a GGUF file of this one."
-            )
+        check_quantisation(config, label)
         check_rope(self.rope(config), label, self.rope_kinds, partial=self.partial_rope)
 
     def activation(self, config: dict[str, Any]) -> str:
@@ -225,7 +235,7 @@ class Family:
         prefix, _, rest = hf_name.partition(".layers.")
         index, _, rest = rest.partition(".")
         stem, _, suffix = rest.rpartition(".")
-        return f"blk.{index}.{self.gguf_stems[stem]}.{suffix}" if prefix and stem in self.gguf_stems else None
+        return block_tensor(int(index), self.gguf_stems[stem], suffix) if prefix and stem in self.gguf_stems else None
 
     def write(self, config: dict[str, Any], dims: Dims, writer: GGUFWriter) -> None:
         """Write the hyper-parameters as llama.cpp's converter does (``TextModel.set_gguf_parameters``)."""
@@ -268,7 +278,7 @@ class Family:
         config: dict[str, Any] = {
             "architectures": [self.class_name],
             "model_type": self.name,
-            "vocab_size": shapes["token_embd.weight"][0],
+            "vocab_size": shapes[EMBEDDING][0],
             "hidden_size": need(Keys.LLM.EMBEDDING_LENGTH),
             "intermediate_size": need(Keys.LLM.FEED_FORWARD_LENGTH),
             "num_hidden_layers": need(Keys.LLM.BLOCK_COUNT),
@@ -277,7 +287,7 @@ class Family:
             "hidden_act": self.activations[0],
             "max_position_embeddings": context,
             self.eps_name: shortest(need(self.eps_key)),
-            "tie_word_embeddings": "output.weight" not in shapes,
+            "tie_word_embeddings": HEAD not in shapes,
             "bos_token_id": get(Keys.Tokenizer.BOS_ID),
             "eos_token_id": get(Keys.Tokenizer.EOS_ID),
             "pad_token_id": None,
@@ -294,7 +304,7 @@ class Family:
 
     def needed(self, get: Get, shapes: dict[str, tuple[int, ...]], label: str) -> Get:
         """``get`` that raises InputError where a number is missing; it raises at once without a token embedding."""
-        if "token_embd.weight" not in shapes:
+        if EMBEDDING not in shapes:
             raise InputError(f"{label} holds no token embedding; give a file with the whole model.")
 
         def need(key: str) -> Any:
@@ -311,7 +321,7 @@ class Family:
 
     def add_biases(self, config: dict[str, Any], names: set[str]) -> None:
         """Say in ``config`` which biases a GGUF file with tensors ``names`` has."""
-        config["attention_bias"] = "blk.0.attn_q.bias" in names
+        config["attention_bias"] = block_tensor(0, "attn_q", "bias") in names
 
     def gguf_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the GGUF tensor ``name`` whose transformers parameter has ``shape``."""
@@ -330,6 +340,11 @@ class Family:
         notes = []
         if self.rope(config).kind == "dynamic":
             notes.append(f"{label} stretches rope beyond its context (dynamic scaling); the GGUF file does not.")
+        if config.get("rope_scaling") and config.get("rope_parameters") not in (None, config["rope_scaling"]):
+            notes.append(
+                f"config.json of {label} has rope_scaling beside rope_parameters; transformers reads rope_scaling, and "
+                "so does the written file."
+            )
         if config.get("use_sliding_window"):
             notes.append(f"{label} uses a sliding window in some blocks; llama.cpp attends to the whole context.")
         return notes

@@ -7,6 +7,7 @@ from typing import Any
 import gguf
 from gguf import GGUFWriter
 
+from ...gguf.names import TensorName, block_tensor
 from ..base import Array
 from .base import Dims, Family
 
@@ -29,7 +30,7 @@ class Llama(Family):
 
     def add_biases(self, config: dict[str, Any], names: set[str]) -> None:
         super().add_biases(config, names)
-        config["mlp_bias"] = "blk.0.ffn_up.bias" in names
+        config["mlp_bias"] = block_tensor(0, "ffn_up", "bias") in names
 
     def to_gguf(self, name: str, array: Array, dims: Dims) -> Array:
         heads = _turned_heads(name, dims)
@@ -48,5 +49,4 @@ class Llama(Family):
 
 def _turned_heads(name: str, dims: Dims) -> int:
     """Heads in a tensor whose rows are turned by position; 0 for other tensors."""
-    part = name.split(".")[-2]
-    return {"attn_q": dims.heads, "attn_k": dims.kv_heads}.get(part, 0)
+    return {"attn_q": dims.heads, "attn_k": dims.kv_heads}.get(TensorName.parse(name).role, 0)

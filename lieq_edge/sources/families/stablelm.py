@@ -11,6 +11,7 @@ import gguf
 from gguf import GGUFWriter, Keys
 
 from ...errors import InputError
+from ...gguf.names import block_tensor
 from ..base import Array
 from ..rope import Get, rope_of_config
 from ..weights.safetensors_files import StackedWeights, StoredWeights
@@ -120,6 +121,6 @@ class StableLm(Family):
         return config
 
     def add_biases(self, config: dict[str, Any], names: set[str]) -> None:
-        config["use_qkv_bias"] = "blk.0.attn_q.bias" in names
-        config["use_parallel_residual"] = "blk.0.ffn_norm.weight" not in names
-        config["qk_layernorm"] = "blk.0.attn_q_norm.weight" in names
+        config["use_qkv_bias"] = block_tensor(0, "attn_q", "bias") in names
+        config["use_parallel_residual"] = block_tensor(0, "ffn_norm") not in names
+        config["qk_layernorm"] = block_tensor(0, "attn_q_norm") in names

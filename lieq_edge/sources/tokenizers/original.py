@@ -117,10 +117,10 @@ def load_original(directory: Path, path: Path) -> Original:
     Raises:
         InputError: transformers cannot load it.
     """
-    with _LOADING, refusing(path), _quiet():
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+    with _LOADING, refusing(path), _quiet_transformers() as library:
+        tokenizer = library.AutoTokenizer.from_pretrained(
+            str(directory), local_files_only=True, trust_remote_code=False
+        )
     return Original(tokenizer, path)
 
 
@@ -144,14 +144,15 @@ def refusing(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers logs what it makes of unusual files; what matters of that is said by the comparison."""
-    from transformers.utils import logging
+def _quiet_transformers() -> Iterator[Any]:
+    """transformers without its log about unusual files; what matters of that is said by the comparison."""
+    import transformers
 
+    logging = transformers.utils.logging
     before = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)
     try:
-        yield
+        yield transformers
     finally:
         logging.set_verbosity(before)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gguf import TokenType
+from sentencepiece import SentencePieceProcessor
 
 from ...errors import InputError
 
@@ -50,8 +51,6 @@ def read_spm(path: Path) -> SpmModel:
     Raises:
         InputError: it cannot be loaded.
     """
-    from sentencepiece import SentencePieceProcessor
-
     try:
         processor = SentencePieceProcessor(model_file=str(path))
     except (RuntimeError, OSError) as error:

@@ -36,6 +36,8 @@ _BESIDE = (
 )
 """Files that transformers reads beside a vocabulary."""
 
+_TEMPLATES = "additional_chat_templates"
+
 
 def read_pieces(directory: Path, rows: int) -> Pieces:
     """Read the vocabulary of a directory.
@@ -146,6 +148,8 @@ def _load_converted(directory: Path) -> Original:
         for beside in _BESIDE:
             if is_plain_file(directory / beside):
                 shutil.copyfile(directory / beside, folder / beside)
+        if (directory / _TEMPLATES).is_dir():
+            shutil.copytree(directory / _TEMPLATES, folder / _TEMPLATES)
         write_json(spm, folder / JSON_FILE, settings)
         return load_original(folder, directory / SENTENCEPIECE_FILE)
 

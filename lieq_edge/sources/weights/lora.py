@@ -6,7 +6,6 @@ alpha / sqrt(r) with rank-stabilised LoRA (Kalajdzievski 2023).
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -18,6 +17,8 @@ import numpy as np
 from ...errors import InputError
 from ..base import Array
 from ..checks import check_finite, hash_files
+from ..kinds import is_mlx_adapter
+from ..plain_files import is_plain_file, read_json
 from .safetensors_files import StoredWeights, read_index
 
 CONFIG_FILE = "adapter_config.json"
@@ -55,6 +56,10 @@ _HARMLESS = frozenset(
         "use_rslora",
     )
 )
+# Patterns that repeat a group, look around or back, or repeat much, can make the matcher try without end.
+_REPEATED_GROUP = re.compile(r"\)\s*[*+?{]|\(\?|\\[0-9]")
+_REPEAT = re.compile(r"(?<!\\)[*+{]")
+_MOST_REPEATS, _LONGEST = 2, 200
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB])(?:\.default)?\.weight")
 _SAVED = re.compile(r"base_model\.model\.(?P<name>.+)")
@@ -225,15 +230,16 @@ def _check_shape(adapter: Adapter, name: str, found: tuple[int, ...], model: _Mo
 
 def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG_FILE
+    if is_mlx_adapter(directory):
+        raise InputError(
+            f"{directory} is an adapter of mlx-lm, not of PEFT, which is what --lora merges; merge it with "
+            "mlx_lm.fuse and give the merged model."
+        )
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except FileNotFoundError as error:
         raise InputError(f"{directory} holds no {CONFIG_FILE}; give the directory of a PEFT adapter.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read ({error}); fetch it again.") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} does not hold a JSON object; fetch it again.")
-    if not (directory / WEIGHTS_FILE).is_file():
+    if not is_plain_file(directory / WEIGHTS_FILE):
         raise InputError(f"{directory} holds no {WEIGHTS_FILE}; save the adapter as safetensors.")
     kind = config.get("peft_type")
     if kind != "LORA":
@@ -259,9 +265,18 @@ def _scale(config: dict[str, Any], module: str) -> float:
 
 
 def _of_pattern(patterns: dict[str, Any], module: str, default: Any) -> Any:
-    """The value of the first pattern that the end of a module's name matches (peft's ``get_pattern_key``)."""
+    """The value of the first pattern that the end of a module's name matches (peft's ``get_pattern_key``).
+
+    Raises:
+        InputError: a pattern could take for ever.
+    """
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if len(pattern) > _LONGEST or _REPEATED_GROUP.search(pattern) or len(_REPEAT.findall(pattern)) > _MOST_REPEATS:
+            raise InputError(
+                f"The adapter has the pattern {pattern[:80]!r} in its {CONFIG_FILE}, which could take for ever to match; "
+                "merge the adapter with peft (merge_and_unload) and give the merged model."
+            )
+        if re.match(rf"(.*\.)?({pattern})$", module[-_LONGEST:]):
             return value
     return default
 
