@@ -59,7 +59,7 @@ _HARMLESS = frozenset(
 # Patterns that repeat a group, look around or back, or repeat much, can make the matcher try without end.
 _REPEATED_GROUP = re.compile(r"\)\s*[*+?{]|\(\?|\\[0-9]")
 _REPEAT = re.compile(r"(?<!\\)[*+{]")
-_MOST_REPEATS, _LONGEST = 2, 200
+_MOST_REPEATS, _LONGEST, _MODULE = 2, 2000, 120
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB])(?:\.default)?\.weight")
 _SAVED = re.compile(r"base_model\.model\.(?P<name>.+)")
@@ -271,12 +271,13 @@ def _of_pattern(patterns: dict[str, Any], module: str, default: Any) -> Any:
         InputError: a pattern could take for ever.
     """
     for pattern, value in patterns.items():
-        if len(pattern) > _LONGEST or _REPEATED_GROUP.search(pattern) or len(_REPEAT.findall(pattern)) > _MOST_REPEATS:
+        repeats = len(_REPEAT.findall(pattern))
+        if len(pattern) > _LONGEST or repeats > _MOST_REPEATS or _REPEATED_GROUP.search(pattern):
             raise InputError(
-                f"The adapter has the pattern {pattern[:80]!r} in its {CONFIG_FILE}, which could take for ever to match; "
-                "merge the adapter with peft (merge_and_unload) and give the merged model."
+                f"The adapter has the pattern {pattern[:80]!r} in its {CONFIG_FILE}, which could take for ever to "
+                "match; merge the adapter with peft (merge_and_unload) and give the merged model."
             )
-        if re.match(rf"(.*\.)?({pattern})$", module[-_LONGEST:]):
+        if re.match(rf"(.*\.)?({pattern})$", module[-_MODULE:]):
             return value
     return default
 
