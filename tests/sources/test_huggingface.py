@@ -254,7 +254,7 @@ def test_weights_of_other_types(model: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data.replace(b'"dtype": "F32"', b'"dtype": "I32"', 1))
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    refused(model, rf"weights of type I32 \({list(header)[1]}\), and only F32, F16 and BF16")
+    refused(model, rf"weights of type I32 \({list(header)[1]}\); only F32, F16 and BF16")
 
 
 def test_what_llama_cpp_leaves_out_is_said(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ..plain_files import is_plain_file, read_json
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 """Roles of special tokens that GGUF has keys for, in the order in which they are written."""
@@ -119,7 +120,7 @@ def load_original(directory: Path, path: Path) -> Original:
     """
     with _LOADING, refusing(path), _quiet_transformers() as library:
         tokenizer = library.AutoTokenizer.from_pretrained(
-            str(directory), local_files_only=True, trust_remote_code=False
+            str(directory), config=_model_config(library, directory), local_files_only=True, trust_remote_code=False
         )
     return Original(tokenizer, path)
 
@@ -155,6 +156,17 @@ def _quiet_transformers() -> Iterator[Any]:
         yield transformers
     finally:
         logging.set_verbosity(before)
+
+
+def _model_config(library: Any, directory: Path) -> Any:
+    """What transformers chooses a tokenizer class by, without settings that it would make tables for."""
+    path = directory / "config.json"
+    document = read_json(path) if is_plain_file(path) else {}
+    kinds, kind = library.CONFIG_MAPPING, document.get("model_type")
+    config = kinds[kind]() if isinstance(kind, str) and kind in kinds else library.PretrainedConfig()
+    config.tokenizer_class = document.get("tokenizer_class")
+    config._name_or_path = str(directory)
+    return config
 
 
 def _templates(template: Any) -> dict[str, str]:
