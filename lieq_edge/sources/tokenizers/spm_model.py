@@ -186,18 +186,27 @@ def _added(index: int, text: str, special: bool) -> dict[str, Any]:
 
 def _post_processor(model: SpmModel, vocabulary: dict[str, int], settings: dict[str, Any]) -> dict[str, Any]:
     """BOS and EOS as the settings ask for them, which transformers ignores beside a ``tokenizer.json``."""
-    single: list[dict[str, Any]] = [{"Sequence": {"id": "A", "type_id": 0}}]
+    around: dict[str, str] = {}
     special = {}
-    for role, place in (("bos", 0), ("eos", 2)):
+    for role in ("bos", "eos"):
         token = settings.get(f"{role}_token", spm_roles(model).get(role))
         text = token.get("content") if isinstance(token, dict) else token
         text = model.processor.id_to_piece(text) if isinstance(text, int) else text
         if settings.get(f"add_{role}_token") and isinstance(text, str):
             index = vocabulary.get(text, _declared_id(settings, text))
             if index is not None:
-                single.insert(place, {"SpecialToken": {"id": text, "type_id": 0}})
+                around[role] = text
                 special[text] = {"id": text, "ids": [index], "tokens": [text]}
-    pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}]
+
+    def sequence(name: str, kind: int) -> list[dict[str, Any]]:
+        before, after = (
+            [{"SpecialToken": {"id": around[role], "type_id": kind}}] if role in around else []
+            for role in ("bos", "eos")
+        )
+        return [*before, {"Sequence": {"id": name, "type_id": kind}}, *after]
+
+    single = sequence("A", 0)
+    pair = [*single, *sequence("B", 1)]
     return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}
 
 
