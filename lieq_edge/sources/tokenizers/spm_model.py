@@ -144,11 +144,7 @@ def write_json(model: SpmModel, path: Path, settings: dict[str, Any]) -> None:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            _added(index, text, model.kinds[index] == _CONTROL)
-            for text, index in vocabulary.items()
-            if model.kinds[index] in (_CONTROL, _USER_DEFINED)
-        ],
+        "added_tokens": declared_tokens(model),
         "normalizer": {
             "type": "Sequence",
             "normalizers": [{"type": "Replace", "pattern": {"String": " "}, "content": "▁"}],
@@ -179,9 +175,14 @@ def write_json(model: SpmModel, path: Path, settings: dict[str, Any]) -> None:
     path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
 
 
-def _added(index: int, text: str, special: bool) -> dict[str, Any]:
+def declared_tokens(model: SpmModel) -> list[dict[str, Any]]:
+    """The control and user-defined pieces of ``model`` as added tokens of a ``tokenizer.json``."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    return {"id": index, "content": text, **flags, "special": special}
+    return [
+        {"id": index, "content": text, **flags, "special": model.kinds[index] == _CONTROL}
+        for text, index in model.ids.items()
+        if model.kinds[index] in (_CONTROL, _USER_DEFINED)
+    ]
 
 
 def _post_processor(model: SpmModel, vocabulary: dict[str, int], settings: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from dataclasses import replace
@@ -19,7 +20,7 @@ from .original import Original, load_original
 from .pieces import Pieces
 from .roles import Configured, configured, special_ids, text_limits
 from .sentencepieces import read_sentencepieces
-from .spm_model import read_spm, write_json
+from .spm_model import declared_tokens, read_spm, write_json
 
 JSON_FILE = "tokenizer.json"
 SENTENCEPIECE_FILE = "tokenizer.model"
@@ -73,7 +74,13 @@ def read_pieces(directory: Path, rows: int) -> Pieces:
 
 
 def check_files(directory: Path) -> None:
-    """Raise InputError when ``directory`` has no tokenizer."""
+    """Refuse a directory without a tokenizer, and one whose tokenizer files could block whoever opens them.
+
+    Raises:
+        InputError: no tokenizer file is there, or one is not a regular file.
+    """
+    for path in (*(directory / name for name in _BESIDE), *(directory / _TEMPLATES).glob("*.jinja")):
+        is_plain_file(path)
     names = (JSON_FILE, SENTENCEPIECE_FILE)
     if any(is_plain_file(directory / name) for name in names):
         return
@@ -126,7 +133,8 @@ def writer_values(writer: GGUFWriter) -> list[KeyValue]:
         kind, value, item_type = entry.type, entry.value, None
         if kind == GGUFValueType.FLOAT32:
             # What a reader of the file sees.
-            value = float(np.float32(value))
+            with np.errstate(over="raise"):
+                value = float(np.float32(value))
         if kind == GGUFValueType.ARRAY:
             item_type = int(entry.sub_type or GGUFValueType.get_type(entry.value[0]))
         if key != "general.architecture":
@@ -150,6 +158,11 @@ def _load_converted(directory: Path) -> Original:
                 shutil.copyfile(directory / beside, folder / beside)
         if (directory / _TEMPLATES).is_dir():
             shutil.copytree(directory / _TEMPLATES, folder / _TEMPLATES)
+        if decoder := settings.get("added_tokens_decoder"):
+            # Beside it transformers does not read the added tokens of a tokenizer.json.
+            declared = {str(entry.pop("id")): entry for entry in declared_tokens(spm)}
+            complete = {**settings, "added_tokens_decoder": declared | decoder}
+            (folder / CONFIG_FILE).write_text(json.dumps(complete), encoding="utf-8")
         write_json(spm, folder / JSON_FILE, settings)
         return load_original(folder, directory / SENTENCEPIECE_FILE)
 
