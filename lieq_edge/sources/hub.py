@@ -28,12 +28,17 @@ def is_hub_id(model: str) -> bool:
 
 
 def open_hub(model: str, revision: str | None = None, opening: Opening | None = None) -> HuggingFaceSource:
-    """Fetch a model (only one set of weights, configuration and tokenizer) and open it.
+    """Fetch a model (one set of weights, configuration and tokenizer) and open it.
 
-    Without a network, or with ``HF_HUB_OFFLINE`` set, what an earlier call has fetched is opened.
+    Without a network, or with ``HF_HUB_OFFLINE`` set, the files that an earlier call fetched are opened.
+
+    Args:
+        model: hub id.
+        revision: branch, tag or commit.
+        opening: options that a directory is opened with.
 
     Raises:
-        InputError: it cannot be fetched, or is of a kind that is not read; that is seen before weights are fetched.
+        InputError: it cannot be fetched, or is of a kind that is not read, which is seen before weights are fetched.
     """
     opening = opening or Opening()
     try:
@@ -74,7 +79,7 @@ def _fetch(model: str, revision: str | None, opening: Opening) -> Path:
 
 
 def _can_reach_hub() -> bool:
-    """False when the user works offline, or the hub gives no answer at all."""
+    """False when the user works offline, or the hub does not answer."""
     if constants.HF_HUB_OFFLINE:
         return False
     try:
@@ -94,7 +99,7 @@ def _weight_files(model: str, names: set[str], commit: str, opening: Opening) ->
     """One set of weights out of a repository's files, chosen as for a directory.
 
     Raises:
-        InputError: there are only pickles, which the user did not allow, or nothing.
+        InputError: there are no weights, or only pickles, which the user did not allow.
     """
 
     def indexed(index: str) -> list[str]:
@@ -139,6 +144,8 @@ def _reason(model: str, error: Exception) -> str:
             "connect to the network or give a directory or .gguf file."
         )
     if isinstance(error, errors.EntryNotFoundError):
-        return f"{model} has no {CONFIG_FILE} on the hub, so it is no transformers model; choose another."
+        return f"{model} has no {CONFIG_FILE} on the hub, so it is not a transformers model; choose another."
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"{model} is no local path and could not be fetched from the hub ({first}); check the name and the network."
+    return (
+        f"{model} is not a local path and could not be fetched from the hub ({first}); check the name and the network."
+    )

@@ -80,11 +80,11 @@ _FOREIGN = frozenset(
 
 @dataclass(frozen=True)
 class Opening:
-    """How to open a model.
+    """Options that a model is opened with.
 
     Attributes:
         lora: directory of a PEFT adapter to merge into the weights.
-        allow_pickle: read pickled weights when there are no safetensors.
+        allow_pickle: pickled weights are read when there are no safetensors.
     """
 
     lora: Path | None = None
@@ -121,10 +121,10 @@ class HuggingFaceSource(TokenizingSource):
         """Open ``directory``: its configuration and the headers of its weights.
 
         Args:
-            directory: of the model.
-            label: what the user named it.
-            name: what the written file calls the model, by default the directory's name.
-            opening: what else to read, e.g. an adapter.
+            directory: directory of the model.
+            label: the user's name for it.
+            name: the model's name in the written file, by default the directory's name.
+            opening: options, e.g. an adapter.
 
         Raises:
             InputError: a file is missing or damaged, or the model is of a kind that is not read.
@@ -211,7 +211,7 @@ class HuggingFaceSource(TokenizingSource):
         specs = []
         for name, hf_name in self._names.items():
             weights = self._stored[hf_name]
-            # A sum of matrices has more digits than either.
+            # The sum of two matrices has more digits than either.
             stored = "F32" if self._is_merged(hf_name) else weights.dtype
             specs.append(TensorSpec(name, self._family.gguf_shape(name, weights.shape), stored))
         return specs + [TensorSpec(name, array.shape, "F32") for name, array in self._computed.items()]

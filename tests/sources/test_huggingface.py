@@ -241,7 +241,7 @@ def test_models_that_are_not_read(model: Path, config: dict[str, Any], message: 
 def test_llama3_rope_needs_a_graph_that_has_it(tmp_path: Path) -> None:
     refused(
         make_model(tmp_path / "m", "qwen2", rope_scaling=LLAMA3_ROPE),
-        r"rope scaling 'llama3', which this family has not in llama\.cpp",
+        r"rope scaling 'llama3', which llama\.cpp does not compute for this family",
     )
 
 

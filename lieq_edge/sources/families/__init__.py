@@ -71,7 +71,12 @@ def family_of_config(config: dict[str, Any], label: str) -> Family:
 
 
 def family_of_architecture(architecture: str, experts: int) -> Family | None:
-    """The family of a GGUF file with that ``general.architecture`` and ``expert_count``, if there is one."""
+    """The family of a GGUF file, or None.
+
+    Args:
+        architecture: ``general.architecture``.
+        experts: ``expert_count``, 0 where the file has none.
+    """
     family = _OF_ARCHITECTURE.get(architecture)
     return None if experts > 1 and not isinstance(family, ExpertFamily) else family
 

@@ -1,4 +1,4 @@
-"""What the supported families share: one decoder with rotary attention and a gated MLP.
+"""The base of all families: one decoder with rotary attention and a gated MLP.
 
 A family is one file beside this one: a subclass of ``Family`` that overrides what is special, listed in
 ``families/__init__.py``.
@@ -37,7 +37,7 @@ ROPE_FACTORS = "rope_freqs.weight"
 ROPE_LONG = "rope_factors_long.weight"
 ROPE_SHORT = "rope_factors_short.weight"
 COMPUTED = frozenset({ROPE_FACTORS, ROPE_LONG, ROPE_SHORT})
-"""GGUF tensors that are no transformers parameters: they are computed from the configuration."""
+"""GGUF tensors that are not parameters of transformers: they are computed from the configuration."""
 
 
 @dataclass(frozen=True)
@@ -58,28 +58,29 @@ class Dims:
 
 
 class Family:
-    """Between transformers and GGUF for one model family; subclasses say what is special.
+    """One model family between transformers and GGUF; subclasses override what is special.
 
     Attributes:
         name: ``model_type`` of transformers.
-        title: what people call it.
-        class_name: transformers' class.
+        title: usual name, for messages.
+        class_name: class of transformers.
         arch: gguf's enum.
-        reads_gguf: GGUF files of this architecture are read as this family; of several families that share an
-            architecture one says so.
+        reads_gguf: GGUF files of this architecture are read as this family; true for one of several families that
+            share an architecture.
         activations: names of transformers for the one activation that llama.cpp's graph has.
-        norm_offset: what llama.cpp's graph wants added to the weights of norms.
-        computed_names: of the tensors of ``COMPUTED`` that a GGUF file of the family may hold.
+        norm_offset: number that llama.cpp's graph wants added to the weights of norms.
+        computed_names: names of ``COMPUTED`` that a GGUF file of the family may hold.
         gguf_stems: GGUF names within a block (without suffix) by transformers' where gguf's table is not right.
-        default_head_dim: size of a head where the configuration says nothing; None is hidden / heads.
+        default_head_dim: size of a head where the configuration gives none; None is hidden / heads.
         free_head_dim: llama.cpp's graph takes any head size.
         reads_rope_factors: llama.cpp's graph reads ``rope_freqs.weight``.
         rope_kinds: transformers' rope scalings that can be carried over.
-        partial_rope: a part of a head may be left unturned.
-        defaults: settings of transformers where the configuration says nothing, if they are not the usual ones.
-        eps_name: the configuration's name of what norms add to the variance; eps_key: GGUF's key of it.
-        default_eps: of it.
-        ignored_suffixes: of tensors that checkpoints may hold beside the parameters.
+        partial_rope: a part of a head may be left unrotated.
+        defaults: defaults of transformers that are not the usual ones.
+        eps_name: the configuration's name of the number that norms add to the variance.
+        eps_key: GGUF's key of that number.
+        default_eps: its default.
+        ignored_suffixes: endings of names of tensors that checkpoints may hold beside the parameters.
     """
 
     name: ClassVar[str]
@@ -165,7 +166,7 @@ class Family:
         return dims
 
     def check(self, config: dict[str, Any], label: str) -> None:
-        """Refuse what llama.cpp's graph of the family does not compute.
+        """Refuse settings that llama.cpp's graph of the family does not compute.
 
         Raises:
             InputError: an activation, a rope scaling or a quantisation that cannot be carried over.
@@ -226,12 +227,12 @@ class Family:
         table = gguf.get_tensor_name_map(self.arch, dims.blocks)
         names = {}
         for hf_name in self.parameters(dims):
-            name = self._own_name(hf_name) or table.get_name(hf_name, try_suffixes=(".weight", ".bias"))
+            name = self._special_name(hf_name) or table.get_name(hf_name, try_suffixes=(".weight", ".bias"))
             assert name is not None, hf_name
             names[name] = hf_name
         return names
 
-    def _own_name(self, hf_name: str) -> str | None:
+    def _special_name(self, hf_name: str) -> str | None:
         prefix, _, rest = hf_name.partition(".layers.")
         index, _, rest = rest.partition(".")
         stem, _, suffix = rest.rpartition(".")
@@ -263,9 +264,9 @@ class Family:
 
         Args:
             get: gives the file's keys.
-            shapes: of its tensors, by name.
-            computed: those of its tensors that are in ``COMPUTED``.
-            label: for messages.
+            shapes: shapes of its tensors, by name.
+            computed: its tensors of ``COMPUTED``, by name.
+            label: the model's name, for messages.
 
         Raises:
             InputError: a key or the token embedding is missing.
@@ -296,14 +297,16 @@ class Family:
         if (head_dim := get(Keys.Attention.KEY_LENGTH)) is not None:
             config["head_dim"] = head_dim
             if get(Keys.Attention.VALUE_LENGTH) not in (None, head_dim):
-                raise InputError(f"{label} has keys and values of different lengths, which {self.title} has not.")
+                raise InputError(
+                    f"{label} has keys and values of different lengths, which {self.title} lacks; choose another model."
+                )
         elif self.default_head_dim is not None:
             config["head_dim"] = config["hidden_size"] // heads
         self.add_biases(config, set(shapes))
         return config
 
     def needed(self, get: Get, shapes: dict[str, tuple[int, ...]], label: str) -> Get:
-        """``get`` that raises InputError where a number is missing; it raises at once without a token embedding."""
+        """``get`` that raises InputError where a number is missing, and at once without a token embedding."""
         if EMBEDDING not in shapes:
             raise InputError(f"{label} holds no token embedding; give a file with the whole model.")
 
@@ -336,7 +339,7 @@ class Family:
         return array - np.float32(self.norm_offset) if self.norm_offset and _is_norm(name) else array
 
     def warnings(self, config: dict[str, Any], label: str) -> Sequence[str]:
-        """What of the model llama.cpp leaves out."""
+        """Notes about parts of the model that llama.cpp leaves out."""
         notes = []
         if self.rope(config).kind == "dynamic":
             notes.append(f"{label} stretches rope beyond its context (dynamic scaling); the GGUF file does not.")

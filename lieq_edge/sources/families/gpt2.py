@@ -22,7 +22,7 @@ _OTHERS = {
     "n_head": "num_attention_heads",
     "n_positions": "max_position_embeddings",
 }
-"""GPT-2's names of settings and those that later models have."""
+"""GPT-2's names of settings, and the names in later models."""
 
 
 class Gpt2(Family):
@@ -39,8 +39,8 @@ class Gpt2(Family):
 
     def dims(self, config: dict[str, Any], label: str) -> Dims:
         known = dict(config)
-        for own, other in _OTHERS.items():
-            known.setdefault(other, config.get(own))
+        for name, usual in _OTHERS.items():
+            known.setdefault(usual, config.get(name))
         known["intermediate_size"] = config.get("n_inner") or 4 * (known["hidden_size"] or 0)
         return super().dims(known, label)
 

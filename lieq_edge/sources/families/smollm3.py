@@ -41,6 +41,6 @@ class SmolLM3(Llama):
         if "sliding_attention" in (config.get("layer_types") or ()) or (
             config.get("use_sliding_window") and config.get("sliding_window")
         ):
-            raise InputError(f"{label} uses sliding windows, which llama.cpp's {self.title} has not; choose another.")
+            raise InputError(f"{label} uses sliding windows, which llama.cpp's {self.title} lacks; choose another.")
         if config.get("attention_bias") or config.get("mlp_bias"):
-            raise InputError(f"{label} has biases, which llama.cpp's {self.title} has not; choose another model.")
+            raise InputError(f"{label} has biases, which llama.cpp's {self.title} lacks; choose another model.")

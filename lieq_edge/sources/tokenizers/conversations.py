@@ -28,7 +28,7 @@ CONVERSATIONS: tuple[tuple[list[Message], bool], ...] = (
 )
 """Messages, and whether the text ends where the assistant's reply begins."""
 
-_FOUND = (TokenType.CONTROL, TokenType.USER_DEFINED)
+_FOUND = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
 
 
 def check_conversations(vocabulary: Vocabulary, pieces: Pieces, label: str) -> list[str]:

@@ -24,7 +24,7 @@ from .safetensors_files import StoredWeights, read_index
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
-# What does not change how a finished adapter is merged.
+# Settings that do not change how a finished adapter is merged.
 _HARMLESS = frozenset(
     (
         "alpha_pattern",
@@ -78,11 +78,11 @@ class Adapter:
     """An adapter that fits a model.
 
     Attributes:
-        directory: where it lies.
-        transposed: the model keeps its matrices as ``(inputs, outputs)`` (``fan_in_fan_out``).
+        directory: directory of its files.
+        transposed: the model stores its matrices as ``(inputs, outputs)`` (``fan_in_fan_out``).
         factors: A ``(r, inputs)`` and B ``(outputs, r)`` by the name of the weight they change.
         replaced: parameters that were trained as a whole (``modules_to_save``, biases).
-        base: name of the model that the adapter was made for, if it says so.
+        base: name of the model that the adapter was made for, where it is stated.
     """
 
     directory: Path
@@ -97,7 +97,11 @@ class Adapter:
         return set(self.factors) | set(self.replaced)
 
     def merge(self, name: str, array: Array) -> Array:
-        """The parameter ``name``, which the model holds as ``array``, with the adapter merged in.
+        """A parameter with the adapter merged in.
+
+        Args:
+            name: transformers name of the parameter.
+            array: the model's values of it.
 
         Raises:
             InputError: the adapter's weights hold NaN or Inf.
@@ -142,11 +146,11 @@ def open_adapter(
     """Open the adapter in ``directory`` for a model; only headers are read.
 
     Args:
-        directory: with adapter_config.json and adapter_model.safetensors.
-        shapes: of the model's parameters by transformers name.
-        outer: names of the token embedding and the head, whether the model has one of its own or not.
-        tied: the model's head is its token embedding.
-        label: of the model, for messages.
+        directory: directory with adapter_config.json and adapter_model.safetensors.
+        shapes: shapes of the model's parameters by transformers name.
+        outer: names of the token embedding and the head, whether the model has both or not.
+        tied: whether the model's head is its token embedding.
+        label: the model's name, for messages.
 
     Raises:
         InputError: a file is missing or damaged, or the adapter cannot be merged into this model.
@@ -206,24 +210,23 @@ def _check_shapes(adapter: Adapter, config: dict[str, Any], model: _Model) -> No
                 raise InputError(
                     f"The adapter {directory} says rank {rank} for {name} and holds rank {a.shape[0]}; fetch it again."
                 )
-            found: tuple[int, ...] = (b.shape[0], a.shape[1])
-            found = found[::-1] if adapter.transposed else found
-            _check_shape(adapter, name, found, model)
+            shape = (b.shape[0], a.shape[1])
+            _check_shape(adapter, name, shape[::-1] if adapter.transposed else shape, model)
         if name in adapter.replaced:
             _check_shape(adapter, name, adapter.replaced[name].shape, model)
 
 
-def _check_shape(adapter: Adapter, name: str, found: tuple[int, ...], model: _Model) -> None:
+def _check_shape(adapter: Adapter, name: str, shape: tuple[int, ...], model: _Model) -> None:
     wanted = model.shapes.get(name)
-    if wanted is None or found == wanted:
+    if wanted is None or shape == wanted:
         return
     if name in model.outer:
         raise InputError(
-            f"The adapter {adapter.directory} resizes the vocabulary from {wanted[0]} to {found[0]} tokens; merge it "
+            f"The adapter {adapter.directory} resizes the vocabulary from {wanted[0]} to {shape[0]} tokens; merge it "
             "with peft (resize_token_embeddings, merge_and_unload) and give the merged model."
         )
     raise InputError(
-        f"The adapter {adapter.directory} has shape {found} for {name}, and {model.label} has {wanted}; give the "
+        f"The adapter {adapter.directory} has shape {shape} for {name}, and {model.label} has {wanted}; give the "
         "model it was made for."
     )
 

@@ -27,7 +27,7 @@ _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safeten
 
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
-# Numbers, or bytes, that are taken at a time.
+# Numbers, or bytes, that are read at a time.
 _PIECE = 1 << 22
 
 
@@ -36,10 +36,10 @@ class StoredWeights:
     """A tensor in a safetensors file.
 
     Attributes:
-        path: of the file.
-        dtype: safetensors' name, e.g. ``BF16``.
+        path: the file.
+        dtype: safetensors' name of the type, e.g. ``BF16``.
         shape: numpy order.
-        offset: of its first byte in the file.
+        offset: place of its first byte in the file.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class StoredWeights:
         """The tensor as float32.
 
         Raises:
-            InputError: its type is no floating-point type that is read.
+            InputError: its type is not a floating-point type that is read.
         """
         if self.dtype not in _ITEM_BYTES:
             raise InputError(
