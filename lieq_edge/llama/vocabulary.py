@@ -79,6 +79,10 @@ class Vocabulary:
             rows += loaded.call("tokenize", parcel, parse_special, seconds=seconds)
         return rows
 
+    def ends(self, token: int) -> bool:
+        """Whether llama.cpp ends a generation at ``token``."""
+        return bool(self._api.llama_vocab_is_eog(self._vocab, token))
+
     def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
         """The text of ``ids``; special tokens are left out unless ``special``, broken UTF-8 becomes U+FFFD.
 

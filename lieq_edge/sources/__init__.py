@@ -1,4 +1,4 @@
-"""Stage: source. Open a model from wherever it is, as GGUF has it and as transformers has it."""
+"""Open a model from wherever it is, as GGUF has it and as transformers has it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 
 from ..errors import InputError
 from .base import Array, KeyValue, Source, TensorSpec
+from .gguf_file import GgufSource
+from .hub import is_hub_id, open_hub
+from .huggingface import HuggingFaceSource, Opening
 
 __all__ = ["Array", "KeyValue", "Source", "TensorSpec", "demo_path", "open_source"]
 
@@ -20,30 +23,28 @@ def open_source(
     """Open a model; only headers are read.
 
     Args:
-        model: a Hugging Face directory, a ``.gguf`` file, a hub id, or ``demo``.
-        revision: of a hub id: branch, tag or commit.
+        model: Hugging Face directory, ``.gguf`` file, hub id, or ``demo``.
+        revision: branch, tag or commit of a hub id.
         lora: directory of a PEFT adapter, which is merged into the weights as they are read.
-        allow_pickle: read pickled weights (``.bin``, ``.pth``) where there are no safetensors.
+        allow_pickle: whether pickled weights (``.bin``, ``.pth``) are read where there are no safetensors.
 
     Raises:
-        InputError: there is no such model, it is damaged, or it is of a kind that is not read.
+        InputError: the model does not exist, is damaged, or is of a kind that is not read.
     """
-    from .gguf_file import GgufSource
-    from .hub import is_hub_id, open_hub
-    from .huggingface import HuggingFaceSource, Opening
-
     opening = Opening(None if lora is None else lora.expanduser(), allow_pickle)
     path = Path(model).expanduser()
     by_id = not path.exists() and path.suffix != ".gguf" and is_hub_id(model)
     if revision is not None and not by_id:
-        raise InputError(f"--revision is for hub ids; {model} is none: leave it out.")
+        raise InputError(f"--revision is for hub ids, and {model} is not one; leave it out.")
     if path.is_dir():
         return HuggingFaceSource(path, model, opening=opening)
     if lora is not None and not by_id:
-        raise InputError(f"--lora is merged into Hugging Face models only; {model} is none.")
+        raise InputError(
+            f"--lora is merged into Hugging Face models only; give the directory or hub id of one, not {model}."
+        )
     if path.is_file():
         if path.suffix == ".safetensors":
-            raise InputError(f"{model} is a file of weights only; give the directory it lies in.")
+            raise InputError(f"{model} holds weights only; give the directory it lies in.")
         return GgufSource(path, model)
     if model == DEMO:
         return GgufSource(demo_path(), model)

@@ -1,4 +1,4 @@
-"""What a model source offers: the model as GGUF has it and as transformers has it."""
+"""A model to quantise, as GGUF has it and as transformers has it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class TensorSpec:
     Attributes:
         name: GGUF name, e.g. ``blk.3.attn_q.weight``.
         shape: numpy order; for a projection ``(output channels, input channels)``.
-        stored: the type in the source, e.g. ``BF16`` or ``Q4_1``.
-        kept: written with the bytes that the source has (``read_stored``), whatever the plan's levels.
+        stored: type in the source, e.g. ``BF16`` or ``Q4_1``.
+        kept: it is written with the bytes that the source has (``read_stored``), whatever the plan's levels.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Source(ABC):
     """A model to quantise. Opening one reads headers only; tensors are read one at a time.
 
     Attributes:
-        label: what the user named the model.
+        label: the user's name for the model.
         architecture: GGUF architecture, e.g. ``llama``.
         n_blocks: number of Transformer blocks.
         warnings: sentences for the user; reading the tokenizer (``metadata``, ``tokenize``) may add to them.
@@ -83,7 +83,7 @@ class Source(ABC):
     def read_rows(self, name: str, rows: slice) -> npt.NDArray[np.uint16] | None:
         """The bits of some rows of the embedding or the head, ``(rows, columns)``, where that has 16 bits (``stored``).
 
-        None where the source cannot read them by themselves.
+        None where the source cannot read single rows.
 
         Raises:
             InputError: the file ends before they do.
@@ -102,22 +102,24 @@ class Source(ABC):
     @abstractmethod
     def hf_name(self, name: str) -> str | None:
         """The transformers parameter name of a GGUF tensor, e.g. ``model.layers.3.self_attn.q_proj.weight``;
-        None for a tensor that is no parameter there (``rope_freqs.weight``)."""
+        None for a tensor that is not a parameter there (``rope_freqs.weight``)."""
 
     @abstractmethod
     def to_hf(self, name: str, array: Array) -> Array:
-        """Undo llama.cpp's layout: turn the GGUF tensor ``name`` into the transformers parameter."""
+        """Undo llama.cpp's layout: the transformers parameter of the GGUF tensor ``name``."""
 
     def original(self, name: str) -> Array | None:
-        """The transformers parameter of a GGUF tensor as the model stores it, never laid out otherwise; None where
+        """The transformers parameter of a GGUF tensor as the model stores it, before any change of layout; None where
         the source has no such form."""
         return None
 
     @abstractmethod
     def tokenize(self, text: str, *, add_bos: bool = False) -> list[int]:
-        """Token ids of plain ``text`` (special tokens in it are read as text), by llama.cpp's tokenizer.
+        """Token ids of ``text`` by llama.cpp's tokenizer, which reads special tokens in it as text.
 
-        With ``add_bos`` they begin with BOS, if the model has one.
+        Args:
+            text: plain text.
+            add_bos: whether the ids begin with BOS, if the model has one.
         """
 
     @property

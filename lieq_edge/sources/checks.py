@@ -18,23 +18,23 @@ _CHUNK = 1 << 20
 
 
 @contextlib.contextmanager
-def sensible(what: str) -> Iterator[None]:
+def sensible(origin: str) -> Iterator[None]:
     """Turn what Python raises over values of a wrong kind or size into an InputError.
 
     Files from elsewhere may hold anything where a number or a list belongs.
 
     Args:
-        what: where the values come from, in the plural, e.g. ``The tokenizer files of x``.
+        origin: origin of the values, in the plural, e.g. ``The tokenizer files of x``.
     """
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, struct.error) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise InputError(f"{what} make no sense ({reason}); fetch or convert the model again.") from error
+        raise InputError(f"{origin} make no sense ({reason}); fetch or convert the model again.") from error
 
 
 def check_blocks(blocks: int, tensors: int, label: str) -> None:
-    """Refuse a number of blocks that the tensors of a model cannot fill, before anything is listed for each."""
+    """Refuse more blocks than the tensors of a model can fill, before a list is made of them."""
     if blocks > tensors:
         raise InputError(
             f"The configuration of {label} asks for {blocks} blocks and there are {tensors} tensors; "
@@ -68,28 +68,28 @@ def check_finite(array: Array, name: str, label: str) -> None:
 
 
 def check_parameters(
-    needed: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], ignored: set[str], label: str
+    needed: dict[str, tuple[int, ...]], present: dict[str, tuple[int, ...]], ignored: set[str], label: str
 ) -> None:
     """Compare the tensors that a configuration asks for with those that are there.
 
     Args:
-        needed: shapes by name.
-        found: shapes by name.
-        ignored: names that may be there or not.
-        label: of the model, for messages.
+        needed: shapes that the configuration asks for, by name.
+        present: shapes of the tensors, by name.
+        ignored: names of tensors that may be missing or left over.
+        label: the model's name, for messages.
 
     Raises:
         InputError: one is missing, superfluous or of another shape.
     """
     for name, shape in needed.items():
-        if name not in found:
+        if name not in present:
             raise InputError(f"{label} has no tensor {name}, which its configuration asks for; fetch the whole model.")
-        if found[name] != shape:
+        if present[name] != shape:
             raise InputError(
-                f"The tensor {name} of {label} has shape {found[name]} where its configuration asks for {shape}; "
+                f"The tensor {name} of {label} has shape {present[name]} where its configuration asks for {shape}; "
                 "the files do not belong together."
             )
-    for name in found:
+    for name in present:
         if name not in needed and name not in ignored:
             raise InputError(
                 f"{label} has a tensor {name} that its architecture does not have, so it would be lost; "
@@ -98,7 +98,12 @@ def check_parameters(
 
 
 def hash_files(paths: Iterable[Path], *, named: bool = True) -> str:
-    """SHA-256 (hex) over the bytes of files wherever they lie; with ``named`` over names and sizes too."""
+    """SHA-256 (hex) over the bytes of files wherever they lie.
+
+    Args:
+        paths: files, in the order in which they are hashed.
+        named: whether their names and sizes are hashed too.
+    """
     digest = hashlib.sha256()
     for path in paths:
         if named:

@@ -1,7 +1,7 @@
 """Models in GGUF files, unquantised or quantised; key-values and tokenizer are carried over as they are.
 
 An architecture with a ``Family`` is read as transformers has it, too. Of any other one that llama.cpp runs, the tensors
-are told apart by their names, and the model is measured through llama.cpp.
+are distinguished by their names, and the model is measured through llama.cpp.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ class GgufSource(TokenizingSource):
     """A model in one GGUF file, or in the parts of ``llama-gguf-split``."""
 
     def __init__(self, path: Path, label: str) -> None:
-        """Open ``path``: its header, and those of the other parts.
+        """Open a file: its header, and those of the other parts.
+
+        Args:
+            path: the file, or the first of its parts.
+            label: the user's name for the model.
 
         Raises:
             InputError: a file is missing or damaged, or the model is of a kind that is not read.
@@ -52,15 +56,15 @@ class GgufSource(TokenizingSource):
             raise InputError(f"{path} does not say its architecture; convert the model to GGUF again.")
         kind = self._header.get(Keys.General.TYPE, GGUFType.MODEL)
         if kind != GGUFType.MODEL:
-            raise InputError(f"{path} is no language model but of the kind {kind!r}; give the model itself.")
+            raise InputError(f"{path} is not a language model but a file of the kind {kind!r}; give the model itself.")
         self.architecture = architecture
         names = [kv.key for kv in self._header.metadata] + [tensor.name for tensor in self._header.tensors]
         if any("\udc80" <= c <= "\udcff" for name in names for c in name):
             raise InputError(f"{path} has a key or a tensor whose name is not UTF-8; fetch the file again.")
         if self._get(Keys.Attention.CAUSAL) is False:
             raise InputError(
-                f"{label} ({architecture}) is an encoder: it predicts no next token, which everything here is "
-                "measured by; choose a decoder."
+                f"{label} ({architecture}) is an encoder: it predicts no next token, by which everything here "
+                "is measured; choose a decoder."
             )
         self._stored = {tensor.name: tensor for tensor in self._header.tensors}
         shapes = {name: tensor.shape for name, tensor in self._stored.items()}
@@ -74,7 +78,7 @@ class GgufSource(TokenizingSource):
         else:
             self.in_transformers = False
             self.n_blocks = blocks
-            # What llama.cpp does not know is told now, not after long work.
+            # An architecture that llama.cpp does not know is refused now, not after long work.
             _ = self.vocabulary
         self.warnings = tuple(self._loss())
 
@@ -156,8 +160,8 @@ class GgufSource(TokenizingSource):
     def _need_family(self) -> tuple[Family, Dims]:
         if self._family is None:
             raise InputError(
-                f"{self.label} is of the architecture {self.architecture}, which is run through llama.cpp only; what "
-                "needs PyTorch (--metric saliency, composite or loss, --rounding feedback) is not to be had."
+                f"{self.label} is of the architecture {self.architecture}, which is run through llama.cpp only and "
+                "has no --metric saliency, composite or loss and no --rounding feedback, which need PyTorch; choose others."
             )
         return self._family
 

@@ -7,10 +7,13 @@ import re
 import sys
 from pathlib import Path
 
+import huggingface_hub
+from huggingface_hub import HfApi, constants, errors
+
 from ..errors import InputError
 from ..system.progress import is_quiet, log
 from .families import family_of_config
-from .huggingface import CONFIG_FILE, HASHED_FILES, HuggingFaceSource, Opening, read_config
+from .huggingface import CONFIG_FILE, HASHED_FILES, TEMPLATE_FOLDER, HuggingFaceSource, Opening, read_config
 from .text_part import text_config
 from .weights.pickles import PICKLE_FILE, PICKLE_INDEX, pickle_files
 from .weights.safetensors_files import INDEX_FILE, SINGLE_FILE, has_files
@@ -25,12 +28,17 @@ def is_hub_id(model: str) -> bool:
 
 
 def open_hub(model: str, revision: str | None = None, opening: Opening | None = None) -> HuggingFaceSource:
-    """Fetch a model (only one set of weights, configuration and tokenizer) and open it.
+    """Fetch a model (one set of weights, configuration and tokenizer) and open it.
 
-    Without a network, or with ``HF_HUB_OFFLINE`` set, what an earlier call has fetched is opened.
+    Without a network, or with ``HF_HUB_OFFLINE`` set, the files that an earlier call fetched are opened.
+
+    Args:
+        model: hub id.
+        revision: branch, tag or commit.
+        opening: options that a directory is opened with.
 
     Raises:
-        InputError: it cannot be fetched, or is of a kind that is not read; that is seen before weights are fetched.
+        InputError: it cannot be fetched, or is of a kind that is not read, which is seen before weights are fetched.
     """
     opening = opening or Opening()
     try:
@@ -44,15 +52,15 @@ def open_hub(model: str, revision: str | None = None, opening: Opening | None = 
 
 def _fetch(model: str, revision: str | None, opening: Opening) -> Path:
     """The directory of the hub's cache in which the files that are needed lie."""
-    import huggingface_hub as library
-
     reachable = _can_reach_hub()
-    config = Path(library.hf_hub_download(model, CONFIG_FILE, revision=revision, local_files_only=not reachable))
+    config = Path(
+        huggingface_hub.hf_hub_download(model, CONFIG_FILE, revision=revision, local_files_only=not reachable)
+    )
     document = text_config(read_config(config))
     family_of_config(document, model).check(document, model)
     if not reachable:
         if not has_files(config.parent) and not (opening.allow_pickle and pickle_files(config.parent)):
-            why = "HF_HUB_OFFLINE is set" if library.constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+            why = "HF_HUB_OFFLINE is set" if huggingface_hub.constants.HF_HUB_OFFLINE else "the hub cannot be reached"
             raise InputError(f"The hub's cache holds {model} without its weights, and {why}; connect to the network.")
         return config.parent
     # The cache's folder bears the name of the commit; a branch may move on meanwhile.
@@ -62,22 +70,20 @@ def _fetch(model: str, revision: str | None, opening: Opening) -> Path:
     total = sum(sizes.get(name) or 0 for name in weights)
     log(f"Fetching {model}: {total / 1e6:,.0f} MB of weights, unless they are in the hub's cache already.")
     if is_quiet() or not sys.stderr.isatty():
-        library.utils.disable_progress_bars()
-    for name in (*weights, *HASHED_FILES):
+        huggingface_hub.utils.disable_progress_bars()
+    templates = [name for name in sizes if name.startswith(f"{TEMPLATE_FOLDER}/") and name.endswith(".jinja")]
+    for name in (*weights, *HASHED_FILES, *templates):
         if name in sizes:
-            library.hf_hub_download(model, name, revision=commit)
+            huggingface_hub.hf_hub_download(model, name, revision=commit)
     return config.parent
 
 
 def _can_reach_hub() -> bool:
-    """False when the user works offline, or the hub gives no answer at all."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
+    """False when the user works offline, or the hub does not answer."""
     if constants.HF_HUB_OFFLINE:
         return False
     try:
-        get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
+        huggingface_hub.utils.get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
     except Exception:  # of the HTTP library, which changes from version to version
         return False
     return True
@@ -85,8 +91,6 @@ def _can_reach_hub() -> bool:
 
 def _files(model: str, commit: str) -> dict[str, int | None]:
     """The files of a repository with their sizes."""
-    from huggingface_hub import HfApi
-
     info = HfApi().model_info(model, revision=commit, files_metadata=True, timeout=4 * _PATIENCE)
     return {entry.rfilename: entry.size for entry in info.siblings or []}
 
@@ -95,12 +99,11 @@ def _weight_files(model: str, names: set[str], commit: str, opening: Opening) ->
     """One set of weights out of a repository's files, chosen as for a directory.
 
     Raises:
-        InputError: there are only pickles, which the user did not allow, or nothing.
+        InputError: there are no weights, or only pickles, which the user did not allow.
     """
-    import huggingface_hub as library
 
     def indexed(index: str) -> list[str]:
-        path = Path(library.hf_hub_download(model, index, revision=commit))
+        path = Path(huggingface_hub.hf_hub_download(model, index, revision=commit))
         return [index, *sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))]
 
     if SINGLE_FILE in names:
@@ -122,8 +125,6 @@ def _weight_files(model: str, names: set[str], commit: str, opening: Opening) ->
 
 
 def _reason(model: str, error: Exception) -> str:
-    from huggingface_hub import constants, errors
-
     if isinstance(error, errors.GatedRepoError):
         return (
             f"{model} is gated: accept its licence on huggingface.co/{model} and log in with 'hf auth login' "
@@ -143,6 +144,8 @@ def _reason(model: str, error: Exception) -> str:
             "connect to the network or give a directory or .gguf file."
         )
     if isinstance(error, errors.EntryNotFoundError):
-        return f"{model} has no {CONFIG_FILE} on the hub, so it is no transformers model; choose another."
+        return f"{model} has no {CONFIG_FILE} on the hub, so it is not a transformers model; choose another."
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"{model} is no local path and could not be fetched from the hub ({first}); check the name and the network."
+    return (
+        f"{model} is not a local path and could not be fetched from the hub ({first}); check the name and the network."
+    )

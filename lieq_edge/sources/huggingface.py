@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,31 @@ from gguf import GGUFValueType, GGUFWriter
 
 from ..errors import InputError
 from ..gguf.container import KeyValue
+from ..gguf.names import EMBEDDING, HEAD
 from ..llama.vocabulary import Vocabulary
 from .base import Array, TensorSpec, TokenizingSource
 from .checks import check_blocks, check_finite, check_parameters, hash_files, sensible
 from .families import family_of_config
+from .kinds import ADAPTER_CONFIG, check_directory, check_stored, no_head
+from .plain_files import is_plain_file, read_json
 from .text_part import has_text_part, text_config, text_names
+from .tokenizers.roles import configured, ignored_settings
 from .tokenizers.tokenizer import check_files, key_values, read_pieces, writer_values
 from .tokenizers.trial import Trial, settle
 from .weights.lora import Adapter, open_adapter
+from .weights.names import fitted, unwrapped
 from .weights.pickles import pickle_files, read_pickles
 from .weights.safetensors_files import StoredWeights, find_files, has_files, read_index
 
 CONFIG_FILE = "config.json"
+_HEAD_NAME = "lm_head.weight"
 
 HASHED_FILES = (
     CONFIG_FILE,
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
+    "generation_config.json",
     "merges.txt",
     "special_tokens_map.json",
     "tokenizer.json",
@@ -42,14 +49,42 @@ HASHED_FILES = (
 )
 """The files beside the weights that belong to a model."""
 
+TEMPLATE_FOLDER = "additional_chat_templates"
+"""Folder of further chat templates."""
+
+_FOREIGN = frozenset(
+    (
+        "_attn_implementation",
+        "_name_or_path",
+        "attn_implementation",
+        "auto_map",
+        "chunk_size_feed_forward",
+        "finetuning_task",
+        "id2label",
+        "label2id",
+        "name_or_path",
+        "num_labels",
+        "output_attentions",
+        "output_hidden_states",
+        "problem_type",
+        "pruned_heads",
+        "quantization",
+        "return_dict",
+        "task_specific_params",
+        "torchscript",
+        "use_return_dict",
+    )
+)
+"""Settings of transformers that are not about the model, e.g. a number of labels for which it makes a table."""
+
 
 @dataclass(frozen=True)
 class Opening:
-    """How to open a model.
+    """Options that a model is opened with.
 
     Attributes:
         lora: directory of a PEFT adapter to merge into the weights.
-        allow_pickle: read pickled weights when there are no safetensors.
+        allow_pickle: pickled weights are read when there are no safetensors.
     """
 
     lora: Path | None = None
@@ -57,20 +92,16 @@ class Opening:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A config.json.
+    """A config.json without settings that are not about the model.
 
     Raises:
-        InputError: it is missing or no JSON object.
+        InputError: it is missing, or does not hold a JSON object.
     """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except FileNotFoundError as error:
         raise InputError(_no_config(path.parent)) from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); fetch it again.") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} does not hold a JSON object; fetch it again.")
-    return config
+    return {key: value for key, value in config.items() if key not in _FOREIGN or key == "quantization"}
 
 
 def _no_config(directory: Path) -> str:
@@ -90,10 +121,10 @@ class HuggingFaceSource(TokenizingSource):
         """Open ``directory``: its configuration and the headers of its weights.
 
         Args:
-            directory: of the model.
-            label: what the user named it.
-            name: what the written file calls the model, by default the directory's name.
-            opening: what else to read, e.g. an adapter.
+            directory: directory of the model.
+            label: the user's name for it.
+            name: the model's name in the written file, by default the directory's name.
+            opening: options, e.g. an adapter.
 
         Raises:
             InputError: a file is missing or damaged, or the model is of a kind that is not read.
@@ -106,6 +137,7 @@ class HuggingFaceSource(TokenizingSource):
 
     def _open(self, opening: Opening) -> None:
         directory, label = self._directory, self.label
+        check_directory(directory, label)
         whole = read_config(directory / CONFIG_FILE)
         self._config = text_config(whole)
         self._family = family_of_config(self._config, label)
@@ -114,33 +146,43 @@ class HuggingFaceSource(TokenizingSource):
         self._dims = self._family.dims(self._config, label)
         self.architecture = self._family.architecture
         self.n_blocks = self._dims.blocks
-        stored = self._read_index(opening.allow_pickle)
+        stored = unwrapped(self._read_index(opening.allow_pickle))
+        check_blocks(self.n_blocks, len(stored), label)
         notes: list[str] = []
         if has_text_part(whole):
             stored, others = text_names(stored, label)
             notes.append(f"{label} is more than a language model: its text part is taken, {others} tensors are left.")
-        self._stored = self._family.stored(stored)
-        check_blocks(self.n_blocks, len(self._stored), label)
         needed = self._family.parameters(self._dims)
-        # Tables that older checkpoints carry along, and a head that tied models save though it is their embedding.
-        suffixes = ("rotary_emb.inv_freq", ".masked_bias", *self._family.ignored_suffixes)
-        ignored = {name for name in self._stored if name.endswith(suffixes)}
-        ignored |= {"lm_head.weight"}
-        check_parameters(needed, {name: weights.shape for name, weights in self._stored.items()}, ignored, label)
         self._names = self._family.gguf_names(self._dims)
-        head = self._stored.get("lm_head.weight") if self._dims.tied else None
-        if head is not None and not head.equals(self._stored[self._names["token_embd.weight"]]):
-            # transformers 4 ignores such a head, transformers 5 uses it.
-            raise InputError(
-                f"The configuration of {label} says that its head is the token embedding, and lm_head.weight holds "
-                "other values; set tie_word_embeddings to false if the head counts, or remove it."
-            )
+        self._check_stored(stored, needed)
         self._computed = self._family.computed(self._config, self._dims)
         check_files(directory)
         self._adapter = self._open_adapter(opening.lora, needed)
         if self._adapter is not None:
             notes += self._adapter.warnings(self._name)
+        elif is_plain_file(directory / ADAPTER_CONFIG):
+            notes.append(f"{label} holds an adapter beside the model, which is left out; pass --lora to merge it.")
         self.warnings = (*notes, *self._family.warnings(self._config, label))
+
+    def _check_stored(self, stored: Mapping[str, StoredWeights], needed: dict[str, tuple[int, ...]]) -> None:
+        """Take the tensors that the configuration asks for, and refuse what does not fit it."""
+        label, embedding = self.label, self._names[EMBEDDING]
+        self._stored = fitted(self._family.stored(stored), needed, embedding, tied=self._dims.tied)
+        check_stored({name: weights.dtype for name, weights in self._stored.items()}, set(needed), label)
+        classes = self._config.get("architectures") or []
+        if _HEAD_NAME in needed and _HEAD_NAME not in self._stored and self._family.body_name in classes:
+            raise no_head(self._family.body_name, label)
+        # Tables that older checkpoints carry along, and a head that tied models save though it is their embedding.
+        suffixes = ("rotary_emb.inv_freq", ".masked_bias", *self._family.ignored_suffixes)
+        ignored = {name for name in self._stored if name.endswith(suffixes)} | {_HEAD_NAME}
+        check_parameters(needed, {name: weights.shape for name, weights in self._stored.items()}, ignored, label)
+        head = self._stored.get(_HEAD_NAME) if self._dims.tied else None
+        if head is not None and not head.equals(self._stored[embedding]):
+            # transformers 4 ignores such a head, transformers 5 uses it.
+            raise InputError(
+                f"The configuration of {label} says that its head is the token embedding, and {_HEAD_NAME} holds "
+                "other values; set tie_word_embeddings to false if the head counts, or remove it."
+            )
 
     def _read_index(self, allow_pickle: bool) -> dict[str, StoredWeights]:
         if allow_pickle and not has_files(self._directory):
@@ -153,22 +195,23 @@ class HuggingFaceSource(TokenizingSource):
     def _open_adapter(self, directory: Path | None, needed: dict[str, tuple[int, ...]]) -> Adapter | None:
         if directory is None:
             return None
-        outer = frozenset({self._names["token_embd.weight"], self._names.get("output.weight", "lm_head.weight")})
+        outer = frozenset({self._names[EMBEDDING], self._names.get(HEAD, _HEAD_NAME)})
         return open_adapter(directory, needed, outer=outer, tied=self._dims.tied, label=self.label)
 
     @functools.cached_property
     def content_hash(self) -> str:
-        present = [self._directory / name for name in HASHED_FILES if (self._directory / name).is_file()]
-        own = hash_files([*present, *self._paths])
+        present = [self._directory / name for name in HASHED_FILES if is_plain_file(self._directory / name)]
+        templates = sorted((self._directory / TEMPLATE_FOLDER).glob("*.jinja"))
+        model = hash_files([*present, *templates, *self._paths])
         if self._adapter is None:
-            return own
-        return hashlib.sha256(f"{own} + {self._adapter.content_hash()}".encode()).hexdigest()
+            return model
+        return hashlib.sha256(f"{model} + {self._adapter.content_hash()}".encode()).hexdigest()
 
     def tensors(self) -> list[TensorSpec]:
         specs = []
         for name, hf_name in self._names.items():
             weights = self._stored[hf_name]
-            # A sum of matrices has more digits than either.
+            # The sum of two matrices has more digits than either.
             stored = "F32" if self._is_merged(hf_name) else weights.dtype
             specs.append(TensorSpec(name, self._family.gguf_shape(name, weights.shape), stored))
         return specs + [TensorSpec(name, array.shape, "F32") for name, array in self._computed.items()]
@@ -179,7 +222,7 @@ class HuggingFaceSource(TokenizingSource):
         return self._family.to_gguf(name, self._parameter(self._names[name]), self._dims)
 
     def read_rows(self, name: str, rows: slice) -> npt.NDArray[np.uint16] | None:
-        if name not in ("token_embd.weight", "output.weight") or name not in self._names:
+        if name not in (EMBEDDING, HEAD) or name not in self._names:
             return None
         hf_name = self._names[name]
         weights = self._stored[hf_name]
@@ -221,14 +264,7 @@ class HuggingFaceSource(TokenizingSource):
         with sensible(f"The tokenizer files of {self.label}"):
             pieces = read_pieces(self._directory, self._dims.vocab)
             trial = settle(pieces, key_values(self._directory, pieces), self.architecture, self.label)
-        self.warnings += trial.warnings
-        adds = trial.vocabulary.adds_bos
-        if pieces.adds_bos not in (None, adds):
-            # Which of the two counts depends on the version of transformers; llama.cpp's converter takes this one.
-            self.warnings += (
-                f"tokenizer_config.json of {self.label} says add_bos_token = {str(adds).lower()}, which the written "
-                f"file keeps, and its tokenizer.json puts {'no BOS' if adds else 'BOS'} before a text.",
-            )
+            self.warnings += trial.warnings + ignored_settings(pieces, configured(self._directory), self.label)
         return trial
 
     @property

@@ -1,4 +1,4 @@
-"""Write a model as it is: matrices in one floating-point type, everything else in float32."""
+"""Write a model unquantised: matrices in one floating-point type, everything else in float32."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def write_plain(path: Path, source: Source, type_name: str | None = None) -> int
     """Write ``source`` without quantising it.
 
     Args:
-        path: of the GGUF file; it appears whole or not at all.
+        path: GGUF file to write, which appears whole or not at all.
         source: the model.
-        type_name: ``F32``, ``F16`` or ``BF16`` for the matrices; None takes the source's own 16-bit type.
+        type_name: type of the matrices, ``F32``, ``F16`` or ``BF16``; None takes the source's 16-bit type.
 
     Returns:
         Bytes of the written file.

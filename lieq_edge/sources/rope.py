@@ -47,7 +47,8 @@ class Rope:
 
 def rope_of_config(config: dict[str, Any]) -> Rope:
     """The rotary embedding of a transformers configuration, old form (``rope_scaling``) or new."""
-    values = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    # Beside rope_scaling transformers does not look at rope_parameters.
+    values = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
     theta = values.pop("rope_theta", None) or config.get("rope_theta") or 10000.0
     old_name = values.pop("type", None)
     kind = values.pop("rope_type", None) or old_name or "default"
@@ -58,18 +59,20 @@ def rope_of_config(config: dict[str, Any]) -> Rope:
 
 
 def check_rope(rope: Rope, label: str, kinds: Sequence[str], *, partial: bool) -> None:
-    """Refuse what llama.cpp's graph of a family does not compute.
+    """Refuse scalings that llama.cpp's graph of a family does not compute.
 
     Args:
-        kinds: of scaling that it does.
-        partial: the graph can leave a part of each head unturned.
+        rope: the rotary embedding.
+        label: the model's name, for messages.
+        kinds: kinds of scaling that the graph computes.
+        partial: whether the graph can leave a part of each head unrotated.
 
     Raises:
         InputError: the scaling type, or one of its settings, is not supported.
     """
     if rope.kind not in kinds:
         raise InputError(
-            f"{label} uses the rope scaling {rope.kind!r}, which this family has not in llama.cpp "
+            f"{label} uses the rope scaling {rope.kind!r}, which llama.cpp does not compute for this family "
             f"(supported: {', '.join(kinds)}); choose another model."
         )
     required = {
@@ -86,14 +89,16 @@ def check_rope(rope: Rope, label: str, kinds: Sequence[str], *, partial: bool) -
         raise InputError(f"config.json of {label} scales rope by 'longrope' without its two lists; complete it.")
     whole = partial or rope.parameters.get("partial_rotary_factor") in (None, 1, 1.0)
     if not whole or rope.parameters.get("truncate") is False:
-        raise InputError(f"{label} uses a partial or untruncated rope, which llama.cpp has not; choose another model.")
+        raise InputError(
+            f"{label} uses a partial or untruncated rope, which llama.cpp does not compute; choose another model."
+        )
 
 
 def write_rope(rope: Rope, context: int, writer: GGUFWriter) -> None:
     """Write the keys as llama.cpp's converter does (``TextModel.set_gguf_parameters``).
 
-    The attention factor of YaRN goes to ``rope.scaling.attn_factor``, for llama.cpp computes
-    ``yarn_attn_factor`` itself and ignores what the converter writes there.
+    The attention factor of YaRN goes to ``rope.scaling.attn_factor``, because llama.cpp
+    computes ``yarn_attn_factor`` itself and ignores the converter's.
     """
     values = rope.parameters
     if rope.kind == "linear":
@@ -134,7 +139,7 @@ def rope_of_keys(get: Get, context: int) -> Rope:
 
 
 def llama3_factors(rope: Rope, head_dim: int) -> Array:
-    """``rope_freqs.weight`` of Llama-3 scaling, ``(head_dim / 2,)``: what each wavelength is multiplied by.
+    """``rope_freqs.weight`` of Llama-3 scaling, ``(head_dim / 2,)``: the factor of each wavelength.
 
     Source: transformers' ``_compute_llama3_parameters``, solved for the factor.
     """
@@ -221,5 +226,5 @@ def _yarn_attention(values: dict[str, Any]) -> float:
 
 
 def shortest(value: Any) -> float:
-    """The decimal number that was meant: 1e-05 rather than the float32's 9.999999747378752e-06."""
+    """The decimal number behind a float32: 1e-05 rather than the float32's 9.999999747378752e-06."""
     return float(str(np.float32(value)))

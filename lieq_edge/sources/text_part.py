@@ -36,26 +36,26 @@ def has_text_part(config: dict[str, Any]) -> bool:
 
 
 def text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of the language model in ``config``; a plain model's is its own.
+    """The configuration of the language model in ``config``, which is ``config`` itself for a plain model.
 
-    What the file leaves out is filled in with transformers' defaults, for multimodal checkpoints state little more
-    than what differs from them.
+    Settings that the file leaves out get transformers' defaults, because multimodal checkpoints state little more than
+    what differs from them.
 
     Raises:
         InputError: the part cannot be understood.
     """
     if not has_text_part(config):
         return config
-    from transformers import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto import configuration_auto, modeling_auto
 
+    classes: Mapping[str, Any] = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     outer = config.get("model_type")
     # Older files have the text part's settings beside those of the vision part.
     inner = config.get("text_config") or {key: value for key, value in config.items() if key not in _PARTS}
     declared = str(inner.get("model_type") or _TEXT_TYPES.get(str(outer), outer))
     kind = _TEXT_TYPES.get(declared, declared)
-    if kind not in CONFIG_MAPPING or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        # Which family it is, and that it is not read, is told by whoever asks for the family.
+    if kind not in configuration_auto.CONFIG_MAPPING or kind not in classes:
+        # A family that is not read is refused by whoever asks for it.
         return {**inner, "model_type": kind, "architectures": config.get("architectures")}
     values = {key: value for key, value in inner.items() if key not in ("model_type", "architectures")}
     for name in ("rope_scaling", "rope_parameters"):
@@ -63,11 +63,11 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
         if values[name] is None:
             del values[name]
     try:
-        full: dict[str, Any] = CONFIG_MAPPING[kind](**values).to_dict()
+        full: dict[str, Any] = configuration_auto.CONFIG_MAPPING[kind](**values).to_dict()
     except Exception as error:  # transformers' checks raise errors of several kinds
         raise InputError(f"The text part of the configuration cannot be read ({error}); fetch it again.") from error
     full |= {key: config[key] for key in _CARRIED if config.get(key) is not None}
-    full |= {"model_type": kind, "architectures": [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]]}
+    full |= {"model_type": kind, "architectures": [classes[kind]]}
     return {key: value for key, value in full.items() if value is not None}
 
 
@@ -83,7 +83,7 @@ def _plain_rope(settings: Any) -> Any:
 
 
 def text_names(stored: Mapping[str, T], label: str) -> tuple[dict[str, T], int]:
-    """The language model's tensors under the names of a plain model, and how many others there are.
+    """The language model's tensors under the names of a plain model, and the number of the others.
 
     Raises:
         InputError: no language model, or more than one, is in the checkpoint.
@@ -91,13 +91,13 @@ def text_names(stored: Mapping[str, T], label: str) -> tuple[dict[str, T], int]:
     prefixes = [name[: -len(_EMBEDDING)] for name in stored if name.endswith("." + _EMBEDDING) or name == _EMBEDDING]
     if len(prefixes) != 1:
         raise InputError(
-            f"{label} holds {len(prefixes)} token embeddings where one language model is looked for; choose another."
+            f"{label} holds {len(prefixes)} token embeddings, and one language model has one; choose another model."
         )
     (prefix,) = prefixes
-    found = {"model." + name[len(prefix) :]: item for name, item in stored.items() if name.startswith(prefix)}
+    text = {"model." + name[len(prefix) :]: item for name, item in stored.items() if name.startswith(prefix)}
     # Where the parts lie side by side, the prefix of the language model is that of the whole.
-    found = {name: item for name, item in found.items() if not name.startswith(("model.visual.", "model.vision"))}
+    text = {name: item for name, item in text.items() if not name.startswith(("model.visual.", "model.vision"))}
     head = next((name for name in _HEADS if name in stored), None)
     if head is not None:
-        found["lm_head.weight"] = stored[head]
-    return found, len(stored) - len(found)
+        text["lm_head.weight"] = stored[head]
+    return text, len(stored) - len(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import InputError
+from ..kinds import check_class
 from .base import COMPUTED, Dims, Family
 from .experts import ExpertFamily
 from .gemma import Gemma, Gemma2, Gemma3
@@ -63,13 +64,19 @@ def family_of_config(config: dict[str, Any], label: str) -> Family:
         raise _mixture(label, str(kind))
     if family is None:
         raise _unknown(label, str(kind))
-    if names and family.class_name not in names:
+    check_class(map(str, names), label)
+    if names and not {family.class_name, family.body_name} & set(names):
         raise _unknown(label, str(names[0]))
     return family
 
 
 def family_of_architecture(architecture: str, experts: int) -> Family | None:
-    """The family of a GGUF file with that ``general.architecture`` and ``expert_count``, if there is one."""
+    """The family of a GGUF file, or None.
+
+    Args:
+        architecture: ``general.architecture``.
+        experts: ``expert_count``, 0 where the file has none.
+    """
     family = _OF_ARCHITECTURE.get(architecture)
     return None if experts > 1 and not isinstance(family, ExpertFamily) else family
 

@@ -1,4 +1,4 @@
-"""What the supported families share: one decoder with rotary attention and a gated MLP.
+"""The base of all families: one decoder with rotary attention and a gated MLP.
 
 A family is one file beside this one: a subclass of ``Family`` that overrides what is special, listed in
 ``families/__init__.py``.
@@ -15,7 +15,9 @@ import numpy as np
 from gguf import MODEL_ARCH_NAMES, GGUFWriter, Keys
 
 from ...errors import InputError
+from ...gguf.names import EMBEDDING, HEAD, block_tensor
 from ..base import Array
+from ..kinds import check_quantisation
 from ..rope import (
     Get,
     Rope,
@@ -29,11 +31,13 @@ from ..rope import (
 )
 from ..weights.safetensors_files import StoredWeights
 
+_LARGEST = 2**31 - 1  # ggml counts in signed 32-bit numbers
+
 ROPE_FACTORS = "rope_freqs.weight"
 ROPE_LONG = "rope_factors_long.weight"
 ROPE_SHORT = "rope_factors_short.weight"
 COMPUTED = frozenset({ROPE_FACTORS, ROPE_LONG, ROPE_SHORT})
-"""GGUF tensors that are no transformers parameters: they are computed from the configuration."""
+"""GGUF tensors that are not parameters of transformers: they are computed from the configuration."""
 
 
 @dataclass(frozen=True)
@@ -54,28 +58,29 @@ class Dims:
 
 
 class Family:
-    """Between transformers and GGUF for one model family; subclasses say what is special.
+    """One model family between transformers and GGUF; subclasses override what is special.
 
     Attributes:
         name: ``model_type`` of transformers.
-        title: what people call it.
-        class_name: transformers' class.
+        title: usual name, for messages.
+        class_name: class of transformers.
         arch: gguf's enum.
-        reads_gguf: GGUF files of this architecture are read as this family; of several families that share an
-            architecture one says so.
+        reads_gguf: GGUF files of this architecture are read as this family; true for one of several families that
+            share an architecture.
         activations: names of transformers for the one activation that llama.cpp's graph has.
-        norm_offset: what llama.cpp's graph wants added to the weights of norms.
-        computed_names: of the tensors of ``COMPUTED`` that a GGUF file of the family may hold.
+        norm_offset: number that llama.cpp's graph wants added to the weights of norms.
+        computed_names: names of ``COMPUTED`` that a GGUF file of the family may hold.
         gguf_stems: GGUF names within a block (without suffix) by transformers' where gguf's table is not right.
-        default_head_dim: size of a head where the configuration says nothing; None is hidden / heads.
+        default_head_dim: size of a head where the configuration gives none; None is hidden / heads.
         free_head_dim: llama.cpp's graph takes any head size.
         reads_rope_factors: llama.cpp's graph reads ``rope_freqs.weight``.
         rope_kinds: transformers' rope scalings that can be carried over.
-        partial_rope: a part of a head may be left unturned.
-        defaults: settings of transformers where the configuration says nothing, if they are not the usual ones.
-        eps_name: the configuration's name of what norms add to the variance; eps_key: GGUF's key of it.
-        default_eps: of it.
-        ignored_suffixes: of tensors that checkpoints may hold beside the parameters.
+        partial_rope: a part of a head may be left unrotated.
+        defaults: defaults of transformers that are not the usual ones.
+        eps_name: the configuration's name of the number that norms add to the variance.
+        eps_key: GGUF's key of that number.
+        default_eps: its default.
+        ignored_suffixes: endings of names of tensors that checkpoints may hold beside the parameters.
     """
 
     name: ClassVar[str]
@@ -103,6 +108,11 @@ class Family:
         """GGUF's ``general.architecture``."""
         return str(MODEL_ARCH_NAMES[self.arch])
 
+    @property
+    def body_name(self) -> str:
+        """transformers' class of the model without its head."""
+        return self.class_name.replace("ForCausalLM", "Model").replace("LMHeadModel", "Model")
+
     def complete(self, config: dict[str, Any]) -> dict[str, Any]:
         """A configuration with ``defaults`` where it says nothing."""
         return {**config, **{key: value for key, value in self.defaults.items() if config.get(key) is None}}
@@ -123,6 +133,11 @@ class Family:
             value = default if value is None else value
             if not isinstance(value, int) or value <= 0:
                 raise InputError(f"The configuration of {label} has no valid {key} ({value!r}); complete config.json.")
+            if value > _LARGEST:
+                raise InputError(
+                    f"The configuration of {label} asks for {key} = {value}, and its weights are smaller; the files do "
+                    "not belong together."
+                )
             return value
 
         hidden, heads = size("hidden_size"), size("num_attention_heads")
@@ -141,7 +156,7 @@ class Family:
         )
         if dims.heads % dims.kv_heads:
             raise InputError(
-                f"{label} has {heads} attention heads for {dims.kv_heads} key-value heads; mend its configuration."
+                f"{label} has {heads} attention heads for {dims.kv_heads} key-value heads; fix its configuration."
             )
         if not self.free_head_dim and dims.heads * dims.head_dim != hidden:
             raise InputError(
@@ -151,7 +166,7 @@ class Family:
         return dims
 
     def check(self, config: dict[str, Any], label: str) -> None:
-        """Refuse what llama.cpp's graph of the family does not compute.
+        """Refuse settings that llama.cpp's graph of the family does not compute.
 
         Raises:
             InputError: an activation, a rope scaling or a quantisation that cannot be carried over.
@@ -162,11 +177,7 @@ class Family:
                 f"{label} uses the activation {activation!r}, and llama.cpp runs {self.title} with "
                 f"{self.activations[0]} only; choose another model."
             )
-        if config.get("quantization_config"):
-            method = config["quantization_config"].get("quant_method", "unknown")
-            raise InputError(
-                f"{label} is already quantised ({method}); give the unquantised model, or a GGUF file of this one."
-            )
+        check_quantisation(config, label)
         check_rope(self.rope(config), label, self.rope_kinds, partial=self.partial_rope)
 
     def activation(self, config: dict[str, Any]) -> str:
@@ -216,16 +227,16 @@ class Family:
         table = gguf.get_tensor_name_map(self.arch, dims.blocks)
         names = {}
         for hf_name in self.parameters(dims):
-            name = self._own_name(hf_name) or table.get_name(hf_name, try_suffixes=(".weight", ".bias"))
+            name = self._special_name(hf_name) or table.get_name(hf_name, try_suffixes=(".weight", ".bias"))
             assert name is not None, hf_name
             names[name] = hf_name
         return names
 
-    def _own_name(self, hf_name: str) -> str | None:
+    def _special_name(self, hf_name: str) -> str | None:
         prefix, _, rest = hf_name.partition(".layers.")
         index, _, rest = rest.partition(".")
         stem, _, suffix = rest.rpartition(".")
-        return f"blk.{index}.{self.gguf_stems[stem]}.{suffix}" if prefix and stem in self.gguf_stems else None
+        return block_tensor(int(index), self.gguf_stems[stem], suffix) if prefix and stem in self.gguf_stems else None
 
     def write(self, config: dict[str, Any], dims: Dims, writer: GGUFWriter) -> None:
         """Write the hyper-parameters as llama.cpp's converter does (``TextModel.set_gguf_parameters``)."""
@@ -253,9 +264,9 @@ class Family:
 
         Args:
             get: gives the file's keys.
-            shapes: of its tensors, by name.
-            computed: those of its tensors that are in ``COMPUTED``.
-            label: for messages.
+            shapes: shapes of its tensors, by name.
+            computed: its tensors of ``COMPUTED``, by name.
+            label: the model's name, for messages.
 
         Raises:
             InputError: a key or the token embedding is missing.
@@ -268,7 +279,7 @@ class Family:
         config: dict[str, Any] = {
             "architectures": [self.class_name],
             "model_type": self.name,
-            "vocab_size": shapes["token_embd.weight"][0],
+            "vocab_size": shapes[EMBEDDING][0],
             "hidden_size": need(Keys.LLM.EMBEDDING_LENGTH),
             "intermediate_size": need(Keys.LLM.FEED_FORWARD_LENGTH),
             "num_hidden_layers": need(Keys.LLM.BLOCK_COUNT),
@@ -277,7 +288,7 @@ class Family:
             "hidden_act": self.activations[0],
             "max_position_embeddings": context,
             self.eps_name: shortest(need(self.eps_key)),
-            "tie_word_embeddings": "output.weight" not in shapes,
+            "tie_word_embeddings": HEAD not in shapes,
             "bos_token_id": get(Keys.Tokenizer.BOS_ID),
             "eos_token_id": get(Keys.Tokenizer.EOS_ID),
             "pad_token_id": None,
@@ -286,15 +297,17 @@ class Family:
         if (head_dim := get(Keys.Attention.KEY_LENGTH)) is not None:
             config["head_dim"] = head_dim
             if get(Keys.Attention.VALUE_LENGTH) not in (None, head_dim):
-                raise InputError(f"{label} has keys and values of different lengths, which {self.title} has not.")
+                raise InputError(
+                    f"{label} has keys and values of different lengths, which {self.title} lacks; choose another model."
+                )
         elif self.default_head_dim is not None:
             config["head_dim"] = config["hidden_size"] // heads
         self.add_biases(config, set(shapes))
         return config
 
     def needed(self, get: Get, shapes: dict[str, tuple[int, ...]], label: str) -> Get:
-        """``get`` that raises InputError where a number is missing; it raises at once without a token embedding."""
-        if "token_embd.weight" not in shapes:
+        """``get`` that raises InputError where a number is missing, and at once without a token embedding."""
+        if EMBEDDING not in shapes:
             raise InputError(f"{label} holds no token embedding; give a file with the whole model.")
 
         def need(key: str) -> Any:
@@ -311,7 +324,7 @@ class Family:
 
     def add_biases(self, config: dict[str, Any], names: set[str]) -> None:
         """Say in ``config`` which biases a GGUF file with tensors ``names`` has."""
-        config["attention_bias"] = "blk.0.attn_q.bias" in names
+        config["attention_bias"] = block_tensor(0, "attn_q", "bias") in names
 
     def gguf_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the GGUF tensor ``name`` whose transformers parameter has ``shape``."""
@@ -326,10 +339,15 @@ class Family:
         return array - np.float32(self.norm_offset) if self.norm_offset and _is_norm(name) else array
 
     def warnings(self, config: dict[str, Any], label: str) -> Sequence[str]:
-        """What of the model llama.cpp leaves out."""
+        """Notes about parts of the model that llama.cpp leaves out."""
         notes = []
         if self.rope(config).kind == "dynamic":
             notes.append(f"{label} stretches rope beyond its context (dynamic scaling); the GGUF file does not.")
+        if config.get("rope_scaling") and config.get("rope_parameters") not in (None, config["rope_scaling"]):
+            notes.append(
+                f"config.json of {label} has rope_scaling beside rope_parameters; transformers reads rope_scaling, and "
+                "so does the written file."
+            )
         if config.get("use_sliding_window"):
             notes.append(f"{label} uses a sliding window in some blocks; llama.cpp attends to the whole context.")
         return notes

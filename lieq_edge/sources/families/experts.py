@@ -1,4 +1,4 @@
-"""What mixtures of experts share: every block has a router and many small gated MLPs, of which a token visits a few."""
+"""Mixtures of experts: every block has a router and many small gated MLPs, of which a token visits a few."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class ExpertDims(Dims):
     """Sizes of a mixture of experts.
 
     Attributes:
-        experts: in a block.
-        used: that a token visits.
-        expert_size: intermediate size of one.
+        experts: number of experts in a block.
+        used: number of experts that a token visits.
+        expert_size: intermediate size of one expert.
     """
 
     experts: int = 0
@@ -62,7 +62,7 @@ class ExpertFamily(Family):
             expert_size=size(self.size_name),
         )
         if dims.used > dims.experts:
-            raise InputError(f"{label} sends a token to {dims.used} of {dims.experts} experts; mend its configuration.")
+            raise InputError(f"{label} sends a token to {dims.used} of {dims.experts} experts; fix its configuration.")
         return dims
 
     def check(self, config: dict[str, Any], label: str) -> None:
@@ -75,15 +75,15 @@ class ExpertFamily(Family):
 
     def stored(self, tensors: Mapping[str, StoredWeights]) -> dict[str, StoredWeights]:
         """Checkpoints hold the experts one by one."""
-        found: dict[str, StoredWeights] = {}
+        others: dict[str, StoredWeights] = {}
         experts: dict[str, dict[int, StoredWeights]] = {}
         for name, weights in super().stored(tensors).items():
             if match := _EXPERT.fullmatch(name):
                 experts.setdefault(f"{match[1]}.{match[3]}", {})[int(match[2])] = weights
             else:
-                found[name] = weights
+                others[name] = weights
         stacked = {name: StackedWeights.of([parts[i] for i in sorted(parts)]) for name, parts in experts.items()}
-        return found | stacked
+        return others | stacked
 
     def block_parameters(self, dims: Dims) -> dict[str, tuple[int, ...]]:
         assert isinstance(dims, ExpertDims)
@@ -106,7 +106,9 @@ class ExpertFamily(Family):
         need = self.needed(get, shapes, label)
         for key in (Keys.LLM.EXPERT_GROUP_COUNT, Keys.LLM.EXPERT_WEIGHTS_SCALE):
             if get(key) not in (None, 0, 1):
-                raise InputError(f"{label} chooses experts in a way that transformers' {self.title} has not.")
+                raise InputError(
+                    f"{label} chooses experts in a way that transformers' {self.title} lacks; choose another."
+                )
         return {
             **super().config_of_keys(get, shapes, computed, label),
             "num_experts": need(Keys.LLM.EXPERT_COUNT),

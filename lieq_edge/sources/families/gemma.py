@@ -39,15 +39,19 @@ class Gemma(Family):
     def check(self, config: dict[str, Any], label: str) -> None:
         super().check(config, label)
         if config.get("attention_bias"):
-            raise InputError(f"{label} has biases in its attention, which llama.cpp's {self.title} has not.")
+            raise InputError(
+                f"{label} has biases in its attention, which llama.cpp's {self.title} lacks; choose another."
+            )
         if config.get("use_bidirectional_attention"):
-            raise InputError(f"{label} attends to what comes after, so it writes no text; choose another model.")
+            raise InputError(f"{label} attends to later tokens too, so it writes no text; choose another model.")
         if not config.get("tie_word_embeddings", True):
             self.check_head(label)
 
     def check_head(self, label: str) -> None:
         """Refuse a head of its own where the graph has none."""
-        raise InputError(f"{label} has an output head of its own, which llama.cpp's {self.title} has not.")
+        raise InputError(
+            f"{label} has an output head besides its embedding, which llama.cpp's {self.title} lacks; choose another."
+        )
 
     def config_of_keys(
         self, get: Get, shapes: dict[str, tuple[int, ...]], computed: Mapping[str, Array], label: str
@@ -59,7 +63,7 @@ class Gemma(Family):
 
 @dataclass(frozen=True)
 class GemmaDims(Dims):
-    """Sizes, and what queries are multiplied by so that llama.cpp's own scale of the attention gives the model's."""
+    """Sizes, and the factor of queries with which llama.cpp's scale of the attention gives the model's."""
 
     query_scale: float
 
@@ -68,10 +72,10 @@ class _Alternating(Gemma):
     """Norms after attention and MLP too, and some blocks with a sliding window.
 
     Attributes:
-        pattern: by default every block but each so-maniest has a window.
-        big: number of blocks for which llama.cpp divides attention logits by the root of hidden / heads; for others
-            by the root of a head's size.
-        query_tensor: the last that is multiplied into queries.
+        pattern: interval of the blocks without a window, by default.
+        big: number of blocks of the model whose attention logits llama.cpp divides by the root of hidden / heads; by
+            the root of a head's size for others.
+        query_tensor: last tensor that is multiplied into queries.
     """
 
     pattern: ClassVar[int]
@@ -169,7 +173,7 @@ class Gemma2(_Alternating):
         super().check(config, label)
         for name, default in self._caps.items():
             if not config.get(name, default):
-                raise InputError(f"{label} has no {name}, which llama.cpp's Gemma 2 cannot do without.")
+                raise InputError(f"{label} has no {name}, which llama.cpp's Gemma 2 cannot do without; choose another.")
 
     def write(self, config: dict[str, Any], dims: Dims, writer: GGUFWriter) -> None:
         super().write(config, dims, writer)
@@ -191,10 +195,12 @@ class Gemma3(_Alternating):
     def check(self, config: dict[str, Any], label: str) -> None:
         super().check(config, label)
         if config.get("attn_logit_softcapping"):
-            raise InputError(f"{label} caps its attention logits, which llama.cpp's Gemma 3 does not.")
+            raise InputError(f"{label} caps its attention logits, which llama.cpp's Gemma 3 does not; choose another.")
         local = self._local_rope(config)
         if local.kind != "default":
-            raise InputError(f"{label} scales rope within its windows, which llama.cpp's Gemma 3 does not.")
+            raise InputError(
+                f"{label} scales rope within its windows, which llama.cpp's Gemma 3 does not; choose another."
+            )
 
     def check_head(self, label: str) -> None:
         """The graph reads ``output.weight``."""

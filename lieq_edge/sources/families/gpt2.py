@@ -9,6 +9,7 @@ import gguf
 from gguf import GGUFWriter, Keys
 
 from ...errors import InputError
+from ...gguf.names import EMBEDDING, HEAD, block_of
 from ..base import Array
 from ..rope import Get, shortest
 from ..weights.safetensors_files import StoredWeights
@@ -21,7 +22,7 @@ _OTHERS = {
     "n_head": "num_attention_heads",
     "n_positions": "max_position_embeddings",
 }
-"""GPT-2's names of settings and those that later models have."""
+"""GPT-2's names of settings, and the names in later models."""
 
 
 class Gpt2(Family):
@@ -38,8 +39,8 @@ class Gpt2(Family):
 
     def dims(self, config: dict[str, Any], label: str) -> Dims:
         known = dict(config)
-        for own, other in _OTHERS.items():
-            known.setdefault(other, config.get(own))
+        for name, usual in _OTHERS.items():
+            known.setdefault(usual, config.get(name))
         known["intermediate_size"] = config.get("n_inner") or 4 * (known["hidden_size"] or 0)
         return super().dims(known, label)
 
@@ -106,7 +107,7 @@ class Gpt2(Family):
         return {
             "architectures": [self.class_name],
             "model_type": self.name,
-            "vocab_size": shapes["token_embd.weight"][0],
+            "vocab_size": shapes[EMBEDDING][0],
             "n_embd": need(Keys.LLM.EMBEDDING_LENGTH),
             "n_inner": need(Keys.LLM.FEED_FORWARD_LENGTH),
             "n_layer": need(Keys.LLM.BLOCK_COUNT),
@@ -114,17 +115,17 @@ class Gpt2(Family):
             "n_positions": need(Keys.LLM.CONTEXT_LENGTH),
             "activation_function": self.activations[0],
             "layer_norm_epsilon": shortest(need(Keys.Attention.LAYERNORM_EPS)),
-            "tie_word_embeddings": "output.weight" not in shapes,
+            "tie_word_embeddings": HEAD not in shapes,
             "bos_token_id": get(Keys.Tokenizer.BOS_ID),
             "eos_token_id": get(Keys.Tokenizer.EOS_ID),
             "pad_token_id": None,
         }
 
     def gguf_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return shape[::-1] if name.startswith("blk.") else shape
+        return shape[::-1] if block_of(name) is not None else shape
 
     def to_gguf(self, name: str, array: Array, dims: Dims) -> Array:
-        return array.T if name.startswith("blk.") else array
+        return array.T if block_of(name) is not None else array
 
     def to_hf(self, name: str, array: Array, dims: Dims) -> Array:
         return self.to_gguf(name, array, dims)

@@ -36,7 +36,7 @@ class Granite(Llama):
             value = config.get(name, 1.0)
             if not isinstance(value, (int, float)) or not value > 0:
                 # llama.cpp takes 0 for "not given".
-                raise InputError(f"The configuration of {label} has no positive {name} ({value!r}); mend config.json.")
+                raise InputError(f"The configuration of {label} has no positive {name} ({value!r}); fix config.json.")
 
     def write(self, config: dict[str, Any], dims: Dims, writer: GGUFWriter) -> None:
         super().write(config, dims, writer)

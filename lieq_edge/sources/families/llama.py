@@ -7,13 +7,14 @@ from typing import Any
 import gguf
 from gguf import GGUFWriter
 
+from ...gguf.names import TensorName, block_tensor
 from ..base import Array
 from .base import Dims, Family
 
 
 class Llama(Family):
-    """transformers turns the two halves of a head against each other, llama.cpp's llama graph even and odd
-    channels: the rows of q and k change places accordingly."""
+    """transformers rotates the two halves of a head against each other, llama.cpp's llama graph even and odd channels:
+    the rows of q and k are permuted accordingly."""
 
     name = "llama"
     title = "Llama"
@@ -29,24 +30,23 @@ class Llama(Family):
 
     def add_biases(self, config: dict[str, Any], names: set[str]) -> None:
         super().add_biases(config, names)
-        config["mlp_bias"] = "blk.0.ffn_up.bias" in names
+        config["mlp_bias"] = block_tensor(0, "ffn_up", "bias") in names
 
     def to_gguf(self, name: str, array: Array, dims: Dims) -> Array:
-        heads = _turned_heads(name, dims)
+        heads = _rotated_heads(name, dims)
         if heads == 0:
             return array
         halves = array.reshape(heads, 2, dims.head_dim // 2, -1)
         return halves.swapaxes(1, 2).reshape(array.shape)
 
     def to_hf(self, name: str, array: Array, dims: Dims) -> Array:
-        heads = _turned_heads(name, dims)
+        heads = _rotated_heads(name, dims)
         if heads == 0:
             return array
         pairs = array.reshape(heads, dims.head_dim // 2, 2, -1)
         return pairs.swapaxes(1, 2).reshape(array.shape)
 
 
-def _turned_heads(name: str, dims: Dims) -> int:
-    """Heads in a tensor whose rows are turned by position; 0 for other tensors."""
-    part = name.split(".")[-2]
-    return {"attn_q": dims.heads, "attn_k": dims.kv_heads}.get(part, 0)
+def _rotated_heads(name: str, dims: Dims) -> int:
+    """Number of heads in a tensor whose rows are rotated by position; 0 for other tensors."""
+    return {"attn_q": dims.heads, "attn_k": dims.kv_heads}.get(TensorName.parse(name).role, 0)

@@ -15,7 +15,7 @@ from .base import Dims, Family
 
 
 class Olmo2(Family):
-    """llama.cpp's graph wants a head of its own, and has no biases."""
+    """llama.cpp's graph wants a head besides the embedding, and has no biases."""
 
     name = "olmo2"
     title = "OLMo 2"
@@ -26,7 +26,7 @@ class Olmo2(Family):
     def check(self, config: dict[str, Any], label: str) -> None:
         super().check(config, label)
         if config.get("attention_bias"):
-            raise InputError(f"{label} has biases in its attention, which llama.cpp's OLMo 2 has not; choose another.")
+            raise InputError(f"{label} has biases in its attention, which llama.cpp's OLMo 2 lacks; choose another.")
         if config.get("tie_word_embeddings"):
             raise InputError(
                 f"{label} uses its token embedding as head, which llama.cpp's OLMo 2 does not; choose another model."

@@ -12,7 +12,7 @@ from .experts import ExpertFamily
 
 
 class Olmoe(ExpertFamily):
-    """llama.cpp's graph wants a head of its own and as many heads of k as of q; it has no biases and clips nothing."""
+    """llama.cpp's graph wants a head besides the embedding and as many heads of k as of q, and clips nothing."""
 
     name = "olmoe"
     title = "OLMoE"

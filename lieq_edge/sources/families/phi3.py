@@ -31,7 +31,7 @@ class Phi3(Family):
         super().check(config, label)
         for name in ("attention_bias", "mlp_bias", "lm_head_bias"):
             if config.get(name):
-                raise InputError(f"{label} has {name}, which transformers' {self.title} has not; choose another model.")
+                raise InputError(f"{label} has {name}, which transformers' {self.title} lacks; choose another model.")
         rope, half = self.rope(config), self._rope_width(config, self.dims(config, label)) // 2
         if rope.kind == "longrope" and len(rope.parameters["long_factor"]) != half:
             raise InputError(
@@ -41,7 +41,7 @@ class Phi3(Family):
 
     def rope(self, config: dict[str, Any]) -> Rope:
         rope = super().rope(config)
-        # What older configurations call it; transformers computes the same for all three.
+        # Names of longrope in older configurations; transformers computes the same for all three.
         return Rope(rope.theta, "longrope", rope.parameters) if rope.kind in ("su", "yarn") else rope
 
     def _rope_width(self, config: dict[str, Any], dims: Dims) -> int:

@@ -26,4 +26,4 @@ class Qwen3(Family):
     def check(self, config: dict[str, Any], label: str) -> None:
         super().check(config, label)
         if config.get("attention_bias"):
-            raise InputError(f"{label} has biases in its attention, which llama.cpp's Qwen3 has not; choose another.")
+            raise InputError(f"{label} has biases in its attention, which llama.cpp's Qwen3 lacks; choose another.")

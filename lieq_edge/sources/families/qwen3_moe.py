@@ -31,7 +31,9 @@ class Qwen3Moe(ExpertFamily, Qwen3):
     def check(self, config: dict[str, Any], label: str) -> None:
         super().check(config, label)
         if config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1:
-            raise InputError(f"{label} has blocks without experts, which llama.cpp's {self.title} has not.")
+            raise InputError(
+                f"{label} has blocks without experts, which llama.cpp's {self.title} lacks; choose another."
+            )
 
     def write(self, config: dict[str, Any], dims: Dims, writer: GGUFWriter) -> None:
         assert isinstance(dims, ExpertDims)

@@ -10,6 +10,7 @@ from ...errors import InputError
 from .base import Family
 from .llama import Llama
 
+_MOST = 10_000  # blocks that are looked at; more are refused by the weights, which are not there
 _INTERVAL = 4
 """llama.cpp's ``n_no_rope_layer_step`` of this architecture, which no key changes."""
 
@@ -27,7 +28,7 @@ class SmolLM3(Llama):
 
     def check(self, config: dict[str, Any], label: str) -> None:
         super().check(config, label)
-        blocks = config.get("num_hidden_layers") or 0
+        blocks = min(config.get("num_hidden_layers") or 0, _MOST)
         rotated = config.get("no_rope_layers")
         if rotated is None:
             interval = config.get("no_rope_layer_interval") or _INTERVAL
@@ -40,6 +41,6 @@ class SmolLM3(Llama):
         if "sliding_attention" in (config.get("layer_types") or ()) or (
             config.get("use_sliding_window") and config.get("sliding_window")
         ):
-            raise InputError(f"{label} uses sliding windows, which llama.cpp's {self.title} has not; choose another.")
+            raise InputError(f"{label} uses sliding windows, which llama.cpp's {self.title} lacks; choose another.")
         if config.get("attention_bias") or config.get("mlp_bias"):
-            raise InputError(f"{label} has biases, which llama.cpp's {self.title} has not; choose another model.")
+            raise InputError(f"{label} has biases, which llama.cpp's {self.title} lacks; choose another model.")

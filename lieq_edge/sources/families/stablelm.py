@@ -11,6 +11,7 @@ import gguf
 from gguf import GGUFWriter, Keys
 
 from ...errors import InputError
+from ...gguf.names import block_tensor
 from ..base import Array
 from ..rope import Get, rope_of_config
 from ..weights.safetensors_files import StackedWeights, StoredWeights
@@ -22,11 +23,11 @@ _HEAD_NORM = re.compile(r"(.+\.[qk]_layernorm)\.norms\.(\d+)\.weight")
 
 @dataclasses.dataclass(frozen=True)
 class StableLmDims(Dims):
-    """``attention_bias`` means q, k and v.
+    """Sizes of a StableLM; ``attention_bias`` means biases of q, k and v.
 
     Attributes:
-        parallel: attention and MLP read the same norm, so that there is no second one.
-        head_norms: q and k are normalised, with weights of each head's own.
+        parallel: attention and MLP read the same norm, so that a block has one only.
+        head_norms: q and k are normalised, with weights for each head.
     """
 
     parallel: bool = False
@@ -34,7 +35,7 @@ class StableLmDims(Dims):
 
 
 class StableLm(Family):
-    """llama.cpp's graph wants a head of its own."""
+    """llama.cpp's graph wants a head besides the embedding."""
 
     name = "stablelm"
     title = "StableLM"
@@ -68,15 +69,15 @@ class StableLm(Family):
 
     def stored(self, tensors: Mapping[str, StoredWeights]) -> dict[str, StoredWeights]:
         """The norms of the heads come one by one; llama.cpp holds them together."""
-        found: dict[str, StoredWeights] = {}
+        others: dict[str, StoredWeights] = {}
         norms: dict[str, dict[int, StoredWeights]] = {}
         for name, weights in tensors.items():
             if match := _HEAD_NORM.fullmatch(name):
                 norms.setdefault(f"{match[1]}.weight", {})[int(match[2])] = weights
             else:
-                found[name] = weights
+                others[name] = weights
         stacked = {name: StackedWeights.of([parts[i] for i in sorted(parts)]) for name, parts in norms.items()}
-        return found | stacked
+        return others | stacked
 
     def parameters(self, dims: Dims) -> dict[str, tuple[int, ...]]:
         shapes = {}
@@ -113,13 +114,13 @@ class StableLm(Family):
     ) -> dict[str, Any]:
         config = super().config_of_keys(get, shapes, computed, label)
         size = config["hidden_size"] // config["num_attention_heads"]
-        turned = get(Keys.Rope.DIMENSION_COUNT) or size
-        factor = turned / size
+        rotated = get(Keys.Rope.DIMENSION_COUNT) or size
+        factor = rotated / size
         # transformers cuts the product off, which floating point may have brought just below a whole number.
-        config[_PARTIAL] = factor if int(size * factor) == turned else (turned + 0.5) / size
+        config[_PARTIAL] = factor if int(size * factor) == rotated else (rotated + 0.5) / size
         return config
 
     def add_biases(self, config: dict[str, Any], names: set[str]) -> None:
-        config["use_qkv_bias"] = "blk.0.attn_q.bias" in names
-        config["use_parallel_residual"] = "blk.0.ffn_norm.weight" not in names
-        config["qk_layernorm"] = "blk.0.attn_q_norm.weight" in names
+        config["use_qkv_bias"] = block_tensor(0, "attn_q", "bias") in names
+        config["use_parallel_residual"] = block_tensor(0, "ffn_norm") not in names
+        config["qk_layernorm"] = block_tensor(0, "attn_q_norm") in names

@@ -1,4 +1,4 @@
-"""Hard strings on which two tokenizers that agree are taken to be the same.
+"""Hard strings: two tokenizers that agree on all of them count as the same.
 
 All are in Unicode's NFC form: some tokenizers normalise to it, which llama.cpp leaves to the caller.
 """

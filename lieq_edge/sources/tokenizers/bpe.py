@@ -1,20 +1,18 @@
-"""Byte-level BPE vocabularies (``tokenizer.ggml.model`` = ``gpt2``) from tokenizer.json."""
+"""Byte-level BPE vocabularies (``tokenizer.ggml.model`` = ``gpt2``)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from gguf import TokenType
 
-from ...errors import InputError
-from .tokenizer import AddedToken, Pieces, padded
+from .original import Original
+from .pieces import Pieces, added_type, padded
 
 
 def is_byte_level(document: dict[str, Any]) -> bool:
-    """True when a tokenizer.json is BPE over the 256 bytes."""
+    """True when a ``tokenizer.json`` is BPE over the 256 bytes."""
     parts = [document.get("pre_tokenizer") or {}, document.get("decoder") or {}]
     while parts:
         part = parts.pop()
@@ -24,44 +22,43 @@ def is_byte_level(document: dict[str, Any]) -> bool:
     return False
 
 
-def read_byte_level(path: Path, document: dict[str, Any], rows: int) -> Pieces:
-    """The vocabulary of a byte-level tokenizer.json.
+def read_byte_level(original: Original, added: dict[int, tuple[str, bool]], rows: int) -> Pieces:
+    """The vocabulary of a byte-level tokenizer.
+
+    Args:
+        original: the tokenizer.
+        added: texts of added tokens by id, and whether they are special.
+        rows: number of rows of the token embedding.
 
     Raises:
-        InputError: the file cannot be loaded, or has more tokens than the embedding has rows.
+        InputError: it has more tokens than the embedding has rows.
     """
-    tokenizer = load_tokenizer(path)
-    tokens = {index: (text, int(TokenType.NORMAL)) for text, index in document["model"]["vocab"].items()}
-    for entry in document.get("added_tokens") or []:
-        added = AddedToken(entry["content"], bool(entry.get("special")))
-        tokens[entry["id"]] = (added.text, int(added.type))
-    texts, types = padded(tokens, rows, str(path))
-    encode, adds_bos = encoder_of(tokenizer, path)
-    likely, exact = _likely(document)
-    return Pieces("gpt2", texts, types, None, encode, adds_bos, {}, likely, None if exact else likely)
+    model = original.document["model"]
+    tokens = {index: (text, int(TokenType.NORMAL)) for text, index in model["vocab"].items()}
+    tokens |= {index: (text, added_type(special)) for index, (text, special) in added.items()}
+    texts, types = padded(tokens, rows, str(original.path))
+    likely, exact = _likely(original.document)
+    merges = [" ".join(_visible(part) for part in _pair(merge)) for merge in model["merges"]]
+    return Pieces(
+        "gpt2",
+        texts,
+        types,
+        None,
+        merges,
+        original.encode,
+        original,
+        likely=likely,
+        nearest=None if exact else likely,
+    )
 
 
-def encoder_of(tokenizer: Any, path: Path) -> tuple[Callable[[str], list[int]], bool]:
-    """The encoder of a ``tokenizers.Tokenizer`` (nothing added), and whether the original puts BOS before a text.
+def _pair(merge: Any) -> list[str]:
+    return merge.split(" ") if isinstance(merge, str) else merge
 
-    Raises:
-        InputError: the library cannot run it; the encoder may raise this later as well.
-    """
 
-    def ids(text: str, special: bool) -> list[int]:
-        try:
-            return list(tokenizer.encode(text, add_special_tokens=special).ids)
-        except BaseException as error:
-            # The Rust library raises plain Exception, and where it panics something that is no Exception at all.
-            if type(error) is not Exception and type(error).__name__ != "PanicException":
-                raise
-            raise InputError(f"{path} is a tokenizer that cannot be run ({error}); fetch it again.") from error
-
-    def encode(text: str) -> list[int]:
-        return ids(text, False)
-
-    # An added BOS shows: the ids of any text then begin with a token that the text has not.
-    return encode, ids("a", True)[:1] != encode("a")[:1]
+def _visible(part: str) -> str:
+    """A part of a merge without spaces, as gguf's own reader writes them."""
+    return "".join(chr(ord(c) + 256) if c == " " else c for c in part)
 
 
 def _likely(document: dict[str, Any]) -> tuple[str, bool]:
@@ -80,20 +77,3 @@ def _likely(document: dict[str, Any]) -> tuple[str, bool]:
     if "\\\\p{N}" in rule:
         return "qwen2", True
     return ("smollm" if '"Digits"' in rule else "gpt-2"), True
-
-
-def load_tokenizer(path: Path) -> Any:
-    """``tokenizers.Tokenizer`` of ``path``, without truncation or padding.
-
-    Raises:
-        InputError: the library refuses the file.
-    """
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the Rust library raises plain Exception
-        raise InputError(f"{path} is no tokenizer that can be loaded ({error}); fetch it again.") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer

@@ -99,5 +99,5 @@ def _made() -> list[str]:
 
 
 HARD_STRINGS: tuple[str, ...] = tuple(dict.fromkeys(text for text in _made() if unicodedata.is_normalized("NFC", text)))
-"""At least two hundred; a character that llama.cpp's tables of Unicode and the original's class differently is no
-reason to refuse a model, so a difference here is told as a warning."""
+"""At least two hundred; a character that llama.cpp's tables of Unicode and the original's class differently is not a
+reason to refuse a model, so a difference here is reported as a warning."""

@@ -3,99 +3,99 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import shutil
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGUFValueType, GGUFWriter, SpecialVocab, TokenType
+from gguf import GGUFValueType, GGUFWriter
 
 from ...errors import InputError
 from ...gguf.container import KeyValue
+from ..plain_files import is_plain_file, read_json
+from .bpe import is_byte_level, read_byte_level
+from .original import Original, load_original
+from .pieces import Pieces
+from .roles import Configured, configured, special_ids, text_limits
+from .sentencepieces import read_sentencepieces
+from .spm_model import declared_tokens, read_spm, write_json
 
 JSON_FILE = "tokenizer.json"
 SENTENCEPIECE_FILE = "tokenizer.model"
 CONFIG_FILE = "tokenizer_config.json"
+PAIR_FILES = ("vocab.json", "merges.txt")
+TEMPLATE_FILE = "chat_template.json"
 
+_BESIDE = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "config.json",
+    "special_tokens_map.json",
+    CONFIG_FILE,
+)
+"""Files that transformers reads beside a vocabulary."""
 
-@dataclass(frozen=True)
-class AddedToken:
-    """A token that is looked for in the text before anything else."""
-
-    text: str
-    special: bool
-
-    @property
-    def type(self) -> int:
-        """CONTROL for markers, USER_DEFINED for others, as llama.cpp's converter decides."""
-        marker = self.text.startswith(("<|", "<｜")) and self.text.endswith(("|>", "｜>"))
-        return TokenType.CONTROL if self.special or marker else TokenType.USER_DEFINED
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """A vocabulary with what runs it.
-
-    Attributes:
-        model: ``tokenizer.ggml.model``: ``gpt2`` (byte-level BPE) or ``llama`` (sentencepiece).
-        tokens: by id.
-        types: ``gguf.TokenType`` by id.
-        scores: by id, for ``llama`` only.
-        encode: the original tokenizer: ids of a text, nothing added; it finds the added tokens in the text.
-        adds_bos: the original puts BOS before a text; None when it does not say.
-        special_ids: ids by role (``bos``, ``eos``, ...) that the vocabulary itself knows.
-        likely: the pre-tokenizer to try first.
-        nearest: the pre-tokenizer that stands for the original's rule where llama.cpp has no exact one, or None.
-    """
-
-    model: str
-    tokens: list[str]
-    types: list[int]
-    scores: list[float] | None
-    encode: Callable[[str], list[int]]
-    adds_bos: bool | None
-    special_ids: dict[str, int]
-    likely: str = "default"
-    nearest: str | None = None
+_TEMPLATES = "additional_chat_templates"
 
 
 def read_pieces(directory: Path, rows: int) -> Pieces:
-    """Read the vocabulary of ``directory``.
+    """Read the vocabulary of a directory.
 
     Args:
-        rows: of the token embedding; unused ones get placeholder tokens.
+        directory: the model's.
+        rows: number of rows of the token embedding; unused ones get placeholder tokens.
 
     Raises:
-        InputError: no tokenizer files, damaged ones, or a kind that llama.cpp has not for these families.
+        InputError: there are no tokenizer files, damaged ones, or ones that llama.cpp cannot run.
     """
-    from .bpe import is_byte_level, read_byte_level
-    from .sentencepieces import read_json_pieces, read_model_pieces
-
-    document = _read_json(directory / JSON_FILE) if (directory / JSON_FILE).is_file() else None
-    if document is not None and is_byte_level(document):
-        return read_byte_level(directory / JSON_FILE, document, rows)
-    added = added_tokens(directory, document)
-    if (directory / SENTENCEPIECE_FILE).is_file():
-        return read_model_pieces(directory / SENTENCEPIECE_FILE, document, added, rows)
-    if document is not None:
-        return read_json_pieces(directory / JSON_FILE, document, added, rows)
-    raise InputError(
-        f"{directory} holds neither {JSON_FILE} nor {SENTENCEPIECE_FILE}; add the model's tokenizer files to it."
-    )
+    check_files(directory)
+    spm = None
+    if is_plain_file(directory / SENTENCEPIECE_FILE):
+        spm = read_spm(directory / SENTENCEPIECE_FILE)
+    if is_plain_file(directory / JSON_FILE):
+        read_json(directory / JSON_FILE)  # so that damage is named by its file
+        original = load_original(directory, directory / JSON_FILE)
+    elif spm is not None:
+        original = _load_converted(directory)
+    else:
+        original = load_original(directory, directory / PAIR_FILES[0])
+    settings = configured(directory)
+    added, notes = _added(original, settings, rows)
+    if is_byte_level(original.document):
+        pieces = read_byte_level(original, added, rows)
+    else:
+        pieces = read_sentencepieces(original, spm, added, rows)
+        if spm is not None and not is_plain_file(directory / JSON_FILE):
+            pieces = replace(pieces, reference=spm.encode)
+    ids, ends = special_ids(pieces, settings)
+    return replace(pieces, special_ids=ids, ends=ends, notes=tuple(notes))
 
 
 def check_files(directory: Path) -> None:
-    """Raise InputError when ``directory`` has no tokenizer."""
-    if not any((directory / name).is_file() for name in (JSON_FILE, SENTENCEPIECE_FILE)):
+    """Refuse a directory without a tokenizer, and one whose tokenizer files could block whoever opens them.
+
+    Raises:
+        InputError: no tokenizer file is there, or one is not a regular file.
+    """
+    for path in (*(directory / name for name in _BESIDE), *(directory / _TEMPLATES).glob("*.jinja")):
+        is_plain_file(path)
+    names = (JSON_FILE, SENTENCEPIECE_FILE)
+    if any(is_plain_file(directory / name) for name in names):
+        return
+    if not all(is_plain_file(directory / name) for name in PAIR_FILES):
         raise InputError(
             f"{directory} holds neither {JSON_FILE} nor {SENTENCEPIECE_FILE}; add the model's tokenizer files to it."
         )
 
 
 def key_values(directory: Path, pieces: Pieces) -> list[KeyValue]:
-    """All ``tokenizer.*`` key-values except ``tokenizer.ggml.pre``, as llama.cpp's converter writes them.
+    """All ``tokenizer.*`` key-values except ``tokenizer.ggml.pre``, in the order of llama.cpp's converter.
+
+    Args:
+        directory: the model's.
+        pieces: its vocabulary.
 
     Raises:
         InputError: the tokenizer's settings cannot be read.
@@ -108,20 +108,21 @@ def key_values(directory: Path, pieces: Pieces) -> list[KeyValue]:
         space = pieces.tokens[pieces.encode("a")[0]].startswith("▁")
         writer.add_add_space_prefix(space)
     writer.add_token_types(pieces.types)
-    # It logs what it makes of unusual templates, on which the user can do nothing.
-    log = logging.getLogger("gguf.vocab")
-    log.disabled = True
-    try:
-        special = SpecialVocab(directory, load_merges=pieces.model == "gpt2", n_vocab=len(pieces.tokens))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
-        raise InputError(f"The tokenizer files of {directory} cannot be read ({error}); fetch them again.") from error
-    finally:
-        log.disabled = False
-    for role, token in {**pieces.special_ids, **_first_of_lists(directory)}.items():
-        special.special_token_ids.setdefault(role, token)
-    if pieces.adds_bos is not None:
-        special.add_special_token.setdefault("bos", pieces.adds_bos)
-    special.add_to_gguf(writer, quiet=True)
+    if pieces.merges:
+        writer.add_token_merges(pieces.merges)
+    for role, index in pieces.special_ids.items():
+        getattr(writer, f"add_{role}_token_id")(index)
+    limits = text_limits(pieces)
+    writer.add_add_bos_token(limits.adds_bos)
+    if limits.adds_eos:
+        writer.add_add_eos_token(True)
+    if pieces.original.separates:
+        writer.add_add_sep_token(False)
+    templates = _templates(directory, pieces.original)
+    if list(templates) == ["default"]:
+        writer.add_chat_template(templates["default"])
+    elif templates:
+        writer.add_chat_template([{"name": name, "template": text} for name, text in templates.items()])
     return writer_values(writer)
 
 
@@ -132,7 +133,8 @@ def writer_values(writer: GGUFWriter) -> list[KeyValue]:
         kind, value, item_type = entry.type, entry.value, None
         if kind == GGUFValueType.FLOAT32:
             # What a reader of the file sees.
-            value = float(np.float32(value))
+            with np.errstate(over="raise"):
+                value = float(np.float32(value))
         if kind == GGUFValueType.ARRAY:
             item_type = int(entry.sub_type or GGUFValueType.get_type(entry.value[0]))
         if key != "general.architecture":
@@ -140,51 +142,58 @@ def writer_values(writer: GGUFWriter) -> list[KeyValue]:
     return values
 
 
-def added_tokens(directory: Path, document: dict[str, Any] | None) -> dict[int, AddedToken]:
-    """Added tokens by id, from every file that may name them (the last wins)."""
-    found: dict[int, AddedToken] = {}
-    old = directory / "added_tokens.json"
-    if old.is_file():
-        found |= {index: AddedToken(text, False) for text, index in _read_json(old).items()}
-    settings = directory / CONFIG_FILE
-    if settings.is_file():
-        for index, entry in (_read_json(settings).get("added_tokens_decoder") or {}).items():
-            found[int(index)] = AddedToken(entry["content"], bool(entry.get("special")))
-    for entry in (document or {}).get("added_tokens") or []:
-        found[entry["id"]] = AddedToken(entry["content"], bool(entry.get("special")))
-    return found
-
-
-def padded(tokens: dict[int, tuple[str, int]], rows: int, what: str) -> tuple[list[str], list[int]]:
-    """Tokens and types by id for all ``rows`` of the embedding; ids without a token get a placeholder.
-
-    Raises:
-        InputError: the vocabulary has ids beyond the embedding.
-    """
-    if max(tokens, default=-1) >= rows:
+def _load_converted(directory: Path) -> Original:
+    """The tokenizer of a directory that only has ``tokenizer.model``, through the JSON form of it."""
+    spm = read_spm(directory / SENTENCEPIECE_FILE)
+    if not spm.bpe:
         raise InputError(
-            f"{what} has a token with id {max(tokens)} and the token embedding only {rows} rows; "
-            "the tokenizer does not belong to these weights."
+            f"{directory / SENTENCEPIECE_FILE} is a sentencepiece model of the unigram kind, and llama.cpp runs BPE "
+            "ones only for these models; choose another model."
         )
-    entries = [tokens.get(i, (f"[PAD{i}]", int(TokenType.UNUSED))) for i in range(rows)]
-    return [text for text, _ in entries], [kind for _, kind in entries]
+    settings = read_json(directory / CONFIG_FILE) if is_plain_file(directory / CONFIG_FILE) else {}
+    with tempfile.TemporaryDirectory(prefix="lieq-") as name:
+        folder = Path(name)
+        for beside in _BESIDE:
+            if is_plain_file(directory / beside):
+                shutil.copyfile(directory / beside, folder / beside)
+        if (directory / _TEMPLATES).is_dir():
+            shutil.copytree(directory / _TEMPLATES, folder / _TEMPLATES)
+        if decoder := settings.get("added_tokens_decoder"):
+            # Beside it transformers does not read the added tokens of a tokenizer.json.
+            declared = {str(entry.pop("id")): entry for entry in declared_tokens(spm)}
+            complete = {**settings, "added_tokens_decoder": declared | decoder}
+            (folder / CONFIG_FILE).write_text(json.dumps(complete), encoding="utf-8")
+        write_json(spm, folder / JSON_FILE, settings)
+        return load_original(folder, directory / SENTENCEPIECE_FILE)
 
 
-def _first_of_lists(directory: Path) -> dict[str, int]:
-    """Special ids that config.json gives as a list, which gguf's reader passes over: the first of each."""
-    config = directory / "config.json"
-    if not config.is_file():
-        return {}
-    document = _read_json(config)
-    lists = {role: document.get(f"{role}_token_id") for role in ("bos", "eos", "pad")}
-    return {role: ids[0] for role, ids in lists.items() if isinstance(ids, list) and ids}
+def _added(original: Original, settings: Configured, rows: int) -> tuple[dict[int, tuple[str, bool]], list[str]]:
+    """Added tokens that have a row in the embedding, by id, and notes about those that have none and need none."""
+    added, notes = {}, []
+    for entry in original.document.get("added_tokens") or []:
+        index, text, special = int(entry["id"]), str(entry["content"]), bool(entry.get("special"))
+        if index >= rows and _needs_no_row(original, settings, index, text):
+            roles = [role for role, place in original.roles.items() if place == index]
+            for role in roles:
+                del original.roles[role]
+            if settings.mentions(text):
+                notes.append(
+                    f"The padding token {text} of {original.path} has the id {index} beyond the {rows} rows of the "
+                    "token embedding; it is left out, because generation never uses it."
+                )
+            continue
+        added[index] = (text, special)
+    return added, notes
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); fetch it again.") from error
-    if not isinstance(document, dict):
-        raise InputError(f"{path} does not hold a JSON object; fetch it again.")
-    return document
+def _needs_no_row(original: Original, settings: Configured, index: int, text: str) -> bool:
+    """True for padding, and for tokens that a class of transformers has by default and no file names."""
+    return index == original.roles.get("pad") or "pad" in text.lower() or not settings.mentions(text)
+
+
+def _templates(directory: Path, original: Original) -> dict[str, str]:
+    """Chat templates by name; a processor's (``chat_template.json``) where the tokenizer has none."""
+    if original.templates or not is_plain_file(directory / TEMPLATE_FILE):
+        return original.templates
+    template: Any = read_json(directory / TEMPLATE_FILE).get("chat_template")
+    return {"default": template} if isinstance(template, str) else {}

@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 import tempfile
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gguf import GGUFValueType, TokenType
+from gguf import GGUFValueType, Keys, TokenType
 
 from ...errors import InputError
 from ...gguf.container import KeyValue, write_container
 from ...gguf.vocabulary_check import check_vocabulary
 from ...llama.vocabulary import PRE_KEY, Vocabulary
 from .battery import BATTERY, special_strings
+from .conversations import check_conversations
 from .hard_strings import HARD_STRINGS
-from .tokenizer import Pieces
+from .pieces import Encoder, Pieces
+from .roles import text_limits
 
 # One name for each way in which llama.cpp splits text before byte-level BPE (llama-vocab.cpp), likely ones first.
 # Names that the installed llama.cpp does not know are refused by it and passed over. Those that take raw UTF-8
@@ -64,6 +67,8 @@ CANDIDATES: tuple[str, ...] = (
     "default",
 )
 
+_END_KEYS = (Keys.Tokenizer.EOT_ID, Keys.Tokenizer.EOM_ID)
+
 _SAMPLE = 2000
 _MARKS_AND_CAPITALS = ("Lu", "Lt", "Mn", "Mc", "Me")
 _MOST_SPECIAL = 24
@@ -106,6 +111,15 @@ class Trial:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Fit:
+    """A pre-tokenizer that passes, with the strings that it splits otherwise all the same."""
+
+    name: str
+    vocabulary: Vocabulary
+    differences: list[Difference]
+
+
 def settle(
     pieces: Pieces,
     values: list[KeyValue],
@@ -118,70 +132,129 @@ def settle(
     Args:
         pieces: the original.
         values: its key-values.
-        architecture: of the model; llama.cpp wants it in any file.
-        label: of the model, for messages.
-        candidates: of ``tokenizer.ggml.pre``; a sentencepiece vocabulary has ``default`` only.
-
-    The short battery, a sample of the vocabulary and what is plain ASCII of the long battery decide; the rest of that
-    confirms. Where no candidate passes that too, the best of those that were chosen is taken, with a warning.
-    ``pieces.nearest`` may differ, and is then taken with a warning, in texts with combining marks or with capitals
-    outside ASCII.
+        architecture: GGUF architecture; llama.cpp wants it in any file.
+        label: the model's name, for messages.
+        candidates: values of ``tokenizer.ggml.pre``; a sentencepiece vocabulary has ``default`` only.
 
     Raises:
-        InputError: no candidate does; the message shows the first difference of the best.
+        InputError: no candidate does (the message shows the first difference of the best), or rendered conversations
+            give other tokens.
     """
-    candidates = [name for name in candidates if name == pieces.likely] + [
-        name for name in candidates if name != pieces.likely
-    ]
-    if pieces.model != "gpt2":
-        candidates = ["default"]
     by_key = {kv.key: kv.value for kv in values}
     check_vocabulary(by_key.get, label)
-    sample = _vocabulary_sample(pieces)
-    battery_ids, sample_ids, hard_ids = (
-        [pieces.encode(text) for text in texts] for texts in (BATTERY, sample, HARD_STRINGS)
-    )
-    passed: tuple[int, str, Vocabulary, str] | None = None
-    best: tuple[float, str, str] = (-math.inf, "", "llama.cpp refuses the vocabulary")
+    with _loader(values, architecture) as load:
+        fit = _best(pieces, _ordered(pieces, candidates), load, label)
+        values, vocabulary, notes = _with_ends(pieces, _with_pre(values, fit.name), fit, label)
+    if vocabulary is None:
+        with _loader(values, architecture) as load:
+            vocabulary = load(fit.name)
+        missing = [index for index in pieces.ends if not vocabulary.ends(index)]
+        notes += _missing_ends(pieces, missing, label)
+    conversations = check_conversations(vocabulary, pieces, label)
+    spaces = _check_special(vocabulary, pieces, label) or conversations
+    plain = _notes(pieces, fit, label)
+    if _puts_space(pieces) and (spaces or plain) and all(_begins_with_space(d.text) for d in fit.differences):
+        plain, spaces = [_space_note(label)], []
+    return Trial(values, vocabulary, (*pieces.notes, *plain, *text_limits(pieces).notes, *notes, *spaces))
+
+
+def _ordered(pieces: Pieces, candidates: Sequence[str]) -> list[str]:
+    if pieces.model != "gpt2":
+        return ["default"]
+    return sorted(candidates, key=lambda name: name != pieces.likely)
+
+
+@contextmanager
+def _loader(values: list[KeyValue], architecture: str) -> Iterator[Callable[[str], Vocabulary]]:
+    """Load a vocabulary with a pre-tokenizer's name."""
     with tempfile.TemporaryDirectory(prefix="lieq-") as folder:
         path = Path(folder) / "vocabulary.gguf"
         head = KeyValue("general.architecture", architecture, GGUFValueType.STRING)
         write_container(path, architecture, [head, *values], [], [])
-        for name in candidates:
-            try:
-                vocabulary = Vocabulary(path, pre=name)
-            except InputError as error:
-                if best[0] == -math.inf:
-                    best = (-math.inf, name, str(error))
-                continue
-            allowed = _is_beyond if name == pieces.nearest else _never
-            found = _compare(vocabulary, BATTERY, battery_ids)
-            differences = [d for d in found if not allowed(d.text)]
-            score = -len(differences)
-            if not differences:
-                differences = [d for d in _compare(vocabulary, sample, sample_ids) if not allowed(d.text)]
-            if not differences:
-                found += _compare(vocabulary, HARD_STRINGS, hard_ids)
-                if pieces.model == "gpt2":
-                    differences = [d for d in found if _is_plain(d.text)]
-            if not differences:
-                if passed is None or len(found) < passed[0]:
-                    note = _note(pieces, label, name, found) if found else ""
-                    passed = (len(found), name, vocabulary, note)
-                if not found or name == pieces.nearest:
-                    break
-                continue
+        yield lambda name: Vocabulary(path, pre=name)
+
+
+def _best(pieces: Pieces, candidates: Sequence[str], load: Callable[[str], Vocabulary], label: str) -> _Fit:
+    """The pre-tokenizer that fits best.
+
+    The short battery, a sample of the vocabulary and the plain ASCII of the long battery decide; the rest of that
+    confirms. Where no candidate passes that too, the best of those that were chosen is taken, with a warning.
+    """
+    sample = _vocabulary_sample(pieces)
+    strings = [_Strings(pieces, texts) for texts in (BATTERY, sample, HARD_STRINGS)]
+    passed: _Fit | None = None
+    best: tuple[float, str, str] = (-math.inf, "", "llama.cpp refuses the vocabulary")
+    for name in candidates:
+        try:
+            vocabulary = load(name)
+        except InputError as error:
+            if best[0] == -math.inf:
+                best = (-math.inf, name, str(error))
+            continue
+        allowed = _allowance(pieces, name)
+        differences = strings[0].differences(vocabulary)
+        refused = [d for d in differences if not allowed(d.text)]
+        score = -len(refused)
+        if not refused:
+            refused = [d for d in strings[1].differences(vocabulary) if not allowed(d.text)]
+        if not refused:
+            differences += strings[2].differences(vocabulary)
+            if pieces.model == "gpt2":
+                refused = [d for d in differences if _is_plain(d.text)]
+        if refused:
             if score > best[0]:
-                best = (score, name, differences[0].describe(pieces.tokens))
+                best = (score, name, refused[0].describe(pieces.tokens))
+            continue
+        if passed is None or len(differences) < len(passed.differences):
+            passed = _Fit(name, vocabulary, differences)
+        if not differences or name == pieces.nearest:
+            break
     if passed is not None:
-        _, name, vocabulary, note = passed
-        notes = [note] if note else []
-        notes += _check_special(vocabulary, pieces, label)
-        return Trial(_with_pre(values, name), vocabulary, tuple(notes))
+        return passed
     raise InputError(
         f"No pre-tokenizer of llama.cpp splits text as the tokenizer of {label} does (nearest {best[1]!r}: {best[2]}); "
         "choose another model, or give a GGUF file of this one, whose tokenizer is taken as it is."
     )
+
+
+class _Strings:
+    """Strings with the ids that the original gives them."""
+
+    def __init__(self, pieces: Pieces, texts: Sequence[str]) -> None:
+        self._texts = texts
+        self._ids = [pieces.encode(text) for text in texts]
+        self._reference: Encoder | None = pieces.reference
+
+    def differences(self, vocabulary: Vocabulary) -> list[Difference]:
+        differences = _compare(vocabulary, self._texts, self._ids)
+        if self._reference is None:
+            return differences
+        return [d for d in differences if self._reference(d.text) != d.llama]
+
+
+def _allowance(pieces: Pieces, name: str) -> Callable[[str], bool]:
+    """Which texts may differ under a candidate, with a warning."""
+    if pieces.model != "gpt2":
+        return _begins_with_space if _puts_space(pieces) else _never
+    return _is_beyond if name == pieces.nearest else _never
+
+
+def _puts_space(pieces: Pieces) -> bool:
+    """Whether a space is put before a text, as most sentencepiece models do."""
+    return pieces.model != "gpt2" and pieces.tokens[pieces.encode("a")[0]].startswith("▁")
+
+
+def _space_note(label: str) -> str:
+    return (
+        f"llama.cpp puts a space before texts and behind special tokens for {label}, as sentencepiece does; "
+        "transformers puts none before a text that begins with a space, and none behind special tokens. All other "
+        "texts give the same tokens."
+    )
+
+
+def _begins_with_space(text: str) -> bool:
+    """True for text to which transformers 5 adds no space in front, because it has one; sentencepiece adds another."""
+    return text.startswith(" ")
 
 
 def _is_beyond(text: str) -> bool:
@@ -202,18 +275,20 @@ def _never(_: str) -> bool:
     return False
 
 
-def _note(pieces: Pieces, label: str, name: str, found: list[Difference]) -> str:
-    """What the user is told of hard strings that are split otherwise."""
-    clause = found[0].describe(pieces.tokens)
-    if name == pieces.nearest:
-        return (
-            f"llama.cpp has the tokenizer of {label} ({name}) but for combining marks (as in Hindi, Thai or vowelled "
-            f"Arabic) and capitals outside ASCII, where it splits some texts otherwise: {clause}."
-        )
-    return (
-        f"llama.cpp splits {len(found)} of {len(HARD_STRINGS)} unusual strings otherwise than the tokenizer of "
-        f"{label}: {clause}."
-    )
+def _notes(pieces: Pieces, fit: _Fit, label: str) -> list[str]:
+    """Warnings about strings that are split otherwise."""
+    if not fit.differences:
+        return []
+    clause = fit.differences[0].describe(pieces.tokens)
+    if fit.name == pieces.nearest:
+        return [
+            f"llama.cpp has the tokenizer of {label} ({fit.name}) but for combining marks (as in Hindi, Thai or "
+            f"vowelled Arabic) and capitals outside ASCII, where it splits some texts otherwise: {clause}."
+        ]
+    return [
+        f"llama.cpp splits {len(fit.differences)} of {len(HARD_STRINGS)} unusual strings otherwise than the tokenizer "
+        f"of {label}: {clause}."
+    ]
 
 
 def _with_pre(values: list[KeyValue], name: str) -> list[KeyValue]:
@@ -221,13 +296,41 @@ def _with_pre(values: list[KeyValue], name: str) -> list[KeyValue]:
     return [values[0], KeyValue(PRE_KEY, name, GGUFValueType.STRING), *values[1:]]
 
 
+def _with_ends(
+    pieces: Pieces, values: list[KeyValue], fit: _Fit, label: str
+) -> tuple[list[KeyValue], Vocabulary | None, list[str]]:
+    """Key-values with a key for ends of a text that llama.cpp would not know; the vocabulary too where none is needed.
+
+    llama.cpp ends a generation at EOS, at tokens that it knows by name, and at those of ``eot_token_id`` and
+    ``eom_token_id``; a file can hold no more.
+    """
+    missing = [index for index in pieces.ends if not fit.vocabulary.ends(index)]
+    if not missing:
+        return values, fit.vocabulary, []
+    keys = zip(_END_KEYS, missing, strict=False)
+    ends = [KeyValue(key, index, GGUFValueType.UINT32) for key, index in keys]
+    roles = [i for i, kv in enumerate(values) if kv.key.endswith("_token_id")]
+    place = roles[-1] + 1 if roles else len(values)
+    return [*values[:place], *ends, *values[place:]], None, []
+
+
+def _missing_ends(pieces: Pieces, missing: list[int], label: str) -> list[str]:
+    if not missing:
+        return []
+    names = ", ".join(repr(pieces.tokens[index]) for index in missing)
+    return [
+        f"transformers ends a reply of {label} at {names} too, for which a GGUF file has no key left; give llama.cpp "
+        "these as stop words."
+    ]
+
+
 def _compare(vocabulary: Vocabulary, strings: Sequence[str], expected: Sequence[list[int]]) -> list[Difference]:
-    found = []
+    differences = []
     for text, original in zip(strings, expected, strict=True):
         ids = vocabulary.tokenize(text, parse_special=True)
         if ids != original:
-            found.append(Difference(text, original, ids))
-    return found
+            differences.append(Difference(text, original, ids))
+    return differences
 
 
 def _vocabulary_sample(pieces: Pieces) -> list[str]:
@@ -259,20 +362,19 @@ def _decode(token: str, alphabet: dict[str, int]) -> str:
         return ""
 
 
-def _check_special(vocabulary: Vocabulary, pieces: Pieces, label: str) -> tuple[str, ...]:
+def _check_special(vocabulary: Vocabulary, pieces: Pieces, label: str) -> list[str]:
     """A warning when special tokens within text are split otherwise than by the original.
 
-    It is no reason to stop: originals differ from version to version in the space around special tokens, and
+    It is not a reason to stop: originals differ from version to version in the space around special tokens, and
     llama.cpp finds the tokens themselves.
     """
     tokens = _every(pieces, TokenType.CONTROL, _MOST_SPECIAL) + _every(pieces, TokenType.USER_DEFINED, _MOST_SPECIAL)
-    # A bare sentencepiece model does not look for special tokens at all.
     # Runs of spaces (Gemma) are ordinary text, of which the battery has enough.
     tokens = [token for token in tokens if token.strip()]
-    found = [token for token in tokens if pieces.encode(token) == [pieces.tokens.index(token)]]
-    strings = special_strings(found)
+    alone = [token for token in tokens if pieces.encode(token) == [pieces.tokens.index(token)]]
+    strings = special_strings(alone)
     differences = _compare(vocabulary, strings, [pieces.encode(text) for text in strings])
     if not differences:
-        return ()
+        return []
     clause = differences[0].describe(pieces.tokens)
-    return (f"llama.cpp splits text around special tokens of {label} otherwise than the original does: {clause}.",)
+    return [f"llama.cpp splits text around special tokens of {label} otherwise than the original does: {clause}."]

@@ -6,7 +6,6 @@ alpha / sqrt(r) with rank-stabilised LoRA (Kalajdzievski 2023).
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -18,12 +17,14 @@ import numpy as np
 from ...errors import InputError
 from ..base import Array
 from ..checks import check_finite, hash_files
+from ..kinds import is_mlx_adapter
+from ..plain_files import is_plain_file, read_json
 from .safetensors_files import StoredWeights, read_index
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
-# What does not change how a finished adapter is merged.
+# Settings that do not change how a finished adapter is merged.
 _HARMLESS = frozenset(
     (
         "alpha_pattern",
@@ -55,6 +56,10 @@ _HARMLESS = frozenset(
         "use_rslora",
     )
 )
+# Patterns that repeat a group, look around or back, or repeat much, can make the matcher try without end.
+_REPEATED_GROUP = re.compile(r"\)\s*[*+?{]|\(\?|\\[0-9]")
+_REPEAT = re.compile(r"(?<!\\)[*+{]")
+_MOST_REPEATS, _LONGEST, _MODULE = 2, 2000, 120
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB])(?:\.default)?\.weight")
 _SAVED = re.compile(r"base_model\.model\.(?P<name>.+)")
@@ -73,11 +78,11 @@ class Adapter:
     """An adapter that fits a model.
 
     Attributes:
-        directory: where it lies.
-        transposed: the model keeps its matrices as ``(inputs, outputs)`` (``fan_in_fan_out``).
+        directory: directory of its files.
+        transposed: the model stores its matrices as ``(inputs, outputs)`` (``fan_in_fan_out``).
         factors: A ``(r, inputs)`` and B ``(outputs, r)`` by the name of the weight they change.
         replaced: parameters that were trained as a whole (``modules_to_save``, biases).
-        base: name of the model that the adapter was made for, if it says so.
+        base: name of the model that the adapter was made for, where it is stated.
     """
 
     directory: Path
@@ -92,7 +97,11 @@ class Adapter:
         return set(self.factors) | set(self.replaced)
 
     def merge(self, name: str, array: Array) -> Array:
-        """The parameter ``name``, which the model holds as ``array``, with the adapter merged in.
+        """A parameter with the adapter merged in.
+
+        Args:
+            name: transformers name of the parameter.
+            array: the model's values of it.
 
         Raises:
             InputError: the adapter's weights hold NaN or Inf.
@@ -137,11 +146,11 @@ def open_adapter(
     """Open the adapter in ``directory`` for a model; only headers are read.
 
     Args:
-        directory: with adapter_config.json and adapter_model.safetensors.
-        shapes: of the model's parameters by transformers name.
-        outer: names of the token embedding and the head, whether the model has one of its own or not.
-        tied: the model's head is its token embedding.
-        label: of the model, for messages.
+        directory: directory with adapter_config.json and adapter_model.safetensors.
+        shapes: shapes of the model's parameters by transformers name.
+        outer: names of the token embedding and the head, whether the model has both or not.
+        tied: whether the model's head is its token embedding.
+        label: the model's name, for messages.
 
     Raises:
         InputError: a file is missing or damaged, or the adapter cannot be merged into this model.
@@ -201,39 +210,39 @@ def _check_shapes(adapter: Adapter, config: dict[str, Any], model: _Model) -> No
                 raise InputError(
                     f"The adapter {directory} says rank {rank} for {name} and holds rank {a.shape[0]}; fetch it again."
                 )
-            found: tuple[int, ...] = (b.shape[0], a.shape[1])
-            found = found[::-1] if adapter.transposed else found
-            _check_shape(adapter, name, found, model)
+            shape = (b.shape[0], a.shape[1])
+            _check_shape(adapter, name, shape[::-1] if adapter.transposed else shape, model)
         if name in adapter.replaced:
             _check_shape(adapter, name, adapter.replaced[name].shape, model)
 
 
-def _check_shape(adapter: Adapter, name: str, found: tuple[int, ...], model: _Model) -> None:
+def _check_shape(adapter: Adapter, name: str, shape: tuple[int, ...], model: _Model) -> None:
     wanted = model.shapes.get(name)
-    if wanted is None or found == wanted:
+    if wanted is None or shape == wanted:
         return
     if name in model.outer:
         raise InputError(
-            f"The adapter {adapter.directory} resizes the vocabulary from {wanted[0]} to {found[0]} tokens; merge it "
+            f"The adapter {adapter.directory} resizes the vocabulary from {wanted[0]} to {shape[0]} tokens; merge it "
             "with peft (resize_token_embeddings, merge_and_unload) and give the merged model."
         )
     raise InputError(
-        f"The adapter {adapter.directory} has shape {found} for {name}, and {model.label} has {wanted}; give the "
+        f"The adapter {adapter.directory} has shape {shape} for {name}, and {model.label} has {wanted}; give the "
         "model it was made for."
     )
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG_FILE
+    if is_mlx_adapter(directory):
+        raise InputError(
+            f"{directory} is an adapter of mlx-lm, not of PEFT, which is what --lora merges; merge it with "
+            "mlx_lm.fuse and give the merged model."
+        )
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except FileNotFoundError as error:
         raise InputError(f"{directory} holds no {CONFIG_FILE}; give the directory of a PEFT adapter.") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read ({error}); fetch it again.") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} does not hold a JSON object; fetch it again.")
-    if not (directory / WEIGHTS_FILE).is_file():
+    if not is_plain_file(directory / WEIGHTS_FILE):
         raise InputError(f"{directory} holds no {WEIGHTS_FILE}; save the adapter as safetensors.")
     kind = config.get("peft_type")
     if kind != "LORA":
@@ -259,9 +268,19 @@ def _scale(config: dict[str, Any], module: str) -> float:
 
 
 def _of_pattern(patterns: dict[str, Any], module: str, default: Any) -> Any:
-    """The value of the first pattern that the end of a module's name matches (peft's ``get_pattern_key``)."""
+    """The value of the first pattern that the end of a module's name matches (peft's ``get_pattern_key``).
+
+    Raises:
+        InputError: a pattern could take for ever.
+    """
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        repeats = len(_REPEAT.findall(pattern))
+        if len(pattern) > _LONGEST or repeats > _MOST_REPEATS or _REPEATED_GROUP.search(pattern):
+            raise InputError(
+                f"The adapter has the pattern {pattern[:80]!r} in its {CONFIG_FILE}, which could take for ever to "
+                "match; merge the adapter with peft (merge_and_unload) and give the merged model."
+            )
+        if re.match(rf"(.*\.)?({pattern})$", module[-_MODULE:]):
             return value
     return default
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,15 @@ import numpy as np
 
 from ...errors import InputError
 from ..base import Array
-from .safetensors_files import StoredWeights
+from ..plain_files import is_plain_file
+from .safetensors_files import StoredWeights, indexed_files
 
 PICKLE_FILE = "pytorch_model.bin"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 _SUFFIXES = (".bin", ".pth", ".pt")
-_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_READ = ("F32", "F16", "BF16")
+_OTHERS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "scheduler.bin")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,28 +35,28 @@ class PickledWeights(StoredWeights):
         """The tensor as float32.
 
         Raises:
-            InputError: its type is no floating-point type that is read.
+            InputError: its type is not a floating-point type that is read.
         """
-        if self.dtype not in _NAMES.values():
+        if self.dtype not in _READ:
             raise InputError(f"{self.path} holds weights of type {self.dtype}; give the unquantised model.")
         values: Array = self.tensor.float().numpy()
         return np.array(values)
 
 
 def pickle_files(directory: Path) -> list[Path]:
-    """The pickled weights in ``directory``, as transformers chooses them; an empty list when there are none."""
-    if (directory / PICKLE_FILE).is_file():
+    """The pickled weights in ``directory``, as transformers chooses them; an empty list when there are none.
+
+    Raises:
+        InputError: the index is damaged, or names files that are missing or lie elsewhere.
+    """
+    if is_plain_file(directory / PICKLE_FILE):
         return [directory / PICKLE_FILE]
-    index = directory / PICKLE_INDEX
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            return [directory / name for name in names]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(f"{index} cannot be read ({error}); fetch it again.") from error
-    ignored = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "scheduler.bin")
+    if is_plain_file(directory / PICKLE_INDEX):
+        return indexed_files(directory / PICKLE_INDEX)
     return sorted(
-        path for path in directory.iterdir() if path.suffix in _SUFFIXES and path.is_file() and path.name not in ignored
+        path
+        for path in directory.iterdir()
+        if path.suffix in _SUFFIXES and path.name not in _OTHERS and is_plain_file(path)
     )
 
 
@@ -66,7 +68,7 @@ def read_pickles(paths: list[Path]) -> dict[str, StoredWeights]:
     """
     import torch
 
-    found: dict[str, StoredWeights] = {}
+    tensors: dict[str, StoredWeights] = {}
     for path in paths:
         try:
             document = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -78,7 +80,11 @@ def read_pickles(paths: list[Path]) -> dict[str, StoredWeights]:
         if not isinstance(document, dict):
             raise InputError(f"{path} does not hold tensors by name; save the model as safetensors.")
         for name, tensor in document.items():
-            if isinstance(tensor, torch.Tensor) and isinstance(name, str):
-                kind = str(tensor.dtype).removeprefix("torch.")
-                found[name] = PickledWeights(path, _NAMES.get(kind, kind), tuple(tensor.shape), 0, tensor)
-    return found
+            if not isinstance(tensor, torch.Tensor) or not isinstance(name, str):
+                continue
+            odd = "no values (it is on the meta device)" if tensor.is_meta else "a sparse layout"
+            if tensor.is_meta or tensor.layout is not torch.strided:
+                raise InputError(f"The tensor {name} of {path} has {odd}; save the model as safetensors.")
+            kind = str(tensor.dtype).removeprefix("torch.")
+            tensors[name] = PickledWeights(path, _NAMES.get(kind, kind), tuple(tensor.shape), 0, tensor.detach())
+    return tensors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -10,17 +11,23 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
 
 from ...errors import InputError
 from ..base import Array
 from ..checks import read_bytes
+from ..plain_files import is_plain_file, read_json
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 
+_OTHERS = ("adapter_model.safetensors", "adapters.safetensors")
+_MISTRAL = "consolidated"  # the same weights once more, under Mistral's own names
+_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
+
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
-# Numbers, or bytes, that are taken at a time.
+# Numbers, or bytes, that are read at a time.
 _PIECE = 1 << 22
 
 
@@ -29,10 +36,10 @@ class StoredWeights:
     """A tensor in a safetensors file.
 
     Attributes:
-        path: of the file.
-        dtype: safetensors' name, e.g. ``BF16``.
+        path: the file.
+        dtype: safetensors' name of the type, e.g. ``BF16``.
         shape: numpy order.
-        offset: of its first byte in the file.
+        offset: place of its first byte in the file.
     """
 
     path: Path
@@ -44,7 +51,7 @@ class StoredWeights:
         """The tensor as float32.
 
         Raises:
-            InputError: its type is no floating-point type that is read.
+            InputError: its type is not a floating-point type that is read.
         """
         if self.dtype not in _ITEM_BYTES:
             raise InputError(
@@ -115,39 +122,91 @@ class StackedWeights(StoredWeights):
 
 def has_files(directory: Path) -> bool:
     """Whether ``directory`` holds weights as safetensors at all."""
-    return (directory / INDEX_FILE).is_file() or any(directory.glob("*.safetensors"))
+    return is_plain_file(directory / INDEX_FILE) or bool(_loose(directory))
 
 
 def find_files(directory: Path) -> list[Path]:
     """The safetensors files of a model, as transformers chooses them.
 
+    Without ``model.safetensors`` and an index, which transformers would want, all files together are one model.
+
     Raises:
-        InputError: there are none, or one that the index names is missing.
+        InputError: there are none, one is missing, or there are two sets of them.
     """
-    if (directory / SINGLE_FILE).is_file():
+    if is_plain_file(directory / SINGLE_FILE):
         return [directory / SINGLE_FILE]
-    index = directory / INDEX_FILE
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{index} cannot be read ({error}); fetch it again.") from error
-        paths = [directory / name for name in names]
-        for path in paths:
-            if not path.is_file():
-                raise InputError(f"{path} is missing, though {INDEX_FILE} names it; fetch the whole model.")
-        return paths
-    paths = sorted(directory.glob("*.safetensors"))
+    if is_plain_file(directory / INDEX_FILE):
+        return indexed_files(directory / INDEX_FILE)
+    paths = _loose(directory)
     if not paths:
         raise InputError(_no_weights(directory))
+    _check_one_set(directory, paths)
     return paths
+
+
+def indexed_files(index: Path) -> list[Path]:
+    """The files that an index names, which lie beside it.
+
+    Raises:
+        InputError: the index is damaged, a file is missing, or lies elsewhere.
+    """
+    try:
+        names = sorted(set(read_json(index)["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{index} cannot be read ({error}); fetch it again.") from error
+    for name in names:
+        if not isinstance(name, str) or "\0" in name or name in ("", ".", "..") or Path(name).name != name:
+            raise InputError(f"{index} names {name!r}, which is not a file beside it; fetch the model again.")
+        if not is_plain_file(index.parent / name):
+            raise InputError(f"{index.parent / name} is missing, though {index.name} names it; fetch the whole model.")
+    return [index.parent / name for name in names]
+
+
+def _loose(directory: Path) -> list[Path]:
+    """Safetensors files that are not known to be something else."""
+    paths = sorted(path for path in directory.glob("*.safetensors") if path.name not in _OTHERS and is_plain_file(path))
+    usual = [path for path in paths if not path.name.startswith(_MISTRAL)]
+    return usual or paths
+
+
+def _check_one_set(directory: Path, paths: list[Path]) -> None:
+    """Refuse files of two sets of weights, and a set with a part missing.
+
+    Raises:
+        InputError: they are.
+    """
+    parts: dict[tuple[str, int], list[int]] = {}
+    for path in paths:
+        if match := _PART.fullmatch(path.name):
+            parts.setdefault((match["stem"], int(match["count"])), []).append(int(match["number"]))
+    if len(parts) > 1:
+        first, second = (f"{stem}-*-of-{count:05d}.safetensors" for stem, count in sorted(parts)[:2])
+        raise InputError(_two_sets(directory, first, second))
+    for (stem, count), numbers in parts.items():
+        missing = next((number for number in range(1, count + 1) if number not in numbers), None)
+        if missing is not None:
+            name = f"{stem}-{missing:05d}-of-{count:05d}.safetensors"
+            raise InputError(f"{directory / name} is missing, though other parts are there; fetch the whole model.")
+    names: dict[str, Path] = {}
+    for path in paths:
+        for name in read_index([path]):
+            if name in names:
+                raise InputError(_two_sets(directory, names[name].name, path.name))
+            names[name] = path
+
+
+def _two_sets(directory: Path, first: str, second: str) -> str:
+    return (
+        f"{directory} holds two sets of weights without an index ({first} and {second}); remove the one that does not "
+        "count."
+    )
 
 
 def _no_weights(directory: Path) -> str:
     pickles = sorted(path.name for suffix in ("bin", "pt", "pth") for path in directory.glob(f"*.{suffix}"))
     if pickles:
         return (
-            f"{directory} holds its weights as pickles ({pickles[0]}), which are not read, for they can run code; "
+            f"{directory} holds its weights as pickles ({pickles[0]}), which are not read because they can run code; "
             "save the model as safetensors, or pass --allow-pickle (only tensors are loaded then)."
         )
     return f"{directory} holds no safetensors files; give the directory of a whole model."
@@ -159,10 +218,10 @@ def read_index(paths: list[Path]) -> dict[str, StoredWeights]:
     Raises:
         InputError: a file is truncated or damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
-    found: dict[str, StoredWeights] = {}
+    tensors: dict[str, StoredWeights] = {}
     for path in paths:
+        if not is_plain_file(path):
+            raise InputError(f"{path} is missing; fetch the whole model.")
         try:
             # The library checks the header against itself and the size of the file; it hands out no bfloat16
             # without torch, so the places are taken from the header here.
@@ -176,5 +235,5 @@ def read_index(paths: list[Path]) -> dict[str, StoredWeights]:
         for name, entry in header.items():
             if name != "__metadata__":
                 start = 8 + length + entry["data_offsets"][0]
-                found[name] = StoredWeights(path, entry["dtype"], tuple(entry["shape"]), start)
-    return found
+                tensors[name] = StoredWeights(path, entry["dtype"], tuple(entry["shape"]), start)
+    return tensors

@@ -206,18 +206,18 @@ def test_every_candidate_is_harmless(tmp_path: Path) -> None:
     assert known > len(CANDIDATES) // 2
 
 
-@pytest.mark.parametrize("adds", [True, False])
-def test_files_that_disagree_about_bos_are_told(edit: Callable[..., Path], adds: bool) -> None:
-    """tokenizer_config.json counts, as for llama.cpp's converter."""
-    directory = edit(cached_model("llama"), "tokenizer_config.json", lambda d: d.update(add_bos_token=adds))
-    if adds:
+@pytest.mark.parametrize("says", [True, False])
+def test_files_that_disagree_about_bos_are_reported(edit: Callable[..., Path], says: bool) -> None:
+    """tokenizer.json counts, as for transformers."""
+    directory = edit(cached_model("llama"), "tokenizer_config.json", lambda d: d.update(add_bos_token=says))
+    if says:
         rule = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
         document = json.loads((directory / "tokenizer.json").read_text())
         (directory / "tokenizer.json").write_text(json.dumps({**document, "post_processor": rule}))
     source = open_source(str(directory))
-    assert source.adds_bos is adds
+    assert source.adds_bos is not says
     assert len(source.warnings) == 1
-    assert f"add_bos_token = {str(adds).lower()}" in source.warnings[0]
+    assert f"add_bos_token = {str(says).lower()}" in source.warnings[0]
 
 
 def test_spaces_around_special_tokens_are_a_warning(edit: Callable[..., Path]) -> None:
@@ -258,7 +258,7 @@ def test_damaged_files_are_refused(edit: Callable[..., Path]) -> None:
         open_source(str(directory)).metadata()
     (directory / "tokenizer.json").unlink()
     (directory / "tokenizer.model").write_bytes(b"no model")
-    with pytest.raises(InputError, match=r"tokenizer\.model is no sentencepiece model"):
+    with pytest.raises(InputError, match=r"tokenizer\.model is not a sentencepiece model"):
         open_source(str(directory)).metadata()
 
 
