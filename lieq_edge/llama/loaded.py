@@ -48,6 +48,9 @@ class LoadedVocabulary:
     def tokenize(self, text: str, parse_special: bool) -> list[int]:
         return _tokenize(self.pointer, text, add_special=False, parse_special=parse_special)
 
+    def ends(self, token: int) -> bool:
+        return bool(Api.llama_vocab_is_eog(self.pointer, token))
+
     def detokenize(self, ids: Sequence[int], special: bool) -> str:
         data = b"".join(self._piece(token, special) for token in ids)
         if self._adds_space and data.startswith(b" "):
@@ -193,6 +196,11 @@ def tokenize(worker: Worker, handle: int, texts: list[str], parse_special: bool)
     return [vocabulary.tokenize(text, parse_special) for text in texts]
 
 
+def ends(worker: Worker, handle: int, token: int) -> bool:
+    """Whether llama.cpp ends a generation at ``token``."""
+    return bool(worker.objects[handle].ends(token))
+
+
 def detokenize(worker: Worker, handle: int, rows: list[list[int]], special: bool) -> list[str]:
     vocabulary = worker.objects[handle]
     return [vocabulary.detokenize(ids, special) for ids in rows]
@@ -318,6 +326,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         load_vocabulary,
         tokenize,
         detokenize,
+        ends,
         load_engine,
         tokenize_whole,
         run_windows,

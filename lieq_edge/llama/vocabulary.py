@@ -81,7 +81,7 @@ class Vocabulary:
 
     def ends(self, token: int) -> bool:
         """Whether llama.cpp ends a generation at ``token``."""
-        return bool(self._api.llama_vocab_is_eog(self._vocab, token))
+        return bool(self._alive().call("ends", token, seconds=text_seconds(1)))
 
     def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
         """The text of ``ids``; special tokens are left out unless ``special``, broken UTF-8 becomes U+FFFD.

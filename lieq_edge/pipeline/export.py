@@ -98,7 +98,7 @@ def write(
             _encode(job, evidence, plan, advance),
             calibration=evidence.calibration,
             rounding=job.rounder.name,
-            ready=lambda path: _remember(path, started),
+            ready=lambda path: _finish(job, path, started),
             replace=replace,
         )
         # The end of the stage gives their memory back; the original and the file come next.
@@ -122,8 +122,13 @@ def _encode(
         yield tensor, packed
 
 
+def _finish(job: Job, path: Path, started: Run | None) -> None:
+    """Check the model once more, then note the finished file before it gets its name: so it is known afterwards."""
+    job.files.check()
+    _remember(path, started)
+
+
 def _remember(path: Path, started: Run | None) -> None:
-    """Note the finished file before it gets its name, so that it is known whatever happens then."""
     if started is not None:
         status = path.stat()
         started.save("written", {}, [status.st_ino, status.st_size, status.st_mtime_ns])

@@ -21,6 +21,7 @@ from ..runtimes.base import LOSS, NETWORK
 from ..settings import Settings
 from ..sources import Source, open_source
 from ..store import NO_CACHE, Cache, open_cache, parse_size
+from ..system.fingerprint import Fingerprints
 from ..system.progress import log
 from ..system.timing import Stopwatch
 from .blocks import BlockChoice
@@ -49,6 +50,7 @@ class Job:
         threads: number of CPU threads, None for all cores.
         seed: first seed of everything that is drawn.
         out: file to write; None where nothing is written.
+        files: files of the model as they were when they were hashed; nothing is stored once one has changed.
         watch: seconds by stage.
     """
 
@@ -65,6 +67,7 @@ class Job:
     validation: ValidationRequest | None
     cache: Cache
     out: Path | None = None
+    files: Fingerprints = field(default_factory=Fingerprints)
     watch: Stopwatch = field(default_factory=Stopwatch)
 
     @property
@@ -101,8 +104,11 @@ def resolve(
     watch = Stopwatch()
     budget = parse_budget(settings.budget)
     validation = validation_request(settings) if out is not None else None
+    files = Fingerprints()
     with watch.measure("open"):
         source = open_model(model, settings)
+        for path in source.read_files:
+            files.remember(path)
     if out is not None:
         _check_not_source(out, model, source)
     runtime = open_runtime(source, threads=settings.threads)
@@ -129,8 +135,9 @@ def resolve(
         blocks=block_choice(settings, allocator.needs),
         saved=saved,
         validation=validation,
-        cache=(cache_of(settings) if cache is None else cache).about(model=source.content_hash),
+        cache=(cache_of(settings) if cache is None else cache).about(model=source.content_hash).guarded(files.check),
         out=out,
+        files=files,
         watch=watch,
     )
 

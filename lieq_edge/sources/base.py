@@ -60,6 +60,11 @@ class Source(ABC):
     def content_hash(self) -> str:
         """SHA-256 (hex) over metadata and weights; the same model bytes give the same hash."""
 
+    @property
+    def read_files(self) -> tuple[Path, ...]:
+        """The files that the model is read from; while one is at work they must not change."""
+        return self.files
+
     @abstractmethod
     def tensors(self) -> list[TensorSpec]:
         """All tensors in the order in which they are written."""

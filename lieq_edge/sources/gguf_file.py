@@ -161,7 +161,8 @@ class GgufSource(TokenizingSource):
         if self._family is None:
             raise InputError(
                 f"{self.label} is of the architecture {self.architecture}, which is run through llama.cpp only and "
-                "has no --metric saliency, composite or loss and no --rounding feedback, which need PyTorch; choose others."
+                "has no --metric saliency, composite or loss and no --rounding feedback, which need PyTorch; "
+                "choose others."
             )
         return self._family
 

@@ -198,11 +198,19 @@ class HuggingFaceSource(TokenizingSource):
         outer = frozenset({self._names[EMBEDDING], self._names.get(HEAD, _HEAD_NAME)})
         return open_adapter(directory, needed, outer=outer, tied=self._dims.tied, label=self.label)
 
-    @functools.cached_property
-    def content_hash(self) -> str:
+    @property
+    def read_files(self) -> tuple[Path, ...]:
+        adapter = () if self._adapter is None else self._adapter.files
+        return (*self._model_files(), *adapter)
+
+    def _model_files(self) -> list[Path]:
         present = [self._directory / name for name in HASHED_FILES if is_plain_file(self._directory / name)]
         templates = sorted((self._directory / TEMPLATE_FOLDER).glob("*.jinja"))
-        model = hash_files([*present, *templates, *self._paths])
+        return [*present, *templates, *self._paths]
+
+    @functools.cached_property
+    def content_hash(self) -> str:
+        model = hash_files(self._model_files())
         if self._adapter is None:
             return model
         return hashlib.sha256(f"{model} + {self._adapter.content_hash()}".encode()).hexdigest()

@@ -120,9 +120,14 @@ class Adapter:
             array = array + (delta.T if self.transposed else delta)
         return array
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The adapter's files."""
+        return self.directory / CONFIG_FILE, self.directory / WEIGHTS_FILE
+
     def content_hash(self) -> str:
         """SHA-256 (hex) over the adapter's files."""
-        return hash_files([self.directory / CONFIG_FILE, self.directory / WEIGHTS_FILE])
+        return hash_files([*self.files])
 
     def warnings(self, model: str) -> tuple[str, ...]:
         """A note when the adapter was made for a model of another name than ``model``."""
