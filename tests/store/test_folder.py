@@ -12,6 +12,7 @@ import pytest
 
 from lieq_edge.errors import InputError
 from lieq_edge.store import Entry, FolderCache, Run
+from lieq_edge.store.contents import remove_run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="owners and modes of POSIX")
 
@@ -220,3 +221,11 @@ def test_a_run_without_a_folder_is_guarded_too() -> None:
 
     with pytest.raises(InputError), Run(None, guard=guard) as run:
         run.save("state", STATE)
+
+
+def test_work_behind_a_link_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "state.safetensors").write_text("precious")
+    (tmp_path / "work").symlink_to("target")
+    assert not remove_run(tmp_path / "work")
+    assert [path.name for path in (tmp_path / "target").iterdir()] == ["state.safetensors"]
