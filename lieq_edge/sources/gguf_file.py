@@ -160,9 +160,9 @@ class GgufSource(TokenizingSource):
     def _need_family(self) -> tuple[Family, Dims]:
         if self._family is None:
             raise InputError(
-                f"{self.label} is of the architecture {self.architecture}, which is run through llama.cpp only and "
-                "has no --metric saliency, composite or loss and no --rounding feedback, which need PyTorch; "
-                "choose others."
+                f"{self.label} is of the architecture {self.architecture}, which is run through llama.cpp only; choose "
+                "another --metric than saliency, composite and loss and another --rounding than feedback, which need "
+                "PyTorch."
             )
         return self._family
 

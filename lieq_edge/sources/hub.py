@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..system.progress import is_quiet, log
 from .families import family_of_config
 from .huggingface import CONFIG_FILE, HASHED_FILES, TEMPLATE_FOLDER, HuggingFaceSource, Opening, read_config
+from .kinds import ADAPTER_CONFIG
 from .text_part import text_config
 from .weights.pickles import PICKLE_FILE, PICKLE_INDEX, pickle_files
 from .weights.safetensors_files import INDEX_FILE, SINGLE_FILE, has_files
@@ -53,9 +54,18 @@ def open_hub(model: str, revision: str | None = None, opening: Opening | None = 
 def _fetch(model: str, revision: str | None, opening: Opening) -> Path:
     """The directory of the hub's cache in which the files that are needed lie."""
     reachable = _can_reach_hub()
-    config = Path(
-        huggingface_hub.hf_hub_download(model, CONFIG_FILE, revision=revision, local_files_only=not reachable)
-    )
+    try:
+        downloaded = huggingface_hub.hf_hub_download(
+            model, CONFIG_FILE, revision=revision, local_files_only=not reachable
+        )
+    except errors.EntryNotFoundError:
+        if reachable and ADAPTER_CONFIG in _files(model, revision or "main"):
+            raise InputError(
+                f"{model} is an adapter, not a model; give the model that it was made for, and the adapter's directory "
+                "with --lora."
+            ) from None
+        raise
+    config = Path(downloaded)
     document = text_config(read_config(config))
     family_of_config(document, model).check(document, model)
     if not reachable:
@@ -104,7 +114,11 @@ def _weight_files(model: str, names: set[str], commit: str, opening: Opening) ->
 
     def indexed(index: str) -> list[str]:
         path = Path(huggingface_hub.hf_hub_download(model, index, revision=commit))
-        return [index, *sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))]
+        parts = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+        missing = next((part for part in parts if part not in names), None)
+        if missing is not None:
+            raise InputError(f"{model} has no file {missing} on the hub, which {index} names; choose another model.")
+        return [index, *parts]
 
     if SINGLE_FILE in names:
         return [SINGLE_FILE]

@@ -329,6 +329,18 @@ def test_hub_errors_are_told_in_a_sentence(name: str, monkeypatch: pytest.Monkey
     refused("Some/Model", HUB_ERRORS[name])
 
 
+def test_an_adapter_on_the_hub_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import errors
+
+    def fail(*_: Any, **__: Any) -> str:
+        raise errors.EntryNotFoundError.__new__(errors.EntryNotFoundError, "no config.json")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    monkeypatch.setattr("lieq_edge.sources.hub._can_reach_hub", lambda: True)
+    monkeypatch.setattr("lieq_edge.sources.hub._files", lambda *_: {"adapter_config.json": 1})
+    refused("Some/Adapter", "Some/Adapter is an adapter, not a model")
+
+
 def test_other_hub_errors_are_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> str:
         raise ConnectionError("broken\npipe")

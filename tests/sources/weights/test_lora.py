@@ -176,3 +176,18 @@ def test_matrices_that_the_model_keeps_turned() -> None:
     factors: Any = _Factors(Stored(a), Stored(b), 0.5)  # type: ignore[arg-type]
     merged = Adapter(Path("x"), transposed=True, factors={"w": factors}).merge("w", np.zeros((5, 3), np.float32))
     assert np.allclose(merged, 0.5 * (b @ a).T)
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+", "(.*)*x", r"(q|q)\1", ".*.*.*x", "(?=.*)q_proj", "x" * 3000])
+def test_patterns_that_could_match_for_ever_are_refused(tmp_path: Path, pattern: str) -> None:
+    adapter = save(tmp_path / "adapter", PAIR, rank_pattern={pattern: 4})
+    with pytest.raises(InputError, match="which could take for ever to match"):
+        open_source(str(cached_model("llama")), lora=adapter)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["q_proj", r"layers\.0\.self_attn\.q_proj", r".*\.(q|k)_proj", r"layers\.[0-9]+\..*"]
+)
+def test_patterns_as_peft_writes_them_are_matched(tmp_path: Path, pattern: str) -> None:
+    adapter = save(tmp_path / "adapter", PAIR, r=2, rank_pattern={pattern: 4})
+    assert open_source(str(cached_model("llama")), lora=adapter).n_blocks == 2

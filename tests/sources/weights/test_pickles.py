@@ -60,3 +60,39 @@ def test_other_pickles_are_refused(pickled: Path, content: str, capsys: pytest.C
         open_source(str(pickled), allow_pickle=True)
     assert "\n" not in str(caught.value)
     assert "code ran" not in capsys.readouterr().out
+
+
+def test_parameters_are_read_as_tensors(pickled: Path) -> None:
+    """As ``torch.save(dict(model.named_parameters()))`` writes them: they want gradients."""
+    import torch
+
+    path = pickled / "pytorch_model.bin"
+    weights = torch.load(path)
+    torch.save({name: torch.nn.Parameter(tensor) for name, tensor in weights.items()}, path)
+    original = open_source(str(cached_model("llama", tied=False, dtype="bfloat16")))
+    source = open_source(str(pickled), allow_pickle=True)
+    for spec in original.tensors():
+        assert np.array_equal(source.read(spec.name), original.read(spec.name))
+
+
+@pytest.mark.parametrize(("kind", "message"), [("sparse", "a sparse layout"), ("meta", r"on the meta device")])
+def test_tensors_without_plain_values_are_refused_by_name(pickled: Path, kind: str, message: str) -> None:
+    import torch
+
+    path = pickled / "pytorch_model.bin"
+    weights = torch.load(path)
+    name = "model.norm.weight"
+    weights[name] = weights[name].to_sparse() if kind == "sparse" else weights[name].to("meta")
+    torch.save(weights, path)
+    with pytest.raises(InputError, match=rf"The tensor model\.norm\.weight of .* has .*{message}"):
+        open_source(str(pickled), allow_pickle=True)
+
+
+@pytest.mark.parametrize("name", ["../pytorch_model.bin", "/etc/hostname"])
+def test_an_index_of_pickles_names_files_beside_it_only(pickled: Path, name: str) -> None:
+    import json
+
+    (pickled / "pytorch_model.bin").rename(pickled.parent / "pytorch_model.bin")
+    (pickled / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(InputError, match="which is not a file beside it"):
+        open_source(str(pickled), allow_pickle=True)
