@@ -273,6 +273,17 @@ def shared() -> Child:
         return _child
 
 
+def peak_bytes() -> int:
+    """The largest resident size that the worker of this process has had; 0 where none runs.
+
+    It comes beside ``peak_rss_bytes`` of this process, though not always at the same moment.
+    """
+    if _child is None or not _child.alive:
+        return 0
+    size: int = _child.call("peak_bytes", label="memory", seconds=LOAD_SECONDS)
+    return size
+
+
 @atexit.register
 def _end() -> None:
     if _child is not None and _child.owner == os.getpid():

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import InputError
+from ..system.memory import peak_rss_bytes
 from .shared_memory import SharedMemory
 
 if sys.platform == "linux":
@@ -96,6 +97,15 @@ class Worker:
     def _send(self, document: Any) -> None:
         self._answers.write(json.dumps(document).encode() + b"\n")
         self._answers.flush()
+
+
+def peak_bytes(_: Worker) -> int:
+    """The largest resident size that this process has had."""
+    if sys.platform == "linux":
+        # getrusage counts the process that started this one, too.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    return peak_rss_bytes()
 
 
 def limit_memory(worker: Worker, size: int) -> None:
