@@ -3,6 +3,7 @@
 It reads requests from stdin and answers on what was stdout, one JSON document a line:
 
     parent: [name, [arguments], [handles to release]]
+    worker: ["ready", null]         once
     worker: ["event", [...]]        while it works; the parent answers "go" or "stop"
     worker: ["result", value]       or ["error", [kind, message]]
 
@@ -57,6 +58,7 @@ class Worker:
 
     def serve(self, functions: dict[str, Callable[..., Any]]) -> None:
         """Answer requests for ever."""
+        self._send(["ready", None])
         while True:
             name, arguments, released = json.loads(self._lines.get())
             for handle in released:
