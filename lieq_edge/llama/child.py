@@ -1,4 +1,4 @@
-"""The process beside this one in which llama.cpp loads, tokenizes and runs models: it may die, this one does not.
+"""The worker process, in which llama.cpp loads, tokenizes and runs models: it may die, this process does not.
 
 llama.cpp ends its process on some damaged files (GGML_ASSERT, a stack that overflows), and never returns on others. In
 a process of its own the first becomes one sentence with llama.cpp's last line, and the second ends at a limit. One
@@ -37,7 +37,7 @@ from .shared_memory import SIZE, SharedMemory
 Event = Callable[..., None]
 
 _ROOT = Path(__file__).resolve().parents[2]
-# Python's own switches and the folder of the caller change nothing (-I); packages are looked for where we found them.
+# The current folder and PYTHON* variables do not count (-I); packages come from where this process has them.
 _START = """
 import json, sys
 address, sys.path[:] = json.loads(sys.argv[1])
@@ -100,8 +100,8 @@ class Child:
             arguments: its arguments, JSON values.
             label: name of the model, for messages.
             seconds: time limit.
-            on_event: function that is called with what the worker reports meanwhile; it may look at ``array``, and must
-                not use llama.cpp.
+            on_event: function that is called with each event of the worker; it may look at ``array``, and must not use
+                llama.cpp.
 
         Raises:
             InputError: llama.cpp refuses, dies, or is still at it after the limit.
@@ -127,7 +127,7 @@ class Child:
                 self._bury(label, seconds)
                 raise InputError(self._sentence) from None
             except BaseException:
-                # Asked to stop in the middle of an answer: the next call could not tell which answer is its own.
+                # Interrupted in the middle of an answer, which the next call could take for its own.
                 self._sentence = "llama.cpp was stopped."
                 self.kill()
                 raise
@@ -154,7 +154,7 @@ class Child:
         """End the worker at once."""
         self._process.kill()
         self._process.wait()
-        self._busy.set()  # what waits for a call ends
+        self._busy.set()  # ends the thread that watches the limits
 
     @contextlib.contextmanager
     def _limited(self, seconds: float) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Where the worker process begins; imports what llama.cpp needs, and no more. Imports llama.cpp."""
+"""Entry point of the worker process; it imports little, so that it starts soon. Imports llama.cpp."""
 
 from __future__ import annotations
 

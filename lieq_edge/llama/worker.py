@@ -1,13 +1,13 @@
 """The process in which llama.cpp runs. It may die of a file, and its parent lives (``child`` is the other end).
 
-It reads requests from stdin and answers on what was stdout, one JSON document a line:
+It reads requests from stdin and answers on the former stdout, one JSON document a line:
 
     parent: [name, [arguments], [handles to release]]
     worker: ["ready", null]         once
     worker: ["event", [...]]        while it works; the parent answers "go" or "stop"
     worker: ["result", value]       or ["error", [kind, message]]
 
-Large arrays lie in the shared memory. Whatever llama.cpp prints goes to stderr, whose last line tells why it died.
+Large arrays lie in the shared memory. Prints of llama.cpp go to stderr, whose last line says why it died.
 """
 
 from __future__ import annotations
