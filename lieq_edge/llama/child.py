@@ -1,4 +1,4 @@
-"""The process beside this one in which llama.cpp loads, tokenizes and runs models: it may die, this one does not.
+"""The worker process, in which llama.cpp loads, tokenizes and runs models: it may die, this process does not.
 
 llama.cpp ends its process on some damaged files (GGML_ASSERT, a stack that overflows), and never returns on others. In
 a process of its own the first becomes one sentence with llama.cpp's last line, and the second ends at a limit. One
@@ -31,20 +31,20 @@ import psutil
 
 from ..errors import InputError
 from ..system.memory import most_beside
-from .limits import LOAD_SECONDS
+from .limits import LOAD_SECONDS, START_SECONDS
 from .shared_memory import SIZE, SharedMemory
 
 Event = Callable[..., None]
 
 _ROOT = Path(__file__).resolve().parents[2]
-# Python's own switches and the folder of the caller change nothing (-I); packages are looked for where we found them.
+# The current folder and PYTHON* variables do not count (-I); packages come from where this process has them.
 _START = """
 import json, sys
 address, sys.path[:] = json.loads(sys.argv[1])
 from lieq_edge.llama.serve import main
 main(address)
 """
-_STEP = 0.1
+_STEP, _LONGEST_STEP = 0.1, 1.0
 # The system's own limit on a process counts what it allocates, without files that it maps.
 _SYSTEM_LIMITS = sys.platform == "linux"
 _PATH = re.compile(r"\S*[/\\](?=[^/\\\s]+:\d+: )")
@@ -66,7 +66,8 @@ class Child:
         self._released: deque[int] = deque()
         self.lock = threading.RLock()
         self._in_event = False
-        self._deadline: float | None = None
+        self._ready = False
+        self._left: list[float] = [float("inf")]
         self._busy = threading.Event()
         self._most_resident: float = float("inf")
         self._stopped_for = ""
@@ -99,8 +100,8 @@ class Child:
             arguments: its arguments, JSON values.
             label: name of the model, for messages.
             seconds: time limit.
-            on_event: function that is called with what the worker reports meanwhile; it may look at ``array``, and must
-                not use llama.cpp.
+            on_event: function that is called with each event of the worker; it may look at ``array``, and must not use
+                llama.cpp.
 
         Raises:
             InputError: llama.cpp refuses, dies, or is still at it after the limit.
@@ -112,6 +113,9 @@ class Child:
                 raise InputError(self._sentence or "llama.cpp runs in the process that this one was forked from.")
             released = [self._released.popleft() for _ in range(len(self._released))]
             try:
+                if not self._ready:
+                    with self._limited(START_SECONDS):
+                        self._ready = self._receive()[0] == "ready"
                 with self._limited(seconds):
                     kind, value = self._ask([name, arguments, released])
                 error: Exception | None = None
@@ -123,7 +127,7 @@ class Child:
                 self._bury(label, seconds)
                 raise InputError(self._sentence) from None
             except BaseException:
-                # Asked to stop in the middle of an answer: the next call could not tell which answer is its own.
+                # Interrupted in the middle of an answer, which the next call could take for its own.
                 self._sentence = "llama.cpp was stopped."
                 self.kill()
                 raise
@@ -150,26 +154,29 @@ class Child:
         """End the worker at once."""
         self._process.kill()
         self._process.wait()
+        self._busy.set()  # ends the thread that watches the limits
 
     @contextlib.contextmanager
     def _limited(self, seconds: float) -> Iterator[None]:
-        self._deadline = time.monotonic() + seconds
+        self._left = [seconds]
         self._busy.set()
         try:
             yield
         finally:
             self._busy.clear()
-            self._deadline = None
+            self._left = [float("inf")]
 
     def _watch(self) -> None:
         """End the worker when it takes too long, or too much memory."""
         while True:
             self._busy.wait()
+            left, start = self._left, time.monotonic()
             time.sleep(_STEP)
             if self._process.returncode is not None:
                 return
-            deadline = self._deadline
-            if deadline is not None and time.monotonic() > deadline:
+            # A machine that slept, or a program that was suspended, has not worked meanwhile.
+            left[0] -= min(time.monotonic() - start, _LONGEST_STEP)
+            if left[0] < 0:
                 self._stopped_for = "time"
             elif not _SYSTEM_LIMITS and self._resident() > self._most_resident:
                 self._stopped_for = "memory"
@@ -191,12 +198,15 @@ class Child:
             EOFError: the worker has ended.
         """
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         try:
             self._process.stdin.write(json.dumps(document).encode() + b"\n")
             self._process.stdin.flush()
         except OSError:
             raise EOFError from None
+        return self._receive()
+
+    def _receive(self) -> tuple[str, Any]:
+        assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line.endswith(b"\n"):
             raise EOFError
@@ -220,7 +230,7 @@ class Child:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
         self.kill()
-        if self._stopped_for == "time":
+        if self._stopped_for == "time" and self._ready:
             self._sentence = (
                 f"llama.cpp had not finished with {label} after {seconds:.3g} s and was stopped; the file is probably "
                 "damaged: fetch or convert it again, or choose another."
@@ -229,9 +239,13 @@ class Child:
         if self._stopped_for == "memory":
             self._sentence = f"llama.cpp took too much memory for {label} and was stopped; choose a smaller model."
             return
+        end = f"{_signal(self._process.returncode)}{self._last_line()}"
+        if not self._ready:
+            self._sentence = f"llama.cpp could not be started ({end}); install llama-cpp-python again."
+            return
         self._sentence = (
-            f"llama.cpp ended on {label} ({_signal(self._process.returncode)}{self._last_line()}); the file is "
-            "probably damaged: fetch or convert it again, or choose another."
+            f"llama.cpp ended on {label} ({end}); the file is probably damaged: fetch or convert it again, or choose "
+            "another."
         )
 
     def _last_line(self) -> str:
@@ -271,6 +285,17 @@ def shared() -> Child:
         if _child is None or not _child.alive:
             _child = Child()
         return _child
+
+
+def peak_bytes() -> int:
+    """The largest resident size that the worker of this process has had; 0 where none runs.
+
+    It comes beside ``peak_rss_bytes`` of this process, though not always at the same moment.
+    """
+    if _child is None or not _child.alive:
+        return 0
+    size: int = _child.call("peak_bytes", label="memory", seconds=LOAD_SECONDS)
+    return size
 
 
 @atexit.register

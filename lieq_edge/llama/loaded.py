@@ -1,4 +1,4 @@
-"""Models and vocabularies as llama.cpp has loaded them, and what the worker does with them. Imports llama.cpp."""
+"""Models and vocabularies that llama.cpp has loaded, and the worker's functions for them. Imports llama.cpp."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class LoadedModel:
     Attributes:
         n_vocab: tokens in the vocabulary.
         flash_attention: attention is computed in one fused step; None where llama.cpp did not log it.
-        observer: what looks at its graph, or None.
+        observer: observer of its graph, or None.
     """
 
     def __init__(self, path: bytes, label: str, *, mapped: bool = True) -> None:
@@ -240,7 +240,7 @@ def tokenize_whole(worker: Worker, handle: int, text: str) -> list[int]:
 
 
 def run_windows(worker: Worker, handle: int, tokens: list[int], context: int, first: int) -> None:
-    """Run windows side by side; logits of the positions from ``first`` on, but not of the last, are kept."""
+    """Run windows side by side; logits are computed from position ``first`` to the last but one."""
     model = worker.objects[handle]
     place = np.arange(len(tokens))
     position = place % context
@@ -338,4 +338,4 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         generate,
     )
 }
-"""What the parent may call, by name."""
+"""Functions that the parent may call, by name."""

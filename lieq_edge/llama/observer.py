@@ -1,4 +1,4 @@
-"""What the matrices of a graph receive, seen in llama.cpp's evaluation callback. Imports llama.cpp."""
+"""Inputs of the matrices of a graph, as llama.cpp's evaluation callback sees them. Imports llama.cpp."""
 
 from __future__ import annotations
 

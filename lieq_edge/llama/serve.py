@@ -1,4 +1,4 @@
-"""Where the worker process begins; imports what llama.cpp needs, and no more. Imports llama.cpp."""
+"""Entry point of the worker process; it imports little, so that it starts soon. Imports llama.cpp."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 from .loaded import FUNCTIONS
 from .shared_memory import SharedMemory
-from .worker import Worker, limit_memory
+from .worker import Worker, limit_memory, peak_bytes
 
 
 def main(address: int | str) -> None:
@@ -24,4 +24,11 @@ def main(address: int | str) -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     worker = Worker(os.fdopen(os.dup(0), "rb"), answers, SharedMemory(address))
-    worker.serve({"limit_memory": limit_memory, "release": Worker.release, **FUNCTIONS})
+    worker.serve(
+        {
+            "limit_memory": limit_memory,
+            "peak_bytes": peak_bytes,
+            "release": Worker.release,
+            **FUNCTIONS,
+        }
+    )

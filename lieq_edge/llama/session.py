@@ -1,7 +1,7 @@
-"""Run a GGUF model in llama.cpp and look at what its matrices receive, for models that transformers does not run.
+"""Run a GGUF model in llama.cpp and observe the inputs of its matrices, for models that transformers does not run.
 
-The callback of llama.cpp's graph runs in the process beside this one, as everything of llama.cpp does, and hands the
-inputs over in shared memory.
+The callback of llama.cpp's graph runs in the worker, as everything of llama.cpp does, and hands the inputs over in
+shared memory: that costs a few percent of a run, and a graph that fails an assertion does not end this process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Consume", "Floats", "LlamaSession", "NotSeen", "observed"]
 
 Floats = npt.NDArray[np.float32]
 Consume = Callable[[str, Floats, int], None]
-"""Takes the GGUF name of a matrix, what it receives ``(rows, columns)``, and which of the tensor's matrices it is
+"""Takes the GGUF name of a matrix, its inputs ``(rows, columns)``, and which of the tensor's matrices it is
 (the expert; 0 where there is one only). The array is valid during the call, in which llama.cpp cannot be used."""
 
 

@@ -1,12 +1,13 @@
 """The process in which llama.cpp runs. It may die of a file, and its parent lives (``child`` is the other end).
 
-It reads requests from stdin and answers on what was stdout, one JSON document a line:
+It reads requests from stdin and answers on the former stdout, one JSON document a line:
 
     parent: [name, [arguments], [handles to release]]
+    worker: ["ready", null]         once
     worker: ["event", [...]]        while it works; the parent answers "go" or "stop"
     worker: ["result", value]       or ["error", [kind, message]]
 
-Large arrays lie in the shared memory. Whatever llama.cpp prints goes to stderr, whose last line tells why it died.
+Large arrays lie in the shared memory. Prints of llama.cpp go to stderr, whose last line says why it died.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import InputError
+from ..system.memory import peak_rss_bytes
 from .shared_memory import SharedMemory
 
 if sys.platform == "linux":
@@ -56,6 +58,7 @@ class Worker:
 
     def serve(self, functions: dict[str, Callable[..., Any]]) -> None:
         """Answer requests for ever."""
+        self._send(["ready", None])
         while True:
             name, arguments, released = json.loads(self._lines.get())
             for handle in released:
@@ -96,6 +99,15 @@ class Worker:
     def _send(self, document: Any) -> None:
         self._answers.write(json.dumps(document).encode() + b"\n")
         self._answers.flush()
+
+
+def peak_bytes(_: Worker) -> int:
+    """The largest resident size that this process has had."""
+    if sys.platform == "linux":
+        # getrusage counts the process that started this one, too.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    return peak_rss_bytes()
 
 
 def limit_memory(worker: Worker, size: int) -> None:

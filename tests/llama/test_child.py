@@ -181,6 +181,30 @@ def test_threads_share_one_process(tiny_gguf: MakeGguf) -> None:
     assert results == dict.fromkeys(range(4), True)
 
 
+def test_a_llama_cpp_that_does_not_start_is_not_the_fault_of_the_file(
+    tiny_gguf: MakeGguf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child.shared().kill()
+    monkeypatch.setattr(child, "_START", "raise ImportError('no such library')")
+    with pytest.raises(InputError, match=r"could not be started \(exit code 1: ImportError: no such library\)"):
+        Vocabulary(tiny_gguf("llama"))
+    monkeypatch.undo()
+    assert Vocabulary(tiny_gguf("llama")).n_tokens == 512
+
+
+def test_dead_workers_leave_no_threads(tiny_gguf: MakeGguf) -> None:
+    Vocabulary(tiny_gguf("llama"))
+    child.shared().kill()
+    before = threading.active_count()
+    for _ in range(5):
+        Vocabulary(tiny_gguf("llama"))
+        child.shared().kill()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert threading.active_count() <= before
+
+
 def test_the_worker_imports_little() -> None:
     heavy = "{'torch', 'transformers', 'gguf', 'pydantic', 'rich', 'scipy', 'numba'}"
     script = f"import lieq_edge.llama.serve, sys; print({heavy} & set(sys.modules))"
