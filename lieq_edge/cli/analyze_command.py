@@ -73,7 +73,7 @@ def analyze(
     settings = api.merge({"budget": "2", "metric": metric}, given_flags(context))
     diagnostics = api.analyze_model(model, settings)
     if out is not None:
-        api.save_json(diagnostics, out)
+        api.save_json(diagnostics, out, replace=force)
     if plot is not None:
-        api.plot_layers(diagnostics, plot)
+        api.plot_layers(diagnostics, plot, replace=force)
     report.show_diagnostics(diagnostics, as_json=json_output)

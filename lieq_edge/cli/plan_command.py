@@ -88,5 +88,5 @@ def plan(
     else:
         made = api.plan_model(model, settings)
     if out is not None:
-        api.save_json(made, out)
+        api.save_json(made, out, replace=force)
     report.show_plan(made, as_json=json_output)

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..allocation.plan import Plan, TensorPlan
+from ..blockwise.threads import restored_threads
 from ..evidence.blocks.records import Diagnostics
 from ..llama.encoders import Packed
 from ..rounding.base import RoundingTask
 from ..settings import Settings
 from ..store import Run
 from ..system.exclusive import one_at_a_time
-from ..system.files import check_output, check_space, sweep
+from ..system.files import check_output, check_space, output_target, sweep
 from ..system.jsonio import to_json
 from ..system.progress import Progress, reporting_to, stage
 from .calibration import NoCalibration
@@ -58,7 +59,7 @@ def export_model(
     command = {"model": model, "out": str(out.resolve()), "settings": to_json(settings)}
     # An export that was killed is resumed, even one that had written its file already; unfinished work is kept until
     # all is done.
-    with reporting_to(progress), one_at_a_time(), cache.run("export", command) as started:
+    with reporting_to(progress), one_at_a_time(), restored_threads(), cache.run("export", command) as started:
         replace = force or _is_own(out, started)
         check_output(out, force=replace)
         sweep(out)
@@ -87,7 +88,7 @@ def write(
     """
     assert job.out is not None
     out, watch = job.out, job.watch
-    check_space(out.parent, plan.file_bytes)
+    check_space(output_target(out).parent, plan.file_bytes)
     wants_none = isinstance(job.calibration, NoCalibration) and job.calibration.wanted
     job.rounder.check(plan, evidence.importances, allow_none=wants_none)
     with watch.measure("quantize and write"), stage("Quantise and write", len(plan.tensors)) as advance:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..allocation.budget import parse_budget
 from ..allocation.plan import Plan
+from ..blockwise.threads import restored_threads
 from ..errors import InputError
 from ..evidence.blocks.records import Diagnostics
 from ..settings import Settings
@@ -46,7 +47,7 @@ def plan_model(
     Raises:
         InputError: bad input.
     """
-    with reporting_to(progress), one_at_a_time():
+    with reporting_to(progress), one_at_a_time(), restored_threads():
         job = resolve(model, settings, saved=saved)
         with gather(job, rounding=False) as evidence:
             return allocate(job, evidence)
@@ -74,6 +75,6 @@ def analyze_model(model: str | Path, settings: Settings, *, progress: Progress |
     Raises:
         InputError: bad input.
     """
-    with reporting_to(progress), one_at_a_time():
+    with reporting_to(progress), one_at_a_time(), restored_threads():
         job = resolve(model, settings)
         return measure_diagnostics(job.runtime, job.blocks, job.cache)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..blockwise.threads import restored_threads
 from ..errors import GateError, InputError
 from ..gguf.splits import first_part
 from ..settings import Settings
@@ -133,7 +134,7 @@ def validate_against(
     """
     body, name = validation_text(None if text is None else Path(text).expanduser())
     other: Path | Source | None = None
-    with reporting_to(progress), one_at_a_time():
+    with reporting_to(progress), one_at_a_time(), restored_threads():
         if reference is not None:
             named = str(reference)
             other = first_part(Path(named)) if named.endswith(".gguf") else reference_of(open_source(named))

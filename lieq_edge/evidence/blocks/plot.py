@@ -14,7 +14,7 @@ _PANELS = (
 )
 
 
-def plot_layers(diagnostics: Diagnostics, path: Path) -> None:
+def plot_layers(diagnostics: Diagnostics, path: Path, *, replace: bool = True) -> None:
     """Draw what was measured of each block, one panel a measure, as a PNG; it appears whole or not at all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -45,6 +45,6 @@ def plot_layers(diagnostics: Diagnostics, path: Path) -> None:
     note = f"Spearman correlation with |ΔPPL|: {', '.join(rhos)}" if rhos else ""
     axes[0].set_title(f"{diagnostics.model}\n{note}".strip(), fontsize=10)
     figure.align_ylabels(axes)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, replace=replace) as temporary:
         # No date or software version in the file: the same measurements give the same picture.
         figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from gguf import GGUFValueType, GGUFWriter
 
 from ...errors import InputError
 from ...gguf.container import KeyValue
+from ...system.files import temporary_folder
 from ..plain_files import is_plain_file, read_json
 from .bpe import is_byte_level, read_byte_level
 from .original import Original, load_original
@@ -151,8 +151,7 @@ def _load_converted(directory: Path) -> Original:
             "ones only for these models; choose another model."
         )
     settings = read_json(directory / CONFIG_FILE) if is_plain_file(directory / CONFIG_FILE) else {}
-    with tempfile.TemporaryDirectory(prefix="lieq-") as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         for beside in _BESIDE:
             if is_plain_file(directory / beside):
                 shutil.copyfile(directory / beside, folder / beside)

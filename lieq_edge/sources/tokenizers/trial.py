@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from gguf import GGUFValueType, Keys, TokenType
 
@@ -16,6 +14,7 @@ from ...errors import InputError
 from ...gguf.container import KeyValue, write_container
 from ...gguf.vocabulary_check import check_vocabulary
 from ...llama.vocabulary import PRE_KEY, Vocabulary
+from ...system.files import temporary_folder
 from .battery import BATTERY, special_strings
 from .conversations import check_conversations
 from .hard_strings import HARD_STRINGS
@@ -167,8 +166,8 @@ def _ordered(pieces: Pieces, candidates: Sequence[str]) -> list[str]:
 @contextmanager
 def _loader(values: list[KeyValue], architecture: str) -> Iterator[Callable[[str], Vocabulary]]:
     """Load a vocabulary with a pre-tokenizer's name."""
-    with tempfile.TemporaryDirectory(prefix="lieq-") as folder:
-        path = Path(folder) / "vocabulary.gguf"
+    with temporary_folder() as folder:
+        path = folder / "vocabulary.gguf"
         head = KeyValue("general.architecture", architecture, GGUFValueType.STRING)
         write_container(path, architecture, [head, *values], [], [])
         yield lambda name: Vocabulary(path, pre=name)
