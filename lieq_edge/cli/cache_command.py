@@ -72,7 +72,6 @@ def clear(
 
 
 def _store(folder: Path | None) -> Store:
-    from ..store.contents import Store
-    from ..store.folder import default_folder
+    from ..store import Store, default_folder
 
     return Store(folder.expanduser() if folder is not None else default_folder())

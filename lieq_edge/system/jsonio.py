@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
 from ..errors import InputError
 from .files import read_text, write_output
 
@@ -14,8 +16,6 @@ T = TypeVar("T")
 
 def to_json(value: Any) -> Any:
     """The JSON-ready form (dicts, lists, numbers, strings) of a dataclass."""
-    from pydantic import TypeAdapter
-
     return TypeAdapter(type(value)).dump_python(value, mode="json")
 
 
@@ -41,8 +41,6 @@ def load_json(kind: type[T], path: Path) -> T:
     Raises:
         InputError: the file is missing, is not JSON, or does not describe a ``kind``.
     """
-    from pydantic import TypeAdapter, ValidationError
-
     text = read_text(path, f"the saved {kind.__name__}")
     try:
         return TypeAdapter(kind).validate_json(text)

@@ -13,6 +13,7 @@ from gguf import Keys
 
 from ...errors import InputError
 from ...gguf.header import read_header
+from ...gguf.names import block_of
 from ...llama import library as ggml
 from ...sources.base import Source
 from ...texts.info import TextInfo
@@ -58,7 +59,7 @@ def read_imatrix(path: Path, source: Source) -> tuple[Importances, TextInfo]:
         counts = np.broadcast_to(counts, matrices) if len(counts) == 1 else counts
         if counts.any():
             found[spec.name] = matrix_means(spec.name, totals, counts, several=len(spec.shape) > 2)
-    lacking = [spec.name for spec in wanted if spec.name.startswith("blk.") and spec.name not in found]
+    lacking = [spec.name for spec in wanted if block_of(spec.name) is not None and spec.name not in found]
     if lacking:
         raise InputError(
             f"The importance matrix {path} says nothing about {lacking[0]}; it is of another model or too short a text."
