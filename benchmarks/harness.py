@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from benchmarks.internals import Terminal, receive_with
 from lieq_edge import InputError
-from lieq_edge.system.progress import Terminal, receive_with
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

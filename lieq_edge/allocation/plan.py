@@ -13,7 +13,8 @@ from ..evidence.blocks.records import Diagnostics, TensorInfo
 from ..evidence.blocks.table import score_blocks
 from ..gguf.container import header_size, padded
 from ..gguf.names import EMBEDDING, HEAD, block_of
-from ..gguf.types import LEVEL_TYPES, TYPES, is_matrix, storage_type
+from ..gguf.storage import storage_type
+from ..gguf.types import LEVEL_TYPES, TYPES, is_matrix
 from ..texts.info import TextInfo
 from .budget import Budget, parse_budget
 from .levels import check_range, levels_under, many_levels, two_levels

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
 from .names import TensorName
 
 SUPER_BLOCK = 256
@@ -136,16 +134,3 @@ def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     # ggml does not count leading dimensions of 1.
     several = len(shape) >= 2 and any(size > 1 for size in shape[:-1])
     return several and TensorName.parse(name).is_weight and _NEVER_QUANTISED.search(name) is None
-
-
-def storage_type(name: str) -> GgmlType:
-    """The type of that name, including types that this project only copies.
-
-    Raises:
-        KeyError: ggml has no such type.
-    """
-    if name in TYPES:
-        return TYPES[name]
-    kind = GGMLQuantizationType[name]
-    block, block_bytes = GGML_QUANT_SIZES[kind]
-    return GgmlType(name, int(kind), block, block_bytes, 8 * block_bytes // block)

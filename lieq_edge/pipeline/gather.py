@@ -16,7 +16,6 @@ from ..store import Entry, Run
 from ..system.progress import stage
 from ..texts.info import TextInfo
 from ..texts.windows import Windows, calibration_windows
-from ..validate.parity import check_parity
 from .blocks import measure_diagnostics
 from .calibration import CalibrationText, ImatrixFile
 from .job import Job
@@ -82,6 +81,9 @@ def _check_parity(job: Job) -> None:
     wanted = job.settings.parity and job.source.in_transformers and job.out is not None
     if not wanted or job.cache.get("parity", {}) is not None:
         return
+    # PyTorch comes with it, and a second export of the model does without.
+    from ..validate.parity import check_parity
+
     assert job.out is not None
     with job.watch.measure("parity"), stage("Comparing llama.cpp with transformers", 1) as advance:
         check_parity(job.source, job.out.parent, threads=job.threads)

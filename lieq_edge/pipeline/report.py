@@ -8,6 +8,7 @@ from ..allocation.plan import Plan
 from ..evidence.blocks.records import Diagnostics, describe_inputs
 from ..gguf.names import EMBEDDING, HEAD, TensorName
 from ..gguf.types import CODEBOOK_TYPES, is_matrix
+from ..llama import child
 from ..system.memory import peak_rss_bytes
 from ..texts.info import TextInfo
 from ..validate.perplexity import Validation
@@ -43,7 +44,7 @@ class ExportReport:
         layers: one record a block.
         fallbacks: tensors whose rows the wanted type does not fit, with the type they got.
         seconds: by stage.
-        peak_rss_bytes: largest resident size of the process.
+        peak_rss_bytes: largest resident size of the process and of the one in which llama.cpp runs, together.
         validation: of the written file, None when it was not asked for.
         geometry_inputs: whose inputs the geometry is of, as in ``Diagnostics.inputs``.
         predicted_loss: sum of the predicted rises of the loss, nats a token, where types were chosen by them.
@@ -113,7 +114,7 @@ def make_report(
         probe=plan.probe,
         warnings=tuple(job.source.warnings),
         seconds=job.watch.seconds,
-        peak_rss_bytes=peak_rss_bytes(),
+        peak_rss_bytes=peak_rss_bytes() + child.peak_bytes(),
         validation=validation,
         correlations=evidence.diagnostics.correlations,
         predicted_loss=plan.predicted_loss,

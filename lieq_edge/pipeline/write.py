@@ -12,7 +12,8 @@ from .. import __version__
 from ..allocation.plan import Plan, TensorPlan, count_weights
 from ..errors import InputError
 from ..gguf.container import write_container
-from ..gguf.types import FILE_TYPES, storage_type
+from ..gguf.storage import storage_type
+from ..gguf.types import FILE_TYPES
 from ..llama.encoders import Packed
 from ..sources.base import KeyValue, Source
 from ..system.files import atomic_path, check_space, output_target

@@ -47,7 +47,7 @@ def test_an_embedding_of_16_bits_that_is_not_finite_is_refused(tmp_path: Path) -
 
 
 def test_a_model_without_references_is_freed_after_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lieq_edge.system.memory._SHORT", 0.0)
+    monkeypatch.setattr("lieq_edge.system.timing._SHORT", 0.0)
     source = open_source(str(make_model(tmp_path / "model", "llama", dtype="bfloat16")))
     with Stopwatch().measure("stage"):
         head = weakref.ref(BlockModel(source).causal_lm.get_output_embeddings())

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from lieq_edge.blockwise.model import BlockModel
 from lieq_edge.blockwise.sampling import generate
 from lieq_edge.blockwise.sequences import sample
+from lieq_edge.runtimes import TorchRuntime
 from lieq_edge.sources import open_source
 from lieq_edge.texts.self_written import self_windows
 
@@ -77,10 +78,11 @@ def test_a_text_that_ends_starts_anew() -> None:
 
 def test_seed_decides() -> None:
     source = MemorySource(tiny_lm())
-    first, info = self_windows(source, tokens=64, context=16, seed=0)
+    write = TorchRuntime(source).write_text
+    first, info = self_windows(source, tokens=64, context=16, seed=0, write=write)
     assert first.shape == (4, 16)
     assert first[::2, 0].tolist() == [1, 1]
-    second, same = self_windows(source, tokens=64, context=16, seed=0)
+    second, same = self_windows(source, tokens=64, context=16, seed=0, write=write)
     assert np.array_equal(first, second)
     assert info == same
-    assert not np.array_equal(first, self_windows(source, tokens=64, context=16, seed=1)[0])
+    assert not np.array_equal(first, self_windows(source, tokens=64, context=16, seed=1, write=write)[0])

@@ -15,7 +15,7 @@ from lieq_edge.gguf.container import KeyValue, write_container
 from lieq_edge.gguf.header import read_header, type_name
 from lieq_edge.gguf.inspect import inspect_file
 from lieq_edge.gguf.splits import first_part
-from lieq_edge.gguf.types import storage_type
+from lieq_edge.gguf.storage import storage_type
 from lieq_edge.sources import open_source
 
 PARTS = 3

@@ -7,7 +7,8 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from lieq_edge.gguf import types
 from lieq_edge.gguf.blocks import LAYOUTS
-from lieq_edge.gguf.types import TYPES, TYPES_BY_ID, is_matrix, storage_type
+from lieq_edge.gguf.storage import storage_type
+from lieq_edge.gguf.types import TYPES, TYPES_BY_ID, is_matrix
 
 UNNAMED = {"Q2_0"}
 """Types that the gguf package does not name yet."""
