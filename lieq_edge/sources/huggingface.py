@@ -246,8 +246,9 @@ class HuggingFaceSource(TokenizingSource):
         writer.add_name(self._name)
         with sensible(f"Settings of {self.label}"):
             self._family.write(self._config, self._dims, writer)
+            settings = writer_values(writer)
         head = KeyValue("general.architecture", self.architecture, int(GGUFValueType.STRING))
-        return [head, *writer_values(writer), *self._trial.key_values]
+        return [head, *settings, *self._trial.key_values]
 
     def config(self) -> dict[str, Any]:
         return dict(self._config)
