@@ -23,7 +23,6 @@ from .families import family_of_config
 from .kinds import ADAPTER_CONFIG, check_directory, check_stored, no_head
 from .plain_files import is_plain_file, read_json
 from .text_part import has_text_part, text_config, text_names
-from .tokenizers.roles import configured, ignored_settings
 from .tokenizers.tokenizer import check_files, key_values, read_pieces, writer_values
 from .tokenizers.trial import Trial, settle
 from .weights.lora import Adapter, open_adapter
@@ -255,8 +254,9 @@ class HuggingFaceSource(TokenizingSource):
         writer.add_name(self._name)
         with sensible(f"Settings of {self.label}"):
             self._family.write(self._config, self._dims, writer)
+            settings = writer_values(writer)
         head = KeyValue("general.architecture", self.architecture, int(GGUFValueType.STRING))
-        return [head, *writer_values(writer), *self._trial.key_values]
+        return [head, *settings, *self._trial.key_values]
 
     def config(self) -> dict[str, Any]:
         return dict(self._config)
@@ -272,7 +272,7 @@ class HuggingFaceSource(TokenizingSource):
         with sensible(f"The tokenizer files of {self.label}"):
             pieces = read_pieces(self._directory, self._dims.vocab)
             trial = settle(pieces, key_values(self._directory, pieces), self.architecture, self.label)
-            self.warnings += trial.warnings + ignored_settings(pieces, configured(self._directory), self.label)
+            self.warnings += trial.warnings
         return trial
 
     @property

@@ -13,7 +13,8 @@ from .pieces import Pieces
 
 _GENERATION_FILE = "generation_config.json"
 _MODEL_FILE = "config.json"
-_NAMING = ("added_tokens.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json")
+_TOKENIZER_FILE = "tokenizer_config.json"
+_NAMING = ("added_tokens.json", "special_tokens_map.json", "tokenizer.json", _TOKENIZER_FILE)
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,20 @@ class Configured:
         tokenizer: ``tokenizer_config.json``.
         model: ``config.json``; the text part's where it says nothing itself.
         generation: ``generation_config.json``.
-        texts: content of the files that may name a token.
+        directory: the directory.
         beside_json: the directory has a ``tokenizer.json``.
     """
 
     tokenizer: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     generation: Mapping[str, Any] = field(default_factory=dict)
-    texts: tuple[Any, ...] = ()
+    directory: Path = Path()
     beside_json: bool = False
 
     def mentions(self, token: str) -> bool:
         """Whether a file names ``token``; classes of transformers have tokens by default that none names."""
-        return any(_holds(document, token) for document in self.texts)
+        paths = (self.directory / name for name in _NAMING)
+        return any(_holds(read_json(path), token) for path in paths if is_plain_file(path))
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,10 @@ def configured(directory: Path) -> Configured:
     model = read(_MODEL_FILE)
     inner = model.get("text_config")
     return Configured(
-        read("tokenizer_config.json"),
+        read(_TOKENIZER_FILE),
         {**(inner if isinstance(inner, dict) else {}), **{k: v for k, v in model.items() if v is not None}},
         read(_GENERATION_FILE),
-        tuple(read(name) for name in _NAMING),
+        directory,
         is_plain_file(directory / "tokenizer.json"),
     )
 
@@ -121,7 +123,7 @@ def text_limits(pieces: Pieces) -> TextLimits:
     return TextLimits(adds_bos, adds_eos, tuple(notes))
 
 
-def ignored_settings(pieces: Pieces, settings: Configured, label: str) -> tuple[str, ...]:
+def ignored_settings(pieces: Pieces, settings: Configured) -> tuple[str, ...]:
     """A note for each setting of ``tokenizer_config.json`` that transformers ignores beside a ``tokenizer.json``."""
     notes = []
     limits = text_limits(pieces)
@@ -129,8 +131,9 @@ def ignored_settings(pieces: Pieces, settings: Configured, label: str) -> tuple[
         said = settings.tokenizer.get(f"add_{role}_token")
         if settings.beside_json and isinstance(said, bool) and said is not adds:
             notes.append(
-                f"tokenizer_config.json of {label} says add_{role}_token = {str(said).lower()}, which transformers "
-                f"ignores beside a tokenizer.json; the written file says {str(adds).lower()}, as the tokenizer does."
+                f"{settings.directory / _TOKENIZER_FILE} says add_{role}_token = {str(said).lower()}, which "
+                f"transformers ignores beside a tokenizer.json; the written file says {str(adds).lower()}, as the "
+                "tokenizer does."
             )
     return tuple(notes)
 

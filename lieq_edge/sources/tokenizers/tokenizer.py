@@ -18,7 +18,7 @@ from ..plain_files import is_plain_file, read_json
 from .bpe import is_byte_level, read_byte_level
 from .original import Original, load_original
 from .pieces import Pieces
-from .roles import Configured, configured, special_ids, text_limits
+from .roles import Configured, configured, ignored_settings, special_ids, text_limits
 from .sentencepieces import read_sentencepieces
 from .spm_model import declared_tokens, read_spm, write_json
 
@@ -55,7 +55,6 @@ def read_pieces(directory: Path, rows: int) -> Pieces:
     if is_plain_file(directory / SENTENCEPIECE_FILE):
         spm = read_spm(directory / SENTENCEPIECE_FILE)
     if is_plain_file(directory / JSON_FILE):
-        read_json(directory / JSON_FILE)  # so that damage is named by its file
         original = load_original(directory, directory / JSON_FILE)
     elif spm is not None:
         original = _load_converted(directory)
@@ -70,7 +69,8 @@ def read_pieces(directory: Path, rows: int) -> Pieces:
         if spm is not None and not is_plain_file(directory / JSON_FILE):
             pieces = replace(pieces, reference=spm.encode)
     ids, ends = special_ids(pieces, settings)
-    return replace(pieces, special_ids=ids, ends=ends, notes=tuple(notes))
+    pieces = replace(pieces, special_ids=ids, ends=ends)
+    return replace(pieces, notes=(*notes, *ignored_settings(pieces, settings)))
 
 
 def check_files(directory: Path) -> None:

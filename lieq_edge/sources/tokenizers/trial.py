@@ -343,7 +343,7 @@ def _vocabulary_sample(pieces: Pieces) -> list[str]:
 
 
 def _every(pieces: Pieces, kind: int, most: int) -> list[str]:
-    chosen = [token for token, own in zip(pieces.tokens, pieces.types, strict=True) if own == kind]
+    chosen = [token for token, type_ in zip(pieces.tokens, pieces.types, strict=True) if type_ == kind]
     return chosen[:: max(1, len(chosen) // most)]
 
 

@@ -222,16 +222,16 @@ def _check_shapes(adapter: Adapter, config: dict[str, Any], model: _Model) -> No
 
 
 def _check_shape(adapter: Adapter, name: str, shape: tuple[int, ...], model: _Model) -> None:
-    wanted = model.shapes.get(name)
-    if wanted is None or shape == wanted:
+    expected = model.shapes.get(name)
+    if expected is None or shape == expected:
         return
     if name in model.outer:
         raise InputError(
-            f"The adapter {adapter.directory} resizes the vocabulary from {wanted[0]} to {shape[0]} tokens; merge it "
+            f"The adapter {adapter.directory} resizes the vocabulary from {expected[0]} to {shape[0]} tokens; merge it "
             "with peft (resize_token_embeddings, merge_and_unload) and give the merged model."
         )
     raise InputError(
-        f"The adapter {adapter.directory} has shape {shape} for {name}, and {model.label} has {wanted}; give the "
+        f"The adapter {adapter.directory} has shape {shape} for {name}, and {model.label} has {expected}; give the "
         "model it was made for."
     )
 
