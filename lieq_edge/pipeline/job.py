@@ -106,9 +106,12 @@ def resolve(
     validation = validation_request(settings) if out is not None else None
     files = Fingerprints()
     with watch.measure("open"):
-        source = open_model(model, settings)
+        source = open_source(model, revision=settings.revision, lora=settings.lora, allow_pickle=settings.allow_pickle)
         for path in source.read_files:
             files.remember(path)
+        results = (cache_of(settings) if cache is None else cache).about(model=source.content_hash).guarded(files.check)
+        source.use_cache(results)
+        _settle_tokenizer(source)
     if out is not None:
         _check_not_source(out, model, source)
     runtime = open_runtime(source, threads=settings.threads)
@@ -135,21 +138,15 @@ def resolve(
         blocks=block_choice(settings, allocator.needs),
         saved=saved,
         validation=validation,
-        cache=(cache_of(settings) if cache is None else cache).about(model=source.content_hash).guarded(files.check),
+        cache=results,
         out=out,
         files=files,
         watch=watch,
     )
 
 
-def open_model(model: str, settings: Settings) -> Source:
-    """Open ``model`` as the settings say, and report its warnings.
-
-    Raises:
-        InputError: there is no such model, it is damaged, or it is of a kind that is not read.
-    """
-    source = open_source(model, revision=settings.revision, lora=settings.lora, allow_pickle=settings.allow_pickle)
-    # The tokenizer is settled, or refused, before anything else; it may have warnings, too.
+def _settle_tokenizer(source: Source) -> None:
+    """Settle the tokenizer, or refuse it, before anything else; report what the model's source has to warn of."""
     _ = source.adds_bos
     for warning in source.warnings:
         log(f"Note: {warning}")

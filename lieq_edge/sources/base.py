@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ..gguf.container import KeyValue as KeyValue
 from ..llama.vocabulary import Vocabulary
+from ..store import Cache
 
 Array = npt.NDArray[np.float32]
 
@@ -64,6 +65,9 @@ class Source(ABC):
     def read_files(self) -> tuple[Path, ...]:
         """The files that the model is read from; while one is at work they must not change."""
         return self.files
+
+    def use_cache(self, cache: Cache) -> None:
+        """Take what was found of this model before from ``cache``, a cache for results of it."""
 
     @abstractmethod
     def tensors(self) -> list[TensorSpec]:

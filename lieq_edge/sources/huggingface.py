@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..gguf.container import KeyValue
 from ..gguf.names import EMBEDDING, HEAD
 from ..llama.vocabulary import Vocabulary
+from ..store import NO_CACHE, Cache
 from .base import Array, TensorSpec, TokenizingSource
 from .checks import check_blocks, check_finite, check_parameters, hash_files, sensible
 from .families import family_of_config
@@ -24,7 +25,7 @@ from .kinds import ADAPTER_CONFIG, check_directory, check_stored, no_head
 from .plain_files import is_plain_file, read_json
 from .text_part import has_text_part, text_config, text_names
 from .tokenizers.tokenizer import check_files, key_values, read_pieces, writer_values
-from .tokenizers.trial import Trial, settle
+from .tokenizers.trial import Trial, of_entry, settle, to_entry
 from .weights.lora import Adapter, open_adapter
 from .weights.names import fitted, unwrapped
 from .weights.pickles import pickle_files, read_pickles
@@ -131,6 +132,7 @@ class HuggingFaceSource(TokenizingSource):
         self._directory = directory
         self.label = label
         self._name = name or directory.resolve().name
+        self._cache: Cache = NO_CACHE
         with sensible(f"The configuration and the weights of {label}"):
             self._open(opening or Opening())
 
@@ -269,11 +271,21 @@ class HuggingFaceSource(TokenizingSource):
 
     @functools.cached_property
     def _trial(self) -> Trial:
-        with sensible(f"The tokenizer files of {self.label}"):
-            pieces = read_pieces(self._directory, self._dims.vocab)
-            trial = settle(pieces, key_values(self._directory, pieces), self.architecture, self.label)
-            self.warnings += trial.warnings
+        # transformers, which reads the tokenizer, takes seconds to import.
+        parts = {"label": self.label, "architecture": self.architecture}
+        entry = self._cache.get("tokenizer", parts)
+        if entry is not None:
+            trial = of_entry(entry, self.architecture)
+        else:
+            with sensible(f"The tokenizer files of {self.label}"):
+                pieces = read_pieces(self._directory, self._dims.vocab)
+                trial = settle(pieces, key_values(self._directory, pieces), self.architecture, self.label)
+            self._cache.put("tokenizer", parts, to_entry(trial))
+        self.warnings += trial.warnings
         return trial
+
+    def use_cache(self, cache: Cache) -> None:
+        self._cache = cache
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -14,6 +14,7 @@ from ...errors import InputError
 from ...gguf.container import KeyValue, write_container
 from ...gguf.vocabulary_check import check_vocabulary
 from ...llama.vocabulary import PRE_KEY, Vocabulary
+from ...store import Entry
 from ...system.files import temporary_folder
 from .battery import BATTERY, special_strings
 from .conversations import check_conversations
@@ -155,6 +156,20 @@ def settle(
     if _puts_space(pieces) and (spaces or plain) and all(_begins_with_space(d.text) for d in fit.differences):
         plain, spaces = [_space_note(label)], []
     return Trial(values, vocabulary, (*pieces.notes, *plain, *text_limits(pieces).notes, *notes, *spaces))
+
+
+def to_entry(trial: Trial) -> Entry:
+    """A trial as an entry of the cache."""
+    values = [[kv.key, kv.value, int(kv.type), kv.item_type] for kv in trial.key_values]
+    return Entry(record={"values": values, "warnings": list(trial.warnings)})
+
+
+def of_entry(entry: Entry, architecture: str) -> Trial:
+    """The trial of an entry, its vocabulary loaded again; the original tokenizer is not needed."""
+    values = [KeyValue(*row) for row in entry.record["values"]]
+    name = next(kv.value for kv in values if kv.key == PRE_KEY)
+    with _loader(values, architecture) as load:
+        return Trial(values, load(name), tuple(entry.record["warnings"]))
 
 
 def _ordered(pieces: Pieces, candidates: Sequence[str]) -> list[str]:
