@@ -150,7 +150,6 @@ def _settle_tokenizer(source: Source) -> None:
     _ = source.adds_bos
     for warning in source.warnings:
         log(f"Note: {warning}")
-    return source
 
 
 def cache_of(settings: Settings) -> Cache:

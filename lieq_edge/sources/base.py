@@ -66,7 +66,7 @@ class Source(ABC):
         """The files that the model is read from; while one is at work they must not change."""
         return self.files
 
-    def use_cache(self, cache: Cache) -> None:
+    def use_cache(self, cache: Cache) -> None:  # noqa: B027  most sources need none
         """Take what was found of this model before from ``cache``, a cache for results of it."""
 
     @abstractmethod
