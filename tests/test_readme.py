@@ -1,4 +1,4 @@
-"""What the README says of families and flags is what there is."""
+"""The documentation names every family and every flag, and its links lead somewhere."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ ROOT = Path(__file__).parents[1]
 
 from tools import families_table  # noqa: E402
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+MODELS = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+OPTIONS = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"])
 
 
 def test_the_table_of_families_is_that_of_the_registry_and_the_tests() -> None:
     """When this fails: python -m tools.families_table"""
-    assert families_table.updated(README) == README
+    assert families_table.updated(MODELS) == MODELS
 
 
 def test_every_family_has_a_proof() -> None:
@@ -33,7 +35,7 @@ def test_the_table_changes_with_the_cases(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["export", "analyze", "plan", "validate", "inspect"])
-def test_every_flag_is_in_the_readme(command: str) -> None:
+def test_every_flag_is_in_the_options(command: str) -> None:
     from typer.main import get_command
 
     from lieq_edge.cli import app
@@ -45,5 +47,11 @@ def test_every_flag_is_in_the_readme(command: str) -> None:
         if option.startswith("--")
     }
     assert flags
-    assert {flag for flag in flags if not re.search(re.escape(flag) + r"\b", README)} == set()
+    assert {flag for flag in flags if not re.search(re.escape(flag) + r"\b", OPTIONS)} == set()
     assert run(command, "--help").returncode == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_to_files(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []

@@ -1,7 +1,7 @@
-"""The README's table of model families, from the registry and from the cases that the tests prove.
+"""The table of model families in docs/models.md, from the registry and from the cases that the tests prove.
 
 python -m tools.families_table           # write it between the markers
-python -m tools.families_table --check   # exit code 1 when the README is stale
+python -m tools.families_table --check   # exit code 1 when the table is stale
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from lieq_edge.sources.families import FAMILIES, Family
 from lieq_edge.sources.families.experts import ExpertFamily
 
 ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "models.md"
 BEGIN, END = "<!-- families: made by tools/families_table.py -->", "<!-- end of families -->"
 
 
@@ -69,21 +70,20 @@ def _reads(family: Family) -> str:
 
 
 def updated(text: str) -> str:
-    """``text`` of the README with the table as it is now."""
+    """``text`` of the page with the table as it is now."""
     head, _, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not end:
-        raise SystemExit("README.md has no markers for the table of families")
+        raise SystemExit(f"{PAGE.name} has no markers for the table of families")
     return head + render() + tail
 
 
 def main() -> None:
     """Write the table, or check it."""
-    path = ROOT / "README.md"
-    text = path.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     if "--check" in sys.argv[1:]:
         sys.exit(int(updated(text) != text))
-    path.write_text(updated(text), encoding="utf-8")
+    PAGE.write_text(updated(text), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``cache``: look at what is kept, and remove it."""
+"""``cache``: show and remove stored measurements and unfinished work."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .flags import CacheDirFlag, DebugFlag, JsonFlag, QuietFlag
 if TYPE_CHECKING:
     from ..store.contents import Store
 
-app = typer.Typer(help="Look at what is kept of models that were measured, and remove it.")
+app = typer.Typer(help="Show stored measurements and unfinished work, and remove them.")
 
 
 @app.command("list")
 def list_contents(
     cache_dir: CacheDirFlag = None, json_output: JsonFlag = False, quiet: QuietFlag = False, debug: DebugFlag = False
 ) -> None:
-    """What is kept, the longest unused first: when it was used, bytes, kind, key."""
+    """List the entries, the longest unused first: time of last use, size, kind, key."""
     set_quiet(quiet)
     store = _store(cache_dir)
     contents = store.contents()
@@ -39,14 +39,14 @@ def list_contents(
         kind = f"{stored.kind} (unfinished)" if stored.unfinished else stored.kind
         print(f"{used}  {stored.bytes / 1e6:10.1f} MB  {kind:30}  {stored.key[:12]}")
     if not contents:
-        print(f"Nothing is kept in {store.folder}.", file=sys.stderr)
+        print(f"Nothing is stored in {store.folder}.", file=sys.stderr)
 
 
 @app.command()
 def size(
     cache_dir: CacheDirFlag = None, json_output: JsonFlag = False, quiet: QuietFlag = False, debug: DebugFlag = False
 ) -> None:
-    """Bytes that are taken, and where."""
+    """Show the size of the cache, and its folder."""
     set_quiet(quiet)
     store = _store(cache_dir)
     contents = store.contents()
@@ -61,7 +61,7 @@ def size(
 def clear(
     cache_dir: CacheDirFlag = None, json_output: JsonFlag = False, quiet: QuietFlag = False, debug: DebugFlag = False
 ) -> None:
-    """Remove everything but what another lieq-edge is working on."""
+    """Remove everything that no running lieq-edge uses."""
     set_quiet(quiet)
     store = _store(cache_dir)
     count, freed = store.clear()

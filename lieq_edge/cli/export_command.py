@@ -79,7 +79,7 @@ def export(
     chunks: Annotated[int, typer.Option(min=1, help="Windows to validate on.")] = 16,
     max_ppl_ratio: Annotated[
         float | None,
-        typer.Option(help="Exit 1 when PPL exceeds the unquantised model's by more than this factor."),
+        typer.Option(help="Exit with 1 if PPL exceeds the unquantised model's by more than this factor."),
     ] = None,
     no_validate: Annotated[bool, typer.Option("--no-validate", help="Do not score the written file.")] = False,
     no_reference: Annotated[

@@ -22,7 +22,7 @@ def validate(
     chunks: Annotated[int | None, typer.Option(min=1, help="Windows to score; default: all of the text.")] = None,
     threads: ThreadsFlag = None,
     max_ppl_ratio: Annotated[
-        float | None, typer.Option(help="Exit 1 when PPL exceeds the reference's by more than this factor.")
+        float | None, typer.Option(help="Exit with 1 if PPL exceeds the reference's by more than this factor.")
     ] = None,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,

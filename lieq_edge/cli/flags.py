@@ -15,10 +15,10 @@ PickleFlag = Annotated[
     typer.Option("--allow-pickle", help="Read pickled weights (.bin), as tensors only, if there are no others."),
 ]
 BudgetFlag = Annotated[
-    str | None, typer.Option(help="2.1 = nominal bits, 3.0bpw = bits a weight, 90MB = bytes of the file.")
+    str | None, typer.Option(help="2.1 = nominal bits, 3.0bpw = bits a weight, 90MB = size of the file.")
 ]
 MetricFlag = Annotated[
-    str, typer.Option(help="What scores the blocks: geometry, composite, saliency, loss, random, first, last.")
+    str, typer.Option(help="Score of the blocks: geometry, composite, saliency, loss, random, first, last.")
 ]
 LevelsFlag = Annotated[str, typer.Option(help="Bits a block may get: 2,3,4, or 2,4 as in the paper.")]
 ProjectionsFlag = Annotated[str, typer.Option(help="Projections whose geometry counts: qkv or all.")]
@@ -40,14 +40,14 @@ RoundingFlag = Annotated[
     ),
 ]
 ImatrixFlag = Annotated[
-    Path | None, typer.Option(help="Importance that llama-imatrix measured, instead of a calibration text.")
+    Path | None, typer.Option(help="Importance measured by llama-imatrix, instead of a calibration text.")
 ]
-TypesFlag = Annotated[str, typer.Option(help="Candidates of the metric loss: k, all, or names with commas.")]
-GranularityFlag = Annotated[str | None, typer.Option(help="Metric loss: one type a block or a tensor; default tensor.")]
-CalibrationFlag = Annotated[str, typer.Option(help="self, docs, mixed, none, or a text file.")]
+TypesFlag = Annotated[str, typer.Option(help="With --metric loss: types to choose from: k, all, or names with commas.")]
+GranularityFlag = Annotated[str | None, typer.Option(help="With --metric loss: one type for each block or tensor; default tensor.")]
+CalibrationFlag = Annotated[str, typer.Option(help="Calibration text: self, docs, mixed, none, or a file.")]
 CalibrationTokensFlag = Annotated[
     int | None,
-    typer.Option(min=64, help="Tokens to calibrate on; default 8192, or for the loss 3 a column, 16384 at least."),
+    typer.Option(min=64, help="Tokens of it; default 8192, or where the loss is followed 3 a column, at least 16384."),
 ]
 StrictFlag = Annotated[bool, typer.Option("--strict-types", help="Refuse types that do not fit a tensor's rows.")]
 TextFlag = Annotated[Path | None, typer.Option(help="Text to score on; default: built in.")]
@@ -57,8 +57,8 @@ CacheDirFlag = Annotated[
     Path | None,
     typer.Option(help="Folder of the cache; default: LIEQ_CACHE_DIR, or the platform's folder for caches."),
 ]
-NoCacheFlag = Annotated[bool, typer.Option("--no-cache", help="Measure everything anew and keep nothing.")]
-CacheLimitFlag = Annotated[str, typer.Option(help="Bytes that the cache may take, e.g. 10GB.")]
+NoCacheFlag = Annotated[bool, typer.Option("--no-cache", help="Measure everything again and store nothing.")]
+CacheLimitFlag = Annotated[str, typer.Option(help="Size that the cache may take, e.g. 10GB.")]
 ForceFlag = Annotated[bool, typer.Option("--force", help="Replace existing output files.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", help="No progress and no notes on stderr.")]

@@ -1,4 +1,4 @@
-"""What the user asked for, as settings of the Python API."""
+"""Explicit flags, as settings of the Python API."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _REFUSALS = {"no_validate": "validation", "no_reference": "reference", "no_parit
 
 
 def given_flags(context: typer.Context) -> dict[str, Any]:
-    """The settings among the flags that the user gave; where they gave none, a recipe or the default counts.
+    """The settings among the explicit flags; for others a recipe or the default counts.
 
-    The commands name their flags for typer; the values of settings are taken from here.
+    The signatures of the commands serve typer only; values of settings are taken from here.
     """
-    given: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for name, value in context.params.items():
         source = context.get_parameter_source(name)
         if source is None or source.name == "DEFAULT":
             continue
         if name in _REFUSALS:
-            given[_REFUSALS[name]] = not value
+            settings[_REFUSALS[name]] = not value
         elif name == "context_tokens":
-            given["context"] = value
+            settings["context"] = value
         elif name in api.Settings.model_fields:
-            given[name] = value
-    return given
+            settings[name] = value
+    return settings
 
 
 def given_settings(context: typer.Context, recipe: Path | None = None) -> api.Settings:
@@ -37,5 +37,5 @@ def given_settings(context: typer.Context, recipe: Path | None = None) -> api.Se
 
 
 def load_saved(path: Path | None) -> api.Diagnostics | None:
-    """Measurements saved by ``analyze --out``, if a file is given."""
+    """Measurements that ``analyze --out`` saved; None without a file."""
     return None if path is None else api.load_json(api.Diagnostics, path)

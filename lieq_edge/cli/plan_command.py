@@ -78,7 +78,7 @@ def plan(
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Share out the bits as `export` would; from saved measurements this takes no model and no time."""
+    """Share out the bits as `export` would; with saved measurements this needs no model."""
     set_quiet(quiet)
     settings = given_settings(context, recipe)
     if out is not None:

@@ -19,28 +19,28 @@ def main() -> None:
     70 a mistake of our own, with its traceback.
     """
     try:
-        # Without typer's own way of ending, which draws boxes and takes 1 for a closed pipe.
+        # typer itself would draw boxes around errors, and exit with 1 for a closed pipe.
         code = app(None if len(sys.argv) > 1 else ["--help"], standalone_mode=False)
         sys.stdout.flush()
     except SystemExit:
-        # All that is left of typer's own way: so it ends when the reader of a pipe went away.
+        # typer still ends like this when the reader of a pipe went away.
         code = 141
     except Exception as error:
         if interrupt.came():
-            # An import that is interrupted fails in its own way.
+            # An interrupted import raises an error of its own.
             code = 130
         elif "--debug" in sys.argv:
             raise
         else:
-            code = _tell(error)
+            code = _report(error)
     if code == 130:
         print("Interrupted.", file=sys.stderr)
     if code:
         sys.exit(code)
 
 
-def _tell(error: Exception) -> int:
-    """Print what went wrong, on stdout too where a program reads it; returns the exit code."""
+def _report(error: Exception) -> int:
+    """Print an error, on stdout too if a program reads it; returns the exit code."""
     if isinstance(error, BrokenPipeError):
         _give_up_stdout()
         return 141
@@ -52,7 +52,7 @@ def _tell(error: Exception) -> int:
         message = "The memory is full; take a smaller model, --context or --calibration-tokens."
     elif isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
-        message = f"The system says: {error.strerror or error}{where}; mend that and try again."
+        message = f"The system says: {error.strerror or error}{where}; fix that and try again."
     elif hasattr(error, "format_message"):  # typer's errors of usage
         message = f"{error.format_message().rstrip('.')}; see lieq-edge --help."
     elif not isinstance(error, InputError):

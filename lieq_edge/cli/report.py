@@ -1,4 +1,4 @@
-"""What the commands print: tables for people, one JSON document for programs."""
+"""Output of the commands: tables for people, one JSON document for programs."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout; numbers that are not finite become null, which JSON can hold."""
+    """Print one JSON document; numbers that are not finite become null, because JSON has no others."""
     print(json.dumps(_finite(to_json(value)), indent=1))
 
 
 def announce_plan(plan: Plan) -> None:
-    """The plan on stderr, before the work on it starts; the report tells the fallbacks."""
+    """Print the plan on stderr before the work starts; the report will list the fallbacks."""
     _plan_table(plan, _console(stderr=True), fallbacks=False)
 
 
 def show_plan(plan: Plan, *, as_json: bool) -> None:
-    """A plan: bits and types of each block, sizes, fallbacks."""
+    """Print a plan: bits and types of each block, sizes, fallbacks."""
     if as_json:
         print_json(plan)
     else:
@@ -41,7 +41,7 @@ def show_plan(plan: Plan, *, as_json: bool) -> None:
 
 
 def show_diagnostics(diagnostics: Diagnostics, *, as_json: bool) -> None:
-    """Measurements of every block, and what the proxies say of the perplexity drop."""
+    """Print the measurements of every block, and how well the proxies agree with the perplexity drop."""
     if as_json:
         print_json(diagnostics)
         return
@@ -68,7 +68,7 @@ def show_diagnostics(diagnostics: Diagnostics, *, as_json: bool) -> None:
 
 
 def show_export(report: ExportReport, *, as_json: bool) -> None:
-    """What was written and how it scores."""
+    """Print the sizes and scores of a written file."""
     if as_json:
         print_json(report)
         return
@@ -90,7 +90,7 @@ def show_export(report: ExportReport, *, as_json: bool) -> None:
 
 
 def show_validation(validation: Validation, *, as_json: bool) -> None:
-    """Scores of a file."""
+    """Print the scores of a file."""
     if as_json:
         print_json(validation)
     else:
@@ -98,7 +98,7 @@ def show_validation(validation: Validation, *, as_json: bool) -> None:
 
 
 def show_inspection(report: FileReport, *, as_json: bool) -> None:
-    """Types and sizes of a GGUF file, block by block, and the ``lieq.*`` key-values."""
+    """Print types and sizes of a GGUF file, block by block, and the ``lieq.*`` key-values."""
     if as_json:
         print_json(report)
         return
@@ -133,7 +133,7 @@ def _plan_table(plan: Plan, console: Console, *, fallbacks: bool = True) -> None
 
 
 def _print_fallbacks(fallbacks: dict[str, str], console: Console) -> None:
-    """Many tensors share a projection and a replacement; one line says it for all of them."""
+    """Print one line for all tensors of the same projection and replacement."""
     grouped: dict[tuple[str, str], list[str]] = {}
     for name, change in fallbacks.items():
         parsed = TensorName.parse(name)
