@@ -5,25 +5,54 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
+
+_leaving = threading.Lock()
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C while it is still being imported ends it quietly too."""
+    """Run the command line and end the process; Ctrl-C while it is still being imported ends it quietly too."""
+    code = 0
     try:
         from .system import interrupt
 
-        interrupt.watch()
+        interrupt.watch(_interrupt)
         interrupt.hush()
         from .cli import main as run
 
         run()
-        if sys.stderr is not None:  # as it is where the caller has closed it
-            with contextlib.suppress(OSError):
-                sys.stderr.flush()
-        # All is done and told. Python would take a second to take PyTorch and transformers apart, object by object.
-        os._exit(0)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
-        sys.exit(130)
+        _interrupt(interrupt.exit_code())
+    _leave(code)
+
+
+def _interrupt(code: int) -> None:
+    """End the process after an interrupt, from any thread."""
+    if _leaving.acquire(blocking=False):
+        with contextlib.suppress(OSError, ValueError):
+            print("Interrupted.", file=sys.stderr)
+        _end(code)
+
+
+def _leave(code: int) -> None:
+    """End the process, unless another thread does so already."""
+    if _leaving.acquire(blocking=False):
+        _end(code)
+    threading.Event().wait()
+
+
+def _end(code: int) -> None:
+    """End the process at once. Python would take a second to take PyTorch and transformers apart, object by object."""
+    from .system.temporary import remove_present
+
+    remove_present()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # as it is where the caller has closed it
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..system.progress import set_quiet
+from ..system.terminal import say
 from .flags import CacheDirFlag, DebugFlag, JsonFlag, QuietFlag
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ def list_contents(
     for stored in contents:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(stored.used))
         kind = f"{stored.kind} (unfinished)" if stored.unfinished else stored.kind
-        print(f"{used}  {stored.bytes / 1e6:10.1f} MB  {kind:30}  {stored.key[:12]}")
+        say(f"{used}  {stored.bytes / 1e6:10.1f} MB  {kind:30}  {stored.key[:12]}", sys.stdout)
     if not contents:
-        print(f"Nothing is stored in {store.folder}.", file=sys.stderr)
+        say(f"Nothing is stored in {store.folder}.")
 
 
 @app.command()
@@ -54,7 +55,7 @@ def size(
     if json_output:
         print(json.dumps({"folder": str(store.folder), "entries": len(contents), "bytes": total}, indent=1))
     else:
-        print(f"{total / 1e6:.1f} MB in {len(contents)} entries in {store.folder}")
+        say(f"{total / 1e6:.1f} MB in {len(contents)} entries in {store.folder}", sys.stdout)
 
 
 @app.command()
@@ -68,7 +69,7 @@ def clear(
     if json_output:
         print(json.dumps({"folder": str(store.folder), "removed": count, "bytes": freed}, indent=1))
     else:
-        print(f"Removed {count} entries of {freed / 1e6:.1f} MB from {store.folder}")
+        say(f"Removed {count} entries of {freed / 1e6:.1f} MB from {store.folder}", sys.stdout)
 
 
 def _store(folder: Path | None) -> Store:

@@ -9,14 +9,21 @@ import traceback
 
 from ..errors import GateError, InputError
 from ..system import interrupt
+from ..system.terminal import say
 from .app import app
+
+# What typer makes of a KeyboardInterrupt.
+_INTERRUPTED = 130
 
 
 def main() -> None:
     """Entry point: turn errors into one sentence and an exit code.
 
-    0 done, 1 a gate failed, 2 bad input, 130 interrupted; 141 the reader of a pipe went away (as for other programs),
-    70 a mistake of our own, with its traceback.
+    0 done, 1 a gate failed, 2 bad input, 130 interrupted, 143 ended by SIGTERM; 141 the reader of a pipe went away (as
+    for other programs), 70 a mistake of our own, with its traceback.
+
+    Raises:
+        KeyboardInterrupt: the program was interrupted.
     """
     try:
         # typer itself would draw boxes around errors, and exit with 1 for a closed pipe.
@@ -28,13 +35,13 @@ def main() -> None:
     except Exception as error:
         if interrupt.came():
             # An interrupted import raises an error of its own.
-            code = 130
+            code = _INTERRUPTED
         elif "--debug" in sys.argv:
             raise
         else:
             code = _report(error)
-    if code == 130:
-        print("Interrupted.", file=sys.stderr)
+    if code == _INTERRUPTED:
+        raise KeyboardInterrupt
     if code:
         sys.exit(code)
 
@@ -45,7 +52,7 @@ def _report(error: Exception) -> int:
         _give_up_stdout()
         return 141
     if isinstance(error, GateError):
-        print(f"Failed: {error}", file=sys.stderr)
+        say(f"Failed: {error}")
         return 1
     code, message = 2, str(error)
     if isinstance(error, MemoryError):
@@ -56,7 +63,8 @@ def _report(error: Exception) -> int:
     elif hasattr(error, "format_message"):  # typer's errors of usage
         message = f"{error.format_message().rstrip('.')}; see lieq-edge --help."
     elif not isinstance(error, InputError):
-        traceback.print_exc()
+        for line in traceback.format_exc().splitlines():
+            say(line)
         code, message = 70, f"This is a mistake in lieq-edge ({type(error).__name__}); please report it."
     try:
         if "--json" in sys.argv:
@@ -64,7 +72,7 @@ def _report(error: Exception) -> int:
         sys.stdout.flush()
     except OSError:
         _give_up_stdout()
-    print(f"Error: {message}", file=sys.stderr)
+    say(f"Error: {message}")
     return code
 
 

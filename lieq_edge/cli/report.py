@@ -11,10 +11,9 @@ import lieq_edge as api
 
 from ..gguf.names import EMBEDDING, HEAD, TensorName
 from ..system.jsonio import to_json
+from .printing import Printer
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ..allocation.plan import Plan
     from ..evidence.blocks.records import Diagnostics
     from ..gguf.inspect import FileReport
@@ -29,7 +28,8 @@ def print_json(value: Any) -> None:
 
 def announce_plan(plan: Plan) -> None:
     """Print the plan on stderr before the work starts; the report will list the fallbacks."""
-    _plan_table(plan, _console(stderr=True), fallbacks=False)
+    if sys.stderr is not None:  # as it is where the caller has closed it
+        _plan_table(plan, Printer(sys.stderr), fallbacks=False)
 
 
 def show_plan(plan: Plan, *, as_json: bool) -> None:
@@ -37,7 +37,7 @@ def show_plan(plan: Plan, *, as_json: bool) -> None:
     if as_json:
         print_json(plan)
     else:
-        _plan_table(plan, _console())
+        _plan_table(plan, Printer())
 
 
 def show_diagnostics(diagnostics: Diagnostics, *, as_json: bool) -> None:
@@ -45,26 +45,27 @@ def show_diagnostics(diagnostics: Diagnostics, *, as_json: bool) -> None:
     if as_json:
         print_json(diagnostics)
         return
-    from rich.table import Table
-
-    console = _console()
-    table = Table(title=f"{diagnostics.model}: {diagnostics.architecture}, {len(diagnostics.blocks)} blocks")
-    for column in ("block", "dPPL", "dr", "top-k gain", *_projection_names(diagnostics)):
-        table.add_column(column, justify="right")
+    printer = Printer()
+    names = list(diagnostics.blocks[0].projections)
+    rows = []
     for block in diagnostics.blocks:
-        details = [_number(block.projections.get(name)) for name in _projection_names(diagnostics)]
         values = (block.delta_ppl, block.compactness_gain, block.energy_gain)
-        table.add_row(str(block.index), *(_number(value) for value in values), *details)
-    console.print(table)
+        details = (block.projections.get(name) for name in names)
+        rows.append([str(block.index), *(_number(value) for value in (*values, *details))])
+    printer.table(
+        f"{diagnostics.model}: {diagnostics.architecture}, {len(diagnostics.blocks)} blocks",
+        [(column, True) for column in ("block", "dPPL", "dr", "top-k gain", *names)],
+        rows,
+    )
     if diagnostics.base_ppl is not None:
-        console.print(f"Perplexity of the whole model: {diagnostics.base_ppl:.3f}")
+        printer.line(f"Perplexity of the whole model: {diagnostics.base_ppl:.3f}")
     for name, rho in diagnostics.correlations.items():
-        console.print(f"Spearman correlation of {name} with |dPPL|: {rho:+.3f}")
+        printer.line(f"Spearman correlation of {name} with |dPPL|: {rho:+.3f}")
     if diagnostics.inputs is not None:
-        console.print(api.describe_inputs(diagnostics.inputs))
+        printer.line(api.describe_inputs(diagnostics.inputs))
     if diagnostics.probe is not None:
         probe = diagnostics.probe
-        console.print(f"Probe text: {probe.name}, {probe.tokens} tokens, SHA-256 {probe.sha256[:16]}")
+        printer.line(f"Probe text: {probe.name}, {probe.tokens} tokens, SHA-256 {probe.sha256[:16]}")
 
 
 def show_export(report: ExportReport, *, as_json: bool) -> None:
@@ -72,21 +73,20 @@ def show_export(report: ExportReport, *, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    console = _console()
-    console.print(f"Wrote {report.out}: {report.file_bytes / 1e6:.1f} MB", highlight=False)
-    console.print(
+    printer = Printer()
+    printer.line(f"Wrote {report.out}: {report.file_bytes / 1e6:.1f} MB")
+    printer.line(
         f"  block weights: {report.nominal_bits:.3f} nominal bits, {report.bpw:.3f} bits a weight in the file; "
-        f"all weights: {report.file_bpw:.3f}",
-        highlight=False,
+        f"all weights: {report.file_bpw:.3f}"
     )
     if report.fallbacks:
-        _print_fallbacks(report.fallbacks, console)
+        _print_fallbacks(report.fallbacks, printer)
     if report.validation is not None:
-        _print_validation(report.validation, console)
+        _print_validation(report.validation, printer)
     for note in report.notes():
-        console.print(f"  {note}", highlight=False)
+        printer.line(f"  {note}")
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items())
-    console.print(f"  time: {seconds}; peak memory {report.peak_rss_bytes / 1e6:.0f} MB", highlight=False)
+    printer.line(f"  time: {seconds}; peak memory {report.peak_rss_bytes / 1e6:.0f} MB")
 
 
 def show_validation(validation: Validation, *, as_json: bool) -> None:
@@ -94,7 +94,7 @@ def show_validation(validation: Validation, *, as_json: bool) -> None:
     if as_json:
         print_json(validation)
     else:
-        _print_validation(validation, _console())
+        _print_validation(validation, Printer())
 
 
 def show_inspection(report: FileReport, *, as_json: bool) -> None:
@@ -102,37 +102,31 @@ def show_inspection(report: FileReport, *, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    from ..gguf.inspect import render
+    from .inspection import show
 
-    render(report, _console())
+    show(report, Printer())
 
 
-def _plan_table(plan: Plan, console: Console, *, fallbacks: bool = True) -> None:
-    from rich.table import Table
-
-    table = Table(title=f"{plan.model}: {plan.metric}, budget {plan.budget}")
-    table.add_column("block", justify="right")
-    table.add_column("score", justify="right")
-    table.add_column("bits", justify="right")
-    table.add_column("types")
+def _plan_table(plan: Plan, printer: Printer, *, fallbacks: bool = True) -> None:
+    rows = []
     for block, counts in zip(plan.blocks, plan.types_by_block(), strict=True):
         types = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-        table.add_row(str(block.index), _number(block.score), f"{block.bits:.3g}", types)
-    console.print(table)
-    console.print(
+        rows.append([str(block.index), _number(block.score), f"{block.bits:.3g}", types])
+    columns = [("block", True), ("score", True), ("bits", True), ("types", False)]
+    printer.table(f"{plan.model}: {plan.metric}, budget {plan.budget}", columns, rows)
+    printer.line(
         f"Block weights: {plan.nominal_bits:.3f} nominal bits, {plan.bpw:.3f} bits a weight in the file "
         f"(paper's compression ratio {plan.compression_ratio:.3f}); file: at most {plan.file_bytes / 1e6:.1f} MB, "
-        f"{plan.file_bpw:.3f} bits a weight.",
-        highlight=False,
+        f"{plan.file_bpw:.3f} bits a weight."
     )
     for tensor in plan.tensors:
         if tensor.name in (EMBEDDING, HEAD):
-            console.print(f"  {tensor.name}: {tensor.type}, {tensor.nbytes / 1e6:.1f} MB", highlight=False)
+            printer.line(f"  {tensor.name}: {tensor.type}, {tensor.nbytes / 1e6:.1f} MB")
     if plan.fallbacks and fallbacks:
-        _print_fallbacks(plan.fallbacks, console)
+        _print_fallbacks(plan.fallbacks, printer)
 
 
-def _print_fallbacks(fallbacks: dict[str, str], console: Console) -> None:
+def _print_fallbacks(fallbacks: dict[str, str], printer: Printer) -> None:
     """Print one line for all tensors of the same projection and replacement."""
     grouped: dict[tuple[str, str], list[str]] = {}
     for name, change in fallbacks.items():
@@ -140,29 +134,23 @@ def _print_fallbacks(fallbacks: dict[str, str], console: Console) -> None:
         wanted, _, taken = change.partition(" -> ")
         kind = name if parsed.block is None else str(TensorName(None, parsed.role, parsed.suffix))
         grouped.setdefault((kind, taken), []).append(wanted)
-    console.print("  rows that the wanted type does not fit took the smallest type that fits them:")
+    printer.line("  rows that the wanted type does not fit took the smallest type that fits them:")
     for (name, taken), replaced in grouped.items():
         count = f" ({len(replaced)} tensors)" if len(replaced) > 1 else ""
-        console.print(f"    {name}: {', '.join(sorted(set(replaced)))} -> {taken}{count}", highlight=False)
+        printer.line(f"    {name}: {', '.join(sorted(set(replaced)))} -> {taken}{count}")
 
 
-def _print_validation(validation: Validation, console: Console) -> None:
-    console.print(
+def _print_validation(validation: Validation, printer: Printer) -> None:
+    printer.line(
         f"  perplexity {validation.ppl:.3f} +/- {validation.ppl_se:.3f} on {validation.tokens} tokens "
-        f"of {validation.text.name}",
-        highlight=False,
+        f"of {validation.text.name}"
     )
     if validation.reference_ppl is not None:
-        console.print(
+        printer.line(
             f"  unquantised model: {validation.reference_ppl:.3f}; KL divergence {_number(validation.kld)} "
             f"+/- {_number(validation.kld_se)} (99 % of tokens below {_number(validation.kld_p99)}), "
-            f"same top token {100 * (validation.top1 or 0):.1f} %",
-            highlight=False,
+            f"same top token {100 * (validation.top1 or 0):.1f} %"
         )
-
-
-def _projection_names(diagnostics: Diagnostics) -> list[str]:
-    return list(diagnostics.blocks[0].projections)
 
 
 def _number(value: float | None) -> str:
@@ -179,11 +167,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    # Piped output has no width of its own; 80 columns would cut the tables.
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else 140)

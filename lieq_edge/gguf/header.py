@@ -19,6 +19,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from gguf.constants import GGUF_DEFAULT_ALIGNMENT
 
 from ..errors import InputError
+from ..system.regular import open_regular
 from .container import ALIGNMENT_KEY, SCALAR_FORMATS, KeyValue
 from .names import POSITIONS
 from .types import TYPES_BY_ID
@@ -84,7 +85,7 @@ def read_header(path: Path) -> Header:
             truncated, or contradicts itself.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if file.read(4) != b"GGUF":
                 raise InputError(f"{path} is not a GGUF file (it does not begin with GGUF); give a GGUF model.")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

@@ -11,17 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..system.terminal import clean
 from .header import Header, StoredTensor, type_name
 from .names import TensorName
 from .splits import read_model
 from .types import is_matrix
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-_LONGEST_LINE = 200
 # ``lieq.bpw`` is stored in float32.
 _BPW_TOLERANCE = 1e-5
 
@@ -118,7 +115,7 @@ def inspect_file(path: Path) -> FileReport:
     names = Counter(type_name(tensor.type) for tensor in header.tensors)
     block_bpw = _bpw(in_blocks) if in_blocks else None
     lieq = {
-        _clean(kv.key.removeprefix("lieq.")): _clean_value(kv.value)
+        clean(kv.key.removeprefix("lieq.")): _clean_value(kv.value)
         for kv in header.metadata
         if kv.key.startswith("lieq.")
     }
@@ -134,55 +131,11 @@ def inspect_file(path: Path) -> FileReport:
             BlockSummary(index, _types(tensors), sum(t.nbytes for t in tensors), _bpw(tensors))
             for index, tensors in sorted(blocks.items())
         ),
-        others={_clean(tensor.name): type_name(tensor.type) for tensor in others},
+        others={clean(tensor.name): type_name(tensor.type) for tensor in others},
         tokenizer=_tokenizer(header),
         lieq=lieq,
         warnings=_warnings(lieq, block_bpw),
     )
-
-
-def render(report: FileReport, console: Console) -> None:
-    """Print a report as tables."""
-    from rich.table import Table
-    from rich.text import Text
-
-    def line(text: str) -> None:
-        # As plain text: what a file calls itself must not be read as markup.
-        console.print(Text(text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]} ..."))
-
-    title = f"{report.name} ({report.architecture})" if report.name else report.architecture
-    line(
-        f"{title}: {report.file_bytes / 1e6:.1f} MB, {report.parameters / 1e6:.1f} M weights, "
-        f"{report.file_bpw:.3f} bits a weight"
-    )
-    if report.block_bpw is not None:
-        line(f"  block weights: {report.block_bpw:.3f} bits a weight")
-    for name, kind in report.others.items():
-        line(f"  {name}: {kind}")
-    if report.tokenizer is not None:
-        token = report.tokenizer
-        template = "with" if token.chat_template else "without"
-        line(
-            f"  tokenizer: {token.model}{f'/{token.pre}' if token.pre else ''}, {token.tokens} tokens, "
-            f"{template} chat template"
-        )
-    table = Table(title="Types")
-    for column in ("type", "tensors", "weights", "MB", "bits a weight"):
-        table.add_column(column, justify="left" if column == "type" else "right")
-    for item in report.types:
-        size = f"{item.nbytes / 1e6:.2f}"
-        table.add_row(item.type, str(item.tensors), f"{item.parameters:,}", size, f"{item.bpw:.3f}")
-    console.print(table)
-    table = Table(title="Blocks")
-    for column in ("block", "bits a weight", "types"):
-        table.add_column(column, justify="left" if column == "types" else "right")
-    for block in report.blocks:
-        table.add_row(str(block.index), f"{block.bpw:.3f}", Text(_describe(block.types)))
-    console.print(table)
-    for key, value in report.lieq.items():
-        console.print(Text(f"lieq.{key}: {_short(value)}"))
-    for warning in report.warnings:
-        line(f"Note: {warning}")
 
 
 def _warnings(lieq: dict[str, Any], block_bpw: float | None) -> tuple[str, ...]:
@@ -216,7 +169,7 @@ def _by_block(
 
 
 def _types(tensors: Iterable[StoredTensor]) -> dict[str, str]:
-    return {_clean(TensorName.parse(t.name).role): type_name(t.type) for t in tensors}
+    return {clean(TensorName.parse(t.name).role): type_name(t.type) for t in tensors}
 
 
 def _weights(tensors: Iterable[StoredTensor]) -> int:
@@ -252,7 +205,7 @@ def _tokenizer(header: Header) -> TokenizerSummary | None:
 
 def _text(header: Header, key: str) -> str | None:
     value = header.get(key)
-    return _clean(value) if isinstance(value, str) else None
+    return clean(value) if isinstance(value, str) else None
 
 
 def _integer(header: Header, key: str) -> int | None:
@@ -260,29 +213,7 @@ def _integer(header: Header, key: str) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _clean(text: str) -> str:
-    """Text that can be printed: control characters become spaces, bytes that are not UTF-8 become U+FFFD."""
-    readable = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else " " for c in readable)
-
-
 def _clean_value(value: Any) -> Any:
     if isinstance(value, list):
         return [_clean_value(item) for item in value]
-    return _clean(value) if isinstance(value, str) else value
-
-
-def _describe(types: dict[str, str]) -> str:
-    """The commonest type and, by name, what differs from it: ``Q2_K; attn_v Q4_K``."""
-    usual = Counter(types.values()).most_common(1)[0][0]
-    different: dict[str, list[str]] = {}
-    for name, kind in types.items():
-        if kind != usual:
-            different.setdefault(kind, []).append(name)
-    return "; ".join([usual, *(f"{', '.join(names)} {kind}" for kind, names in different.items())])
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(f"{item:.4g}" if isinstance(item, float) else str(item) for item in value)
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return clean(value) if isinstance(value, str) else value

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from .checked import CheckedFile, sync_file, sync_folder
+from .regular import read_regular
 from .temporary import sweep_folder, temporary_file, temporary_folder
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 _MOST_LINKS = 40
+_LARGEST_TEXT = 1 << 30
 
 
 @contextlib.contextmanager
@@ -136,7 +138,7 @@ def read_text(path: Path, description: str) -> str:
         InputError: it is missing, unreadable or not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular(path, _LARGEST_TEXT).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise InputError(f"Cannot read {description} {path} ({error.strerror}); check the path.") from error
     except UnicodeDecodeError as error:

@@ -1,31 +1,52 @@
-"""Ctrl-C that cannot get lost.
+"""Ctrl-C, and SIGTERM, that cannot get lost and take effect within a second.
 
 Python raises KeyboardInterrupt wherever the main thread happens to be. In a callback of native code, a finaliser, or a
 library's import that catches everything, it is swallowed, and the work would go on. The program therefore remembers
 that it was asked to stop, and every step of long work checks. Within an import it is not raised at all: native modules
-that import Python ones abort the process (PyTorch does), and a half imported library fails in its own way.
+that import Python ones abort the process (PyTorch does), and a half imported library fails in its own way. Where the
+main thread has not ended the work after a moment, another thread ends the process.
 """
 
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 import threading
+import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# For the main thread to end the work by itself: it removes its temporary files, which is quick.
+_PATIENCE = 0.6
+
 _asked = False
+_number = int(signal.SIGINT)
 
 
-def watch() -> None:
+def watch(leave: Callable[[int], object] | None = None) -> None:
     """Remember interrupts from now on; they still raise KeyboardInterrupt, except the first within an import.
 
     Only the main thread of a program can do this.
+
+    Args:
+        leave: function that ends the process with an exit code. It is called in another thread when the process is
+            still there a moment after an interrupt; None leaves everything to the main thread.
     """
     global _asked
     _asked = False
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, _remember)
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in _SIGNALS:
+        signal.signal(number, _remember)
+    if leave is not None:
+        # The system's own handler writes the number of the signal there, whatever Python is doing.
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+        threading.Thread(target=_end_late, args=(reader, leave), name="interrupts", daemon=True).start()
 
 
 def hush() -> None:
@@ -43,6 +64,11 @@ def came() -> bool:
     return _asked
 
 
+def exit_code() -> int:
+    """The exit code that says which signal came last: 130 for Ctrl-C, 143 for SIGTERM."""
+    return 128 + _number
+
+
 def check() -> None:
     """Raise KeyboardInterrupt when one came that had no effect yet."""
     global _asked
@@ -52,8 +78,8 @@ def check() -> None:
 
 
 def _remember(number: int, frame: FrameType | None) -> None:
-    global _asked
-    again, _asked = _asked, True
+    global _asked, _number
+    again, _asked, _number = _asked, True, number
     if again or not _imports(frame):
         raise KeyboardInterrupt
 
@@ -65,3 +91,11 @@ def _imports(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def _end_late(reader: socket.socket, leave: Callable[[int], object]) -> None:
+    """Wait for an interrupt, give the main thread a moment, and end the process."""
+    while number := reader.recv(1):
+        if number[0] in _SIGNALS:
+            time.sleep(_PATIENCE)
+            leave(128 + number[0])

@@ -23,6 +23,9 @@ _LOCK = re.compile(r"(?P<name>\.?lieq-[0-9a-f]{8})\.lock")
 _FILE = ".tmp"
 _ATTEMPTS = 8
 
+# Names in use, with the process that uses them, because a forked process must not remove what its parent uses.
+_present: dict[Path, tuple[int, FileLock]] = {}
+
 
 @contextlib.contextmanager
 def temporary_file(folder: Path, *, mode: int = 0o600) -> Iterator[Path]:
@@ -76,6 +79,13 @@ def sweep_folder(folder: Path) -> None:
                 _remove_left(folder / lock_path.name.removesuffix(".lock"), lock)
 
 
+def remove_present() -> None:
+    """Remove the temporary files and folders of this process, which ends without leaving their ``with`` blocks."""
+    for base, (owner, lock) in list(_present.items()):
+        if owner == os.getpid():
+            _remove_left(base, lock)
+
+
 def is_owned(status: os.stat_result) -> bool:
     """True when a file belongs to this user; always True on Windows, which gives each user folders of their own."""
     return sys.platform == "win32" or status.st_uid == os.geteuid()
@@ -91,9 +101,12 @@ def _name_in(folder: Path, *, hidden: bool) -> Iterator[str]:
             continue
         lock = FileLock(path)
         if lock.acquire():
+            base = folder.absolute() / name
+            _present[base] = os.getpid(), lock
             try:
                 yield name
             finally:
+                _present.pop(base, None)
                 lock.discard()
             return
         # Another process looks whether it can be removed, or the file system has no locks.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 Windows = npt.NDArray[np.int64]
 """Token ids ``(n, T)``, in NumPy so that texts do not need PyTorch."""
@@ -24,7 +26,7 @@ class TextInfo:
 
     name: str
     sha256: str
-    tokens: int
+    tokens: Annotated[int, Field(ge=0, le=2**32 - 1)]
 
     @classmethod
     def of(cls, name: str, text: str, tokens: int) -> TextInfo:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -169,10 +170,18 @@ def test_an_interrupt_before_the_command_line_is_there_ends_quietly(monkeypatch:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
+    class EndedError(Exception):
+        """The process ended."""
+
+    def end(code: int) -> None:
+        raise EndedError(code)
+
     monkeypatch.setattr("lieq_edge.cli.main", interrupt)
-    with pytest.raises(SystemExit) as end:
+    monkeypatch.setattr("os._exit", end)
+    monkeypatch.setattr("lieq_edge.__main__._leaving", threading.Lock())
+    with pytest.raises(EndedError) as ended:
         program()
-    assert end.value.code == 130
+    assert ended.value.args == (130,)
 
 
 def test_the_installed_program_tells_its_version() -> None:

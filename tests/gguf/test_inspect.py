@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from changed import changed_file
 from gguf import GGUFValueType
-from rich.console import Console
 from runner import run
 from tiny import cached_model
 
+from lieq_edge.cli.inspection import show
+from lieq_edge.cli.printing import Printer
 from lieq_edge.errors import InputError
 from lieq_edge.gguf.container import KeyValue, write_container
-from lieq_edge.gguf.inspect import FileReport, inspect_file, render
+from lieq_edge.gguf.inspect import FileReport, inspect_file
 from lieq_edge.gguf.types import TYPES
 from lieq_edge.system.jsonio import to_json
 
@@ -74,9 +75,7 @@ def test_sizes_and_bits(path: Path) -> None:
 def test_report_is_json_and_table(path: Path) -> None:
     report = inspect_file(path)
     assert to_json(report)["lieq"]["block_bits"] == [2, 4]
-    console = Console(file=io.StringIO(), width=120)
-    render(report, console)
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    shown = rendered(report)
     for part in ("Small (llama)", "lieq.block_bits: 2, 4", "Q2_K; ffn_down Q2_0", "token_embd.weight: Q6_K"):
         assert part in shown
 
@@ -157,9 +156,9 @@ def test_a_written_file_agrees_with_itself(tmp_path: Path) -> None:
 
 
 def rendered(report: FileReport) -> str:
-    console = Console(file=io.StringIO(), width=250)
-    render(report, console)
-    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+    stream = io.StringIO()
+    show(report, Printer(stream, width=250))
+    return stream.getvalue()
 
 
 def test_no_gguf_and_truncated_files(path: Path, tmp_path: Path) -> None:

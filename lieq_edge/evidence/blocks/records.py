@@ -5,21 +5,48 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass, field
 from importlib import metadata
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from ...gguf.container import metadata_bytes
 from ...gguf.names import TensorName
-from ...gguf.types import is_matrix
+from ...gguf.types import TYPES, is_matrix
 from ...sources.base import Source
 from ...texts.info import TextInfo
+
+_INPUTS = {
+    "transformers": "Geometry: of what the projections receive in transformers.",
+    "llama.cpp": "Geometry: of what the projections receive in llama.cpp's graph.",
+    "white": "Geometry: of the weights alone (white inputs).",
+}
+
+
+def _known_type(name: str) -> str:
+    if name not in TYPES:
+        raise ValueError(f"there is no type {name[:40]!r}")
+    return name
+
+
+def _known_inputs(name: str) -> str:
+    if name not in _INPUTS:
+        raise ValueError(f"it is one of {', '.join(_INPUTS)}")
+    return name
+
+
+# Bounds of what a saved file may hold; what was just measured is not checked against them.
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Size = Annotated[int, Field(ge=1, le=1 << 40)]
+Name = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 @dataclass(frozen=True)
 class TensorInfo:
     """A tensor by GGUF name with its shape in numpy order; ``kept`` is its type when it is written as it is stored."""
 
-    name: str
-    shape: tuple[int, ...]
-    kept: str | None = None
+    name: Name
+    shape: Annotated[tuple[Size, ...], Field(min_length=1, max_length=4)]
+    kept: Annotated[str, AfterValidator(_known_type)] | None = None
 
 
 @dataclass(frozen=True)
@@ -36,11 +63,11 @@ class BlockDiagnostics:
     """
 
     index: int
-    delta_ppl: float | None = None
-    compactness_gain: float | None = None
-    energy_gain: float | None = None
-    projections: dict[str, float] = field(default_factory=dict)
-    measured: dict[str, float] = field(default_factory=dict)
+    delta_ppl: Finite | None = None
+    compactness_gain: Finite | None = None
+    energy_gain: Finite | None = None
+    projections: dict[str, Finite] = field(default_factory=dict)
+    measured: dict[str, Finite] = field(default_factory=dict)
 
     def value(self, field: str) -> float | None:
         """A measurement by the name of its field, or of the metric that made it; None where it was not made."""
@@ -67,18 +94,18 @@ class Diagnostics:
     model: str
     architecture: str
     model_hash: str
-    metadata_bytes: int
-    tensors: tuple[TensorInfo, ...]
-    blocks: tuple[BlockDiagnostics, ...]
+    metadata_bytes: Annotated[int, Field(ge=0, le=1 << 40)]
+    tensors: Annotated[tuple[TensorInfo, ...], Field(max_length=1 << 16)]
+    blocks: Annotated[tuple[BlockDiagnostics, ...], Field(max_length=4096)]
     probe: TextInfo | None
     saliency_text: TextInfo | None
-    base_ppl: float | None
+    base_ppl: Finite | None
     projections: str
     baseline: str
-    seeds: tuple[int, ...]
-    correlations: dict[str, float] = field(default_factory=dict)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 63)], ...], Field(max_length=1000)]
+    correlations: dict[str, Finite] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
-    inputs: str | None = None
+    inputs: Annotated[str, AfterValidator(_known_inputs)] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is of no model, e.g. a file that was edited.
@@ -91,6 +118,8 @@ class Diagnostics:
         for tensor in self.tensors:
             if not tensor.shape or min(tensor.shape) < 1:
                 raise ValueError(f"{tensor.name} has the shape {tensor.shape}")
+        if len({tensor.name for tensor in self.tensors}) < len(self.tensors):
+            raise ValueError("a tensor occurs twice")
         matrices = (TensorName.parse(t.name) for t in self.tensors if is_matrix(t.name, t.shape))
         if {name.block for name in matrices} - {None} != {block.index for block in self.blocks}:
             raise ValueError("the tensors are not those of the blocks")
@@ -120,8 +149,4 @@ def describe(source: Source) -> Diagnostics:
 
 def describe_inputs(inputs: str) -> str:
     """A sentence on ``Diagnostics.inputs``."""
-    return {
-        "transformers": "Geometry: of what the projections receive in transformers.",
-        "llama.cpp": "Geometry: of what the projections receive in llama.cpp's graph.",
-        "white": "Geometry: of the weights alone (white inputs).",
-    }[inputs]
+    return _INPUTS[inputs]

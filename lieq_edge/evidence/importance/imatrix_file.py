@@ -16,6 +16,7 @@ from ...gguf.header import read_header
 from ...gguf.names import block_of
 from ...llama import library as ggml
 from ...sources.base import Source
+from ...system.regular import read_regular
 from ...texts.info import TextInfo
 from .records import Importances, matrix_means
 
@@ -37,7 +38,7 @@ def read_imatrix(path: Path, source: Source) -> tuple[Importances, TextInfo]:
         InputError: the file is missing or damaged, or is of another model.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise InputError(f"Cannot read the importance matrix {path} ({error.strerror}); check the path.") from error
     sums, tokens = _read_gguf(path, data) if data.startswith(b"GGUF") else _read_old(path, data)
