@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .. import __version__
+from ..version import __version__
 from .analyze_command import analyze
 from .cache_command import app as cache
 from .export_command import export

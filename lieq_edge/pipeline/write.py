@@ -8,7 +8,6 @@ from pathlib import Path
 
 from gguf import GGUFValueType
 
-from .. import __version__
 from ..allocation.plan import Plan, TensorPlan, count_weights
 from ..errors import InputError
 from ..gguf.container import write_container
@@ -18,6 +17,7 @@ from ..llama.encoders import Packed
 from ..sources.base import KeyValue, Source
 from ..system.files import atomic_path, check_space, output_target
 from ..texts.info import TextInfo
+from ..version import __version__
 
 
 def main_file_type(plan: Plan) -> int:
