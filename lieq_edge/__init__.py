@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .pipeline.validation import check_gate, validate_against
     from .settings import Settings, load_recipe, merge
     from .sources import open_source
-    from .system.jsonio import load_json, save_json
+    from .system.jsonio import load_json, save_json, to_json
     from .system.progress import Event
     from .validate.perplexity import Validation
 
@@ -48,7 +48,7 @@ _MODULES = {
     "settings": ("Settings", "load_recipe", "merge"),
     "sources": ("open_source",),
     "system.progress": ("Event",),
-    "system.jsonio": ("load_json", "save_json"),
+    "system.jsonio": ("load_json", "save_json", "to_json"),
     "validate.perplexity": ("Validation",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
@@ -83,6 +83,7 @@ __all__ = [
     "plot_layers",
     "resolve",
     "save_json",
+    "to_json",
     "validate_against",
     "write",
 ]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import lieq_edge as api
 
 from ..gguf.names import EMBEDDING, HEAD, TensorName
-from ..system.jsonio import to_json
 from .printing import Printer
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 def print_json(value: Any) -> None:
     """Print one JSON document; numbers that are not finite become null, because JSON has no others."""
-    print(json.dumps(_finite(to_json(value)), indent=1))
+    print(json.dumps(_finite(api.to_json(value)), indent=1))
 
 
 def announce_plan(plan: Plan) -> None:
