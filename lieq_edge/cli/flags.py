@@ -43,7 +43,9 @@ ImatrixFlag = Annotated[
     Path | None, typer.Option(help="Importance measured by llama-imatrix, instead of a calibration text.")
 ]
 TypesFlag = Annotated[str, typer.Option(help="With --metric loss: types to choose from: k, all, or names with commas.")]
-GranularityFlag = Annotated[str | None, typer.Option(help="With --metric loss: one type for each block or tensor; default tensor.")]
+GranularityFlag = Annotated[
+    str | None, typer.Option(help="With --metric loss: a type for each block or tensor; default tensor.")
+]
 CalibrationFlag = Annotated[str, typer.Option(help="Calibration text: self, docs, mixed, none, or a file.")]
 CalibrationTokensFlag = Annotated[
     int | None,
