@@ -101,7 +101,7 @@ def test_a_file_of_another_model_or_a_damaged_one_is_refused(tmp_path: Path, pat
     broken = write_new(tmp_path / "broken.gguf", sums | {"blk.1.attn_q.weight": (values * np.nan, counts)})
     with pytest.raises(InputError, match="no valid values"):
         read_imatrix(broken, source)
-    with pytest.raises(InputError, match="no importance matrix"):
+    with pytest.raises(InputError, match="not an importance matrix"):
         read_imatrix(path, source)
     with pytest.raises(InputError, match="check the path"):
         read_imatrix(tmp_path / "none.dat", source)
@@ -112,7 +112,7 @@ def test_an_old_file_cut_anywhere_is_refused(tmp_path: Path, source: Source) -> 
     for cut in (0, 3, 6, 20, 100, 2000, len(whole) - 1):
         part = tmp_path / "part.dat"
         part.write_bytes(whole[:cut])
-        with pytest.raises(InputError, match=r"damaged|no importance matrix"):
+        with pytest.raises(InputError, match=r"damaged|not an importance matrix"):
             read_imatrix(part, source)
 
 
