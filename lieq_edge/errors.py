@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend, told in one sentence."""
+"""Errors that a user can fix, each reported in one sentence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _LONGEST = 1000
 class InputError(Exception):
     """Bad input: the message is one sentence that says what is wrong and what to do (exit code 2).
 
-    What it quotes of a damaged file may be anything: control characters become spaces, and too long a text is cut.
+    A quotation from a damaged file may hold anything: control characters become spaces, and a long message is cut.
     """
 
     def __init__(self, message: str) -> None:

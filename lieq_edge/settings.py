@@ -55,19 +55,19 @@ TypeName = Annotated[str, BeforeValidator(_upper)]
 
 
 class Settings(BaseModel):
-    """Everything that decides what an export writes and how it is checked.
+    """Everything that a user may say about an export.
 
-    What was given explicitly is kept as it is; what was not is decided by ``pipeline.job.resolve``. The names that
-    were given are in ``model_fields_set``.
+    Explicit values stay as they are; ``pipeline.job.resolve`` decides the others. The names of explicit values are in
+    ``model_fields_set``.
 
     Attributes:
         budget: ``2.1`` (nominal bits), ``3.0bpw`` or ``90MB``.
-        metric: name of what scores the blocks, in ``allocation.table.METRIC_NAMES``.
+        metric: name of the metric, in ``allocation.table.METRIC_NAMES``.
         levels: ascending nominal bits that blocks may get.
         types: candidates of the metric ``loss``: ``k``, ``all``, or names with commas between them.
-        granularity: one type a ``block`` or a ``tensor`` with the metric ``loss``; None is by tensor.
+        granularity: one type for each ``block`` or ``tensor`` with the metric ``loss``; None takes ``tensor``.
         rounding: name of the rounding, in ``rounding.table.ROUNDERS``. None takes ``feedback`` where PyTorch runs
-            the model and there is text enough to calibrate on, ``imatrix`` where there is importance, else ``nearest``.
+            the model and the calibration text is long enough, ``imatrix`` where there is importance, else ``nearest``.
         projections: ``qkv``, or ``all`` linears of a block, for the geometry.
         baseline: untrained counterpart of the geometry: ``projection`` or ``network``.
         seed: first seed of everything that is drawn.
@@ -80,17 +80,17 @@ class Settings(BaseModel):
         imatrix: file of importance by ``llama-imatrix``, instead of a calibration text.
         token_embedding_type: ggml type of ``token_embd.weight``; None takes the default of the plan.
         output_type: ggml type of ``output.weight``.
-        strict_types: refuse types that do not fit rows instead of replacing them.
-        validation: score the written file.
-        reference: compare it with the unquantised model as well (KL divergence, top-1 agreement).
+        strict_types: True refuses types that do not fit rows instead of replacing them.
+        validation: True scores the written file.
+        reference: True compares it with the unquantised model as well (KL divergence, top-1 agreement).
         text: file to validate on; None takes the built-in text.
         context: tokens of a window of the validation.
         chunks: windows of the validation; None takes the whole text.
         revision: branch, tag or commit of a hub id.
         lora: directory of a PEFT adapter to merge into the weights.
-        allow_pickle: read pickled weights where there are no safetensors.
-        parity: compare llama.cpp with transformers on a piece of the model first.
-        cache: keep measurements and unfinished work for the next time, and take what is kept.
+        allow_pickle: True reads pickled weights where there are no safetensors.
+        parity: True compares llama.cpp with transformers on a piece of the model first.
+        cache: True stores measurements and unfinished work, and reads stored ones.
         cache_dir: folder of the cache; None takes ``LIEQ_CACHE_DIR`` or the platform's folder.
         cache_limit: size that the cache may take, e.g. ``10GB``.
         max_ppl_ratio: largest ratio of the file's perplexity to the unquantised model's; beyond it the gate fails.
@@ -180,14 +180,14 @@ class Settings(BaseModel):
 
 
 def sentence(error: ValidationError) -> str:
-    """The first fault of some settings in a sentence that names the flag."""
+    """A sentence about the first fault of the settings, which names the flag."""
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else "settings"
     flag = "--" + name.replace("_", "-")
     if first["type"] == "missing" and name == "budget":
-        return "No budget is given; pass --budget (e.g. 2.1, 3.0bpw or 90MB) or a --recipe that has one."
+        return "The budget is missing; pass --budget (e.g. 2.1, 3.0bpw or 90MB) or a --recipe that has one."
     if first["type"] == "extra_forbidden":
-        return f"There is no setting {name!r}; see lieq-edge export --help."
+        return f"The setting {name!r} is unknown; see lieq-edge export --help."
     message = first["msg"].removeprefix("Value error, ")
     return f"{flag} got {first['input']!r}: {message[:1].lower()}{message[1:]}."
 
@@ -224,7 +224,7 @@ def _read_recipe(path: Path) -> dict[str, Any]:
         raise InputError(f"The recipe {path} is larger than {_LARGEST_RECIPE // 1024} kB; it is not a recipe.")
     try:
         node = yaml.compose(text, Loader=yaml.BaseLoader)
-        document = yaml.load(text, Loader=yaml.BaseLoader)  # knows text, lists and mappings only
+        document = yaml.load(text, Loader=yaml.BaseLoader)  # reads text, lists and mappings only
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise InputError(f"The recipe {path} is not YAML: {reason}.") from error
@@ -240,15 +240,19 @@ def _read_recipe(path: Path) -> dict[str, Any]:
 
 
 def merge(recipe: dict[str, Any], given: dict[str, Any]) -> Settings:
-    """Settings from a recipe and from what the user gave, which wins.
+    """Settings from a recipe and from explicit values, which win.
 
-    What the recipe says of another metric, or of a calibration text where an imatrix file is given, gives way.
+    Settings of a recipe that are of no use with an explicit metric or imatrix file are left out.
+
+    Args:
+        recipe: settings of a recipe, from ``load_recipe``.
+        given: explicit values, by field name.
 
     Raises:
         InputError: neither has a budget, or a value is wrong.
     """
     values = {**recipe, **given}
-    of_no_use: tuple[str, ...] = ("levels",) if values.get("metric") == "loss" else ("types", "granularity")
+    useless: tuple[str, ...] = ("levels",) if values.get("metric") == "loss" else ("types", "granularity")
     if values.get("imatrix") is not None:
-        of_no_use += ("calibration", "calibration_tokens")
-    return Settings(**{name: value for name, value in values.items() if name in given or name not in of_no_use})
+        useless += ("calibration", "calibration_tokens")
+    return Settings(**{name: value for name, value in values.items() if name in given or name not in useless})

@@ -1,4 +1,4 @@
-"""What is asked of an allocator: which evidence it needs, and the plan that it makes of it."""
+"""The interface of allocators: the evidence that they need, and the plan that they make."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Allocator(ABC):
     """Shares a budget out between tensors. Pure: numbers in, types out.
 
     Attributes:
-        metric: name of what decides.
+        metric: name of the metric.
         needs: measurements of the blocks that it reads.
-        predicts: it reads the predicted loss of every candidate type.
+        predicts: True if it reads the predicted loss of every candidate type.
     """
 
     metric: str
@@ -39,8 +39,12 @@ class Allocator(ABC):
     def check(self, diagnostics: Diagnostics, budget: Budget) -> None:
         """Refuse a budget out of reach, before anything is measured.
 
+        Args:
+            diagnostics: tensors of the model.
+            budget: limit of the weights or of the file.
+
         Raises:
-            InputError: with the range that is in reach.
+            InputError: the sentence gives the range that is in reach.
         """
 
     @abstractmethod
@@ -49,8 +53,8 @@ class Allocator(ABC):
 
         Args:
             diagnostics: tensors of the model, and measurements of its blocks.
-            budget: what the weights may take.
-            losses: predicted losses where ``predicts``, else nothing.
+            budget: limit of the weights or of the file.
+            losses: predicted losses by tensor and type; empty unless ``predicts``.
 
         Raises:
             InputError: the budget is out of reach, or a measurement is missing.

@@ -23,13 +23,13 @@ _PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]*)\s*", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Budget:
-    """What the weights may take.
+    """Limit of the weights or of the file.
 
     Attributes:
         kind: ``nominal`` (average code bits of the block weights, the paper's b), ``bpw`` (physical bits a weight
             of the block weights) or ``bytes`` (of the finished file, metadata included).
-        value: in that unit.
-        text: as the user wrote it.
+        value: limit in that unit.
+        text: text of the user.
     """
 
     kind: Literal["nominal", "bpw", "bytes"]

@@ -1,4 +1,4 @@
-"""The LieQ way: a metric ranks the blocks, and whole blocks get a level of nominal bits."""
+"""By levels, as in LieQ: a metric ranks the blocks, and whole blocks get a level of nominal bits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ByLevels(Allocator):
     """Blocks by falling score; a block with a higher score never gets fewer bits."""
 
     def __init__(self, options: PlanOptions) -> None:
-        """Allocate by the metric and the levels of ``options``."""
+        """Prepare to allocate by the metric and the levels of ``options``."""
         self.metric = options.metric
         self.needs = METRICS[options.metric].needs
         self._options = options

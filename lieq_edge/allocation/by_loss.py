@@ -1,4 +1,4 @@
-"""By predicted loss: each tensor, or each block, gets the type that makes the sum of predicted losses least."""
+"""By predicted loss: tensors, or blocks, get the types with the least sum of predicted losses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .plan import Plan, PlanOptions
 from .types import candidate_types
 
 NAME = "loss"
-"""What users call it."""
+"""Value of ``--metric``."""
 
 
 class ByLoss(Allocator):
@@ -20,12 +20,12 @@ class ByLoss(Allocator):
     predicts = True
 
     def __init__(self, options: PlanOptions, types: str, refused: frozenset[str] = frozenset()) -> None:
-        """Choose among ``types``.
+        """Prepare to choose among types.
 
         Args:
             options: granularity, and types of embedding and head.
-            types: ``k``, ``all``, or names with commas between them.
-            refused: types that the rounding does not write.
+            types: candidates: ``k``, ``all``, or names with commas between them.
+            refused: types that the rounding would ruin.
         """
         self._options = options
         self._types = types
@@ -37,8 +37,8 @@ class ByLoss(Allocator):
 
     def check(self, diagnostics: Diagnostics, budget: Budget) -> None:
         # Which budgets are possible does not depend on the losses.
-        nothing = {name: dict.fromkeys(types, 0.0) for name, types in self.candidates(diagnostics).items()}
-        make_loss_plan(diagnostics, budget, nothing, self._options)
+        no_losses = {name: dict.fromkeys(types, 0.0) for name, types in self.candidates(diagnostics).items()}
+        make_loss_plan(diagnostics, budget, no_losses, self._options)
 
     def plan(self, diagnostics: Diagnostics, budget: Budget, losses: Losses) -> Plan:
         return make_loss_plan(diagnostics, budget, losses, self._options)

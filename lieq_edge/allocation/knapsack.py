@@ -1,8 +1,8 @@
 """Choose one option for each item so that the sum of losses is small and the sum of costs stays within a limit.
 
 A Lagrange multiplier prices the cost: at a price, each item takes the option with the least ``loss + price * cost``, a
-corner of its lower convex hull. Bisection finds the smallest price that keeps the limit. What the limit leaves over is
-spent on single changes, the best loss for the cost first, options inside the hulls included.
+corner of its lower convex hull. Bisection finds the smallest price that keeps the limit. The rest of the
+limit is spent on single changes, the best loss for the cost first, options inside the hulls included.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Option:
-    """One way to store an item: its name, what it costs (bytes, or bits), and the loss it brings (nats a token)."""
+    """One way to store an item.
+
+    Attributes:
+        name: name of the option.
+        cost: cost in bytes, or in bits.
+        loss: loss in nats a token.
+    """
 
     name: str
     cost: float
@@ -26,8 +32,8 @@ def solve(items: Sequence[Sequence[Option]], limit: float) -> list[int] | None:
     """Choose options.
 
     Args:
-        items: the options of each item, at least one.
-        limit: for the sum of costs.
+        items: options of each item, at least one.
+        limit: upper limit of the sum of costs.
 
     Returns:
         Index of the chosen option of each item, or None when even the cheapest options exceed the limit.
@@ -52,7 +58,7 @@ def _by_price(costs: np.ndarray, losses: np.ndarray, limit: float) -> np.ndarray
     def at(price: float) -> np.ndarray:
         total = np.where(finite, losses + price * priced_costs, np.inf)
         best = total.min(axis=1, keepdims=True)
-        # Of equal totals the cheapest, so that a price that is high enough always keeps the limit.
+        # The cheapest of equal totals, so that a high enough price always keeps the limit.
         return np.where(total <= best, costs, np.inf).argmin(axis=1)
 
     def keeps(choice: np.ndarray) -> bool:

@@ -12,7 +12,7 @@ from itertools import accumulate, combinations_with_replacement
 from ..errors import InputError
 
 SPREAD_BITS = 2.0
-"""How many bits the errors of the lowest and the highest block are apart in weight.
+"""Distance in bits between the weights of errors in the lowest and the highest block.
 
 A bit less makes the squared error about four times larger. The block with the highest score counts 4^2 = 16 times the
 one with the lowest: as much as the two bits between the lowest and the highest default level.
@@ -31,8 +31,8 @@ def two_levels(scores: Sequence[float], sizes: Sequence[int], budget: float, low
     set that holds the share f = (b - low) / (high - low) of the weights. A budget above ``low`` promotes at least one.
 
     Args:
-        scores: one a block.
-        sizes: weights N_l of each block.
+        scores: one score a block.
+        sizes: number of weights N_l of each block.
         budget: average nominal bits b.
         low: bits of the other blocks.
         high: bits of the promoted blocks.
@@ -63,13 +63,13 @@ def two_levels(scores: Sequence[float], sizes: Sequence[int], budget: float, low
 def many_levels(scores: Sequence[float], sizes: Sequence[int], budget: float, levels: Sequence[int]) -> list[int]:
     """Share out any levels under a nominal budget.
 
-    Of all order-keeping assignments that stay at or below the budget, those that come closest to it are kept; of these,
-    the one with the least weighted error ``sum_l w_l N_l 4^(-b_l)`` is taken, w_l = 4^(SPREAD_BITS n_l), n_l the
+    Of all order-keeping assignments at or below the budget, those closest to it are considered; of these, the one with
+    the least weighted error ``sum_l w_l N_l 4^(-b_l)`` is taken, w_l = 4^(SPREAD_BITS n_l), n_l the
     min-max scaled score.
 
     Args:
-        scores: one a block.
-        sizes: weights of each block.
+        scores: one score a block.
+        sizes: number of weights of each block.
         budget: average nominal bits.
         levels: ascending nominal bits, e.g. (2, 3, 4).
 
@@ -87,9 +87,9 @@ def many_levels(scores: Sequence[float], sizes: Sequence[int], budget: float, le
     def cost(block: int, level: int) -> tuple[float, float]:
         return float(level * sizes[block]), weights[block] * sizes[block] * 4.0**-level
 
-    found = _search(scores, levels, cost, limit, lambda used, error: (-used, error))
-    assert found is not None  # the lowest level alone is within the limit: checked above
-    return found
+    bits = _search(scores, levels, cost, limit, lambda used, error: (-used, error))
+    assert bits is not None  # the lowest level alone is within the limit: checked above
+    return bits
 
 
 def levels_under(
@@ -105,11 +105,11 @@ def levels_under(
     no block could be promoted further within the limit. Of equal errors the smaller file is taken.
 
     Args:
-        scores: one a block.
+        scores: one score a block.
         levels: ascending nominal bits.
         limit: bytes for all blocks together.
-        bytes_of: bytes of a block at a level.
-        sizes: weights of each block.
+        bytes_of: function that gives the bytes of a block at a level.
+        sizes: number of weights of each block.
 
     Returns:
         Bits of each block, or None when even the lowest level does not fit.
@@ -132,7 +132,11 @@ def error_weights(scores: Sequence[float]) -> list[float]:
 
 
 def check_range(budget: float, low: float, high: float) -> None:
-    """Raise InputError when a nominal budget lies outside the levels."""
+    """Refuse a nominal budget outside the levels.
+
+    Raises:
+        InputError: the sentence gives the range.
+    """
     if not low <= budget <= high:
         raise InputError(
             f"A budget of {budget:g} nominal bits is out of reach: the levels allow {low:g} to {high:g}; "

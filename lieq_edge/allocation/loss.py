@@ -1,4 +1,4 @@
-"""Allocate by predicted loss: each tensor's type is chosen so that the sum of predicted losses is least at a budget.
+"""Allocate by predicted loss: the types of the tensors have the least sum of predicted losses under a budget.
 
 The predictions are additive in nats a token (``tr(E H E^T)``, see ``evidence.loss.predictions``), so the choice is a
 knapsack over tensors. With ``granularity="block"`` all matrices of a block share one type, as in LieQ.
@@ -40,11 +40,12 @@ def make_loss_plan(
         diagnostics: names and shapes of the tensors.
         budget: nominal bits and bits a weight count the block weights; bytes count the whole file, and then embedding
             and head are chosen too unless ``options`` fix them.
-        losses: of every block matrix, and of the embedding and the head for a budget in bytes.
-        options: ``granularity``, ``token_embedding_type``, ``output_type`` and ``strict_types`` are read.
+        losses: predicted losses of every block matrix, and of embedding and head for a budget in bytes.
+        options: options, of which ``granularity``, ``token_embedding_type``, ``output_type`` and ``strict_types`` are
+            read.
 
     Raises:
-        InputError: the budget is out of reach (the reachable range is told).
+        InputError: the budget is out of reach; the sentence gives the least that is in reach.
     """
     options = options or PlanOptions(metric="loss", granularity="tensor")
     budget = parse_budget(budget) if isinstance(budget, str) else budget
@@ -75,12 +76,12 @@ def make_loss_plan(
 def _is_free(tensor: TensorInfo, budget: Budget, options: PlanOptions, losses: Losses) -> bool:
     if is_block_weight(tensor):
         return True
-    given = {EMBEDDING: options.token_embedding_type, HEAD: options.output_type}
-    return budget.kind == "bytes" and tensor.name in losses and given.get(tensor.name) is None
+    chosen = {EMBEDDING: options.token_embedding_type, HEAD: options.output_type}
+    return budget.kind == "bytes" and tensor.name in losses and chosen.get(tensor.name) is None
 
 
 def _groups(free: Sequence[TensorInfo], options: PlanOptions) -> list[list[TensorInfo]]:
-    """What is chosen together: single tensors, or the matrices of a block."""
+    """Tensors that get a type together: single ones, or the matrices of a block."""
     if options.granularity == "tensor":
         return [[tensor] for tensor in free]
     blocks: dict[int, list[TensorInfo]] = {}

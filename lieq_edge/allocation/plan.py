@@ -20,9 +20,9 @@ from .budget import Budget, parse_budget
 from .levels import check_range, levels_under, many_levels, two_levels
 from .types import resolve
 
-# The key-values under ``lieq.`` hold scores, bits and hashes; the plan sets aside what they take at most.
-_OWN_KEYS_BYTES = 4096
-_OWN_KEYS_BYTES_A_BLOCK = 48
+# Upper limit of the key-values under ``lieq.``, which hold scores, bits and hashes.
+_LIEQ_KEYS_BYTES = 4096
+_LIEQ_KEYS_BYTES_A_BLOCK = 48
 
 EMBEDDINGS = frozenset({EMBEDDING, "per_layer_token_embd.weight"})
 """Tables that a token's row is looked up in."""
@@ -34,11 +34,11 @@ class TensorPlan:
 
     Attributes:
         name: GGUF name.
-        shape: numpy order.
-        type: name of the ggml type it is written in.
-        nbytes: without padding.
-        wanted: the type that the level asked for, where it does not fit the rows; else None.
-        kept: the source's own bytes are written.
+        shape: shape in numpy order.
+        type: name of the ggml type in the file.
+        nbytes: size without padding.
+        wanted: type that the level asked for, if it does not fit the rows; else None.
+        kept: True if the source's own bytes are copied.
     """
 
     name: str
@@ -60,17 +60,17 @@ class BlockPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Types for all tensors, with what they add up to.
+    """Types of all tensors, and their sums.
 
     Attributes:
-        budget: as the user wrote it.
+        budget: text of the user.
         nominal_bits: average nominal bits of the block weights (the paper's meaning).
         bpw: physical bits a weight of the block weights.
         file_bpw: physical bits a weight over all weights.
         compression_ratio: CR of the paper, nominal bits over 16.
-        data_bytes: of all tensors with padding.
-        file_bytes: upper bound of the finished file.
-        predicted_loss: sum of the predicted rises of the loss, nats a token, where the metric predicts one.
+        data_bytes: size of all tensors with padding.
+        file_bytes: upper limit of the size of the finished file.
+        predicted_loss: sum of the predicted losses, nats a token; None if the metric predicts none.
     """
 
     model: str
@@ -93,7 +93,7 @@ class Plan:
     fallbacks: dict[str, str] = field(default_factory=dict)
 
     def types_by_block(self) -> list[Counter[str]]:
-        """How many matrices of each block have which type."""
+        """Number of matrices of each type, block by block."""
         counts: list[Counter[str]] = [Counter() for _ in self.blocks]
         for tensor in self.tensors:
             block = block_of(tensor.name)
@@ -104,16 +104,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """How to allocate.
+    """Options of allocation.
 
     Attributes:
         levels: ascending nominal bits; with (2, 4) and a nominal budget the paper's rule (Eqs 9-10) is used.
         token_embedding_type: type of ``token_embd.weight``; None takes Q6_K when it is also the output head and
             Q4_K otherwise.
         output_type: type of ``output.weight``; None takes Q6_K.
-        strict_types: refuse types that do not fit a tensor's rows instead of replacing them.
-        seed: of the metric ``random``.
-        weights: (a, b, c) of the metric ``composite``.
+        strict_types: True refuses types that do not fit a tensor's rows instead of replacing them.
+        seed: seed of the metric ``random``.
+        weights: weights (a, b, c) of the metric ``composite``.
         granularity: ``block``, or ``tensor`` for the metric ``loss``.
     """
 
@@ -131,7 +131,7 @@ def make_plan(diagnostics: Diagnostics, budget: str | Budget, options: PlanOptio
     """Allocate types to all tensors of the measured model under a budget.
 
     Raises:
-        InputError: the budget cannot be met (the reachable range is told), a measurement that the metric needs is
+        InputError: the budget is out of reach (the sentence gives the range), a measurement that the metric needs is
             missing, or a type does not fit and ``strict_types`` is set.
     """
     options = options or PlanOptions()
@@ -201,7 +201,7 @@ def summarise(
     nominal: Mapping[int, float],
     predicted_loss: float | None = None,
 ) -> Plan:
-    """A plan from the types of all tensors, with what they add up to; ``nominal`` gives the bits of each block."""
+    """A plan from the types of all tensors; ``nominal`` gives the bits of each block."""
     in_blocks = [tensor for tensor in tensors if is_block_weight(tensor)]
     block_weights = sum(count_weights(tensor) for tensor in in_blocks)
     all_weights = sum(count_weights(tensor) for tensor in tensors)
@@ -233,7 +233,7 @@ def summarise(
 def plan_fixed(tensor: TensorInfo, diagnostics: Diagnostics, options: PlanOptions) -> TensorPlan:
     """Types outside the levels: embedding and head by option or default, everything else in full precision.
 
-    What the source keeps stays in its type.
+    Tensors that the source wants copied stay in their type.
     """
     if tensor.kept is not None:
         return TensorPlan(
@@ -256,9 +256,9 @@ def plan_tensor(tensor: TensorInfo, type_name: str, strict: bool) -> TensorPlan:
 
 
 def overhead_bytes(diagnostics: Diagnostics) -> int:
-    """Bytes of the file before its tensors' data, at most."""
-    own = _OWN_KEYS_BYTES + _OWN_KEYS_BYTES_A_BLOCK * len(diagnostics.blocks)
-    return header_size(diagnostics.metadata_bytes + own, [(t.name, t.shape) for t in diagnostics.tensors])
+    """Upper limit of the bytes before the data of the tensors."""
+    lieq_keys = _LIEQ_KEYS_BYTES + _LIEQ_KEYS_BYTES_A_BLOCK * len(diagnostics.blocks)
+    return header_size(diagnostics.metadata_bytes + lieq_keys, [(t.name, t.shape) for t in diagnostics.tensors])
 
 
 def is_block_weight(tensor: TensorInfo | TensorPlan) -> bool:

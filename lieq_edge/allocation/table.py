@@ -1,4 +1,4 @@
-"""Allocators by the name of the metric that users give."""
+"""Names of the metrics of all allocators."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from ..evidence.blocks.table import METRICS
 from . import by_loss
 
 METRIC_NAMES = (*METRICS, by_loss.NAME)
-"""Every metric."""
+"""Every value of ``--metric``."""

@@ -20,7 +20,12 @@ from ..gguf.types import (
 
 @dataclass(frozen=True)
 class Resolved:
-    """The type a tensor gets, and the one it was meant to get if that does not fit its rows."""
+    """The type of a tensor.
+
+    Attributes:
+        type: type that fits the rows.
+        wanted: name of the intended type, if it does not fit the rows; else None.
+    """
 
     type: GgmlType
     wanted: str | None
@@ -41,7 +46,7 @@ def resolve(type_name: str, columns: int, *, strict: bool = False, tensor: str =
         return Resolved(wanted, None)
     if strict:
         raise InputError(
-            f"{wanted.name} does not fit {tensor}: its rows of {columns} weights are no multiple of {wanted.block}; "
+            f"{wanted.name} does not fit {tensor}: its rows of {columns} weights are not a multiple of {wanted.block}; "
             "leave --strict-types out to let it take the smallest type that fits."
         )
     candidates = [TYPES[name] for name in FALLBACKS]
@@ -55,7 +60,7 @@ def candidate_types(tensors: Sequence[TensorInfo], types: str, *, strict: bool =
     Args:
         tensors: tensors of the model.
         types: ``k``, ``all``, or type names with commas between them.
-        strict: refuse a matrix that none of them fits, instead of giving it none.
+        strict: True refuses a matrix that none of them fits; False gives it no candidates.
 
     Raises:
         InputError: a name is unknown, or none of the types fits a matrix.

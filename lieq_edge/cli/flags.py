@@ -44,7 +44,7 @@ ImatrixFlag = Annotated[
 ]
 TypesFlag = Annotated[str, typer.Option(help="With --metric loss: types to choose from: k, all, or names with commas.")]
 GranularityFlag = Annotated[
-    str | None, typer.Option(help="With --metric loss: one type for each block or tensor; default tensor.")
+    str | None, typer.Option(help="With --metric loss: a type for each block or tensor; default tensor.")
 ]
 CalibrationFlag = Annotated[str, typer.Option(help="Calibration text: self, docs, mixed, none, or a file.")]
 CalibrationTokensFlag = Annotated[

@@ -1,1 +1,1 @@
-"""What is measured of a model."""
+"""Measurements of a model: blocks, importance, loss."""

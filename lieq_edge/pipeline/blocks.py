@@ -1,4 +1,4 @@
-"""Measure the blocks of a model, once for each set of texts, seeds and metrics."""
+"""Measure the blocks of a model, once for each combination of texts, seeds and metric."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ BOTH = frozenset({GEOMETRY, SALIENCY})
 
 @dataclass(frozen=True)
 class BlockChoice:
-    """What is measured of the blocks, and on which texts.
+    """Measurements of the blocks, and the texts that they are made on.
 
     Attributes:
-        measurements: any of ``geometry`` (dr, dE) and ``saliency`` (dPPL).
-        metric: metric that may measure the weights itself.
+        measurements: some of ``geometry`` (dr, dE) and ``saliency`` (dPPL).
+        metric: metric of the blocks, which may measure their weights itself; None without one.
         projections: ``qkv`` or ``all`` (geometry).
         baseline: untrained counterpart: ``projection`` or ``network`` (geometry).
         seeds: seeds of the untrained counterpart (geometry).
         probe_text: file with the probe of the geometry; None takes the built-in text.
         probe_tokens: length of the probe, read as one window.
-        saliency_text: file that perplexity is taken on; None takes the built-in text.
+        saliency_text: file with the text for the perplexity; None takes the built-in text.
         saliency_tokens: most tokens of it, in windows of ``SALIENCY_CONTEXT``.
-        bfloat16: False keeps dPPL in float32. With bfloat16 products it takes a third of the time, and is off by 1 % of
-            itself at most (measured on the demo model, all 30 blocks in the same order).
+        bfloat16: False keeps dPPL in float32. bfloat16 products take a third of the time, and their error is small
+            (docs/scale.md).
     """
 
     measurements: frozenset[str] = BOTH
@@ -62,8 +62,8 @@ def measure_diagnostics(runtime: Runtime, choice: BlockChoice, cache: Cache) -> 
     """Measure every block.
 
     Args:
-        runtime: the model.
-        choice: what to measure.
+        runtime: runtime with the model.
+        choice: measurements and texts.
         cache: cache for results of this model.
 
     Raises:
@@ -84,8 +84,8 @@ def measure_diagnostics(runtime: Runtime, choice: BlockChoice, cache: Cache) -> 
 
     record = cache.entry("diagnostics", _parts(request), measure).record
     blocks = [
-        dataclasses.replace(BlockDiagnostics(**block), measured=own.measured)
-        for block, own in zip(record["blocks"], diagnostics.blocks, strict=True)
+        dataclasses.replace(BlockDiagnostics(**block), measured=weighed.measured)
+        for block, weighed in zip(record["blocks"], diagnostics.blocks, strict=True)
     ]
     if record["inputs"] == "white":
         _note_white_inputs(runtime)
@@ -119,7 +119,7 @@ def _parts(request: BlockRequest) -> dict[str, Any]:
 
 
 def _with_weight_metric(diagnostics: Diagnostics, runtime: Runtime, choice: BlockChoice, cache: Cache) -> Diagnostics:
-    """The diagnostics with what a metric measures of the weights itself, if the chosen one does."""
+    """The diagnostics with the chosen metric's own measurement of the weights, if it makes one."""
     metric = choice.metric
     if metric is None or not metric.measures_weights:
         return diagnostics
@@ -160,7 +160,7 @@ def _note_white_inputs(runtime: Runtime) -> None:
 
 
 def _correlations(blocks: list[BlockDiagnostics]) -> dict[str, float]:
-    """Spearman's rho of each proxy with |dPPL|, where there is one."""
+    """Spearman's rho of each proxy with |dPPL|, where it is defined."""
     saliency = [abs(block.delta_ppl or 0.0) for block in blocks]
     correlations = {}
     for field in ("compactness_gain", "energy_gain"):

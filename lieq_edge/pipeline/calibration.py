@@ -1,4 +1,4 @@
-"""What an export calibrates on: a text, somebody else's importance matrix, or nothing."""
+"""Calibration of an export: a text, an imatrix file, or none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..texts.info import TextInfo
 
 @dataclass(frozen=True)
 class CalibrationText:
-    """A text of so many tokens, to be written or read when evidence is gathered.
+    """A text that is written or read when evidence is gathered.
 
     Attributes:
         text: ``self``, ``docs``, ``mixed``, or the path of a file.
@@ -33,10 +33,10 @@ class ImatrixFile:
 
 @dataclass(frozen=True)
 class NoCalibration:
-    """Nothing is calibrated.
+    """No calibration.
 
     Attributes:
-        wanted: the user asked for it; then types that are of little use without calibration are written all the same.
+        wanted: the user asked for none, so types that are of little use without calibration are written nevertheless.
     """
 
     wanted: bool
@@ -50,7 +50,7 @@ _IMPORTANCE_TOKENS = 8192
 
 
 def default_tokens(source: Source, *, follows_loss: bool) -> int:
-    """Tokens to calibrate on unless the user says: where the loss is followed, more for models with wider rows."""
+    """Default length of the calibration text: where the loss is followed, longer for models with wider rows."""
     if not follows_loss:
         return _IMPORTANCE_TOKENS
     widest = max(spec.shape[-1] for spec in source.tensors() if is_matrix(spec.name, spec.shape))

@@ -1,4 +1,4 @@
-"""The choices behind ``resolve``: which allocator, which rounder, and what is calibrated on."""
+"""The choices behind ``resolve``: allocator, rounder, calibration and measurements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..system.progress import log
 from .blocks import BlockChoice
 from .calibration import Calibration, CalibrationText, ImatrixFile, NoCalibration, default_tokens
 
-# Feedback learns on some windows of the text and is judged on others.
+# With feedback some windows of the text are held out.
 _LEAST_FEEDBACK_TOKENS = 1024
 
 _SEEDS = 3
@@ -49,7 +49,7 @@ def choose_rounder(settings: Settings, source: Source, runtime: Runtime) -> Roun
     """The rounder that the user names, or the best one that the model and the text allow.
 
     Raises:
-        InputError: the named one does not go with the calibration or the model.
+        InputError: the calibration or the model does not allow the named one.
     """
     name = settings.rounding
     if name is None:
@@ -89,11 +89,11 @@ def _is_dense(source: Source) -> bool:
 
 
 def choose_allocator(settings: Settings, rounder: Rounder | None = None) -> Allocator:
-    """The allocator that the metric stands for.
+    """The allocator of the metric.
 
     Args:
-        settings: metric, levels, types and what is fixed.
-        rounder: what will round; types that it would ruin are no candidates. None leaves all.
+        settings: settings with metric, levels and types.
+        rounder: rounder of the job, whose unusable types are left out; None leaves none out.
     """
     options = plan_options(settings)
     if settings.metric != by_loss.NAME:
@@ -117,10 +117,10 @@ def plan_options(settings: Settings) -> PlanOptions:
 
 
 def choose_calibration(settings: Settings, source: Source, allocator: Allocator, rounder: Rounder) -> Calibration:
-    """What is calibrated on; nothing where nothing reads it.
+    """The calibration; none if neither allocator nor rounder reads one.
 
     Raises:
-        InputError: the imatrix file cannot be read, or is of another model.
+        InputError: the imatrix file cannot be read, or belongs to another model.
     """
     if settings.imatrix is not None:
         return ImatrixFile(*read_imatrix(settings.imatrix, source))
@@ -136,7 +136,7 @@ def choose_calibration(settings: Settings, source: Source, allocator: Allocator,
 
 
 def block_choice(settings: Settings, measurements: frozenset[str]) -> BlockChoice:
-    """What is measured of the blocks."""
+    """The measurements of the blocks that the settings ask for."""
     return BlockChoice(
         measurements=measurements,
         metric=METRICS.get(settings.metric),

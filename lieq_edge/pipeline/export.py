@@ -1,4 +1,4 @@
-"""The whole way from a model to a checked GGUF file: resolve, gather, allocate, write."""
+"""Export: from a model to a validated GGUF file by resolve, gather, allocate and write."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def export_model(
     on_plan: Callable[[Plan], None] | None = None,
     progress: Progress | None = None,
 ) -> ExportReport:
-    """Write a mixed-precision GGUF file of ``model`` and check it.
+    """Write a mixed-precision GGUF file of ``model`` and score it.
 
     Args:
         model: Hugging Face directory, hub id, ``.gguf`` file or ``demo``.
@@ -44,7 +44,7 @@ def export_model(
         saved: saved measurements of the same model, to skip measuring.
         force: replace an existing file.
         on_plan: function that is called with the plan before anything is encoded.
-        progress: function that receives steps and notes; None leaves them to whoever receives them already.
+        progress: function that receives steps and notes; None leaves the present receiver.
 
     Returns:
         The report.
@@ -57,8 +57,7 @@ def export_model(
     model, out = str(model), Path(out).expanduser()
     cache = cache_of(settings)
     command = {"model": model, "out": str(out.resolve()), "settings": to_json(settings)}
-    # An export that was killed is resumed, even one that had written its file already; unfinished work is kept until
-    # all is done.
+    # A killed export resumes even if its file was written already: unfinished work is stored until all is done.
     with reporting_to(progress), one_at_a_time(), restored_threads(), cache.run("export", command) as started:
         replace = force or _is_own(out, started)
         check_output(out, force=replace)
@@ -77,11 +76,11 @@ def write(
     """Round, write, and score the file.
 
     Args:
-        job: what is to be done; it names the file.
-        evidence: what was measured; what only rounding needs of it is dropped.
-        plan: type of every tensor.
-        started: the run of the whole command, which remembers a finished file.
-        replace: a file that is there is replaced, even one that appeared meanwhile.
+        job: resolved job with an output file.
+        evidence: measurements; those that only rounding needs are released.
+        plan: types of all tensors.
+        started: run of the whole command, which remembers a finished file.
+        replace: True replaces an existing file, even one that appeared meanwhile.
 
     Raises:
         InputError: the rounding would ruin a type of the plan, or the disk has too little space.
@@ -102,7 +101,7 @@ def write(
             ready=lambda path: _finish(job, path, started),
             replace=replace,
         )
-        # The end of the stage gives their memory back; the original and the file come next.
+        # The end of the stage returns their memory, which scoring needs.
         evidence.release()
     validation = None
     if job.validation is not None:
@@ -114,7 +113,7 @@ def write(
 def _encode(
     job: Job, evidence: Evidence, plan: Plan, advance: Callable[[], None]
 ) -> Iterator[tuple[TensorPlan, Packed]]:
-    """The tensors of the plan, rounded. Rounded blocks are kept until all work is done."""
+    """The tensors of the plan, rounded. Rounded blocks stay stored until all work is done."""
     parts = job.rounder.resume_parts(plan, evidence.loss)
     run = Run(None) if parts is None else evidence.work.enter_context(job.cache.run("rounding", parts))
     task = RoundingTask(job.source, plan, evidence.importances, evidence.loss, job.threads, run, job.cache)
@@ -130,6 +129,7 @@ def _finish(job: Job, path: Path, started: Run | None) -> None:
 
 
 def _remember(path: Path, started: Run | None) -> None:
+    """Record the finished file before it gets its name, so that a later run recognises it."""
     if started is not None:
         status = path.stat()
         started.save("written", {}, [status.st_ino, status.st_size, status.st_mtime_ns])

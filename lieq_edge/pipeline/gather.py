@@ -1,4 +1,4 @@
-"""Gather: measure what allocation and rounding will read, once."""
+"""Gather: measure everything that allocation and rounding will read, once."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Evidence:
-    """What was measured. Use it in a ``with`` block, at whose end unfinished work is given up or kept.
+    """Measurements. Use it in a ``with`` block: unfinished work is removed at its end, or stays after an error.
 
     Attributes:
         diagnostics: tensors of the model, and measurements of its blocks.
         calibration: record of the calibration text, or of the imatrix file.
         importances: importances by tensor name; empty where nothing reads them.
         loss: loss weights and predicted losses; None where nothing reads them.
-        work: unfinished work, which is kept until all is done.
+        work: open runs, which stay stored until all is done.
+        stored: run that holds Hessians or the residual stream, if there is one.
     """
 
     diagnostics: Diagnostics
@@ -44,7 +45,7 @@ class Evidence:
     stored: Run | None = None
 
     def release(self) -> None:
-        """Drop what only rounding needs: it is the largest thing in memory and on the disk."""
+        """Drop what only rounding needs, because it is the largest thing in memory and on the disk."""
         self.loss = None
         if self.stored is not None:
             self.stored.close(done=True)
@@ -59,7 +60,11 @@ class Evidence:
 
 
 def gather(job: Job, *, rounding: bool = True) -> Evidence:
-    """Measure what the allocator reads and, for ``rounding``, what the rounder reads.
+    """Measure the evidence of the allocator and, unless ``rounding`` is False, of the rounder.
+
+    Args:
+        job: resolved job.
+        rounding: False for a plan without a file.
 
     Raises:
         InputError: a text is too short, or the model gives outputs that are not numbers.
@@ -92,7 +97,7 @@ def _check_parity(job: Job) -> None:
 
 
 def _calibrate(job: Job, evidence: Evidence, rounding: bool) -> None:
-    """Fill in what is measured on the calibration text."""
+    """Fill in the measurements that are made on the calibration text."""
     if isinstance(job.calibration, ImatrixFile):
         evidence.importances, evidence.calibration = job.calibration.importances, job.calibration.info
         return
@@ -119,11 +124,11 @@ def _calibrate(job: Job, evidence: Evidence, rounding: bool) -> None:
 
 
 def _loss_request(job: Job, diagnostics: Diagnostics, windows: Windows) -> LossRequest:
-    """Losses of block matrices are predicted where the allocator reads them, or the rounder rounds by them."""
+    """The request; losses of block matrices are predicted only if the allocator or the rounder reads them."""
     candidates = job.allocator.candidates(diagnostics)
     follow = job.rounder.follow or Follow.NOTHING
     if follow is Follow.HESSIANS and not job.allocator.predicts:
-        # Other budgets give other types, whose losses are then known.
+        # Another budget may give other types, whose losses must be known by then.
         usual = candidate_types(diagnostics.tensors, "k", strict=False)
         candidates = {name: tuple(dict.fromkeys((*usual[name], *types))) for name, types in candidates.items()}
     predicts_blocks = job.allocator.predicts or follow is Follow.HESSIANS
@@ -138,12 +143,12 @@ def _loss_request(job: Job, diagnostics: Diagnostics, windows: Windows) -> LossR
 
 
 def _place_of(job: Job, request: LossRequest, rounding: bool, work: ExitStack) -> Run | None:
-    """Where what rounding goes by is stored, if it is."""
+    """The run that stores the residual stream or the Hessians, if rounding reads either."""
     if request.follow is Follow.STREAM and rounding:
         return work.enter_context(job.cache.run("residual-stream", {"tokens": request.windows}))
     if request.follow is Follow.HESSIANS:
         run = work.enter_context(job.cache.run("hessians", request.text_parts))
-        # For a plan alone they are stored only where an export will find them.
+        # For a plan alone, only a run that a later export can resume is of use.
         return run if rounding or run.resumable else None
     return None
 

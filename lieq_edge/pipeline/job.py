@@ -1,8 +1,8 @@
-"""Resolve: from what a user says to a job, in which nothing is left open.
+"""Resolve: from settings to a job, in which everything is decided.
 
-This is the only place that refuses, warns and fills defaults. What the user gave explicitly is kept. Only what needs a
-plan (a byte budget that the losses cannot meet, a 2-bit type without importance) is refused later, by the allocator and
-the rounder.
+This is the only place that refuses, warns and fills defaults. Explicit settings stay as they are. Only faults that show
+in a plan (a byte budget that the losses cannot meet, a 2-bit type without importance) are refused later, by the
+allocator and the rounder.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from .validation import ValidationRequest, validation_request
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that is to be done, decided.
+    """A resolved export.
 
     Attributes:
-        model: what the user called the model.
-        settings: what the user said, for the record.
-        source: the model, opened.
-        runtime: how it is run.
-        budget: what the weights may take.
-        allocator: what shares the budget out.
-        rounder: what makes codes of weights.
-        calibration: what is calibrated on.
-        blocks: what is measured of the blocks.
-        saved: measurements that the user has saved, instead of measuring.
-        validation: how the file is scored; None where it is not.
+        model: name of the model, as the user wrote it.
+        settings: settings of the user, for the record.
+        source: opened model.
+        runtime: runtime of the model.
+        budget: limit of the weights or of the file.
+        allocator: way to share out the budget.
+        rounder: way from weights to codes.
+        calibration: calibration text, imatrix file, or neither.
+        blocks: measurements of the blocks to make.
+        saved: saved measurements, instead of new ones; None to measure.
+        validation: text and windows to score the file on; None to leave it unscored.
         cache: cache for results of this model.
         threads: number of CPU threads, None for all cores.
         seed: first seed of everything that is drawn.
-        out: file to write; None where nothing is written.
+        out: file to write; None for a plan only.
         files: files of the model as they were when they were hashed; nothing is stored once one has changed.
         watch: seconds by stage.
     """
@@ -87,17 +87,17 @@ def resolve(
     out: Path | None = None,
     cache: Cache | None = None,
 ) -> Job:
-    """Decide everything that the settings leave open, and refuse what cannot be done, before any time is spent.
+    """Decide everything that the settings leave open, and refuse the impossible before any time is spent.
 
     Args:
         model: Hugging Face directory, hub id, ``.gguf`` file or ``demo``.
-        settings: what the user said.
+        settings: settings of the user.
         saved: saved measurements of the same model.
-        out: file that will be written; None for a plan only.
-        cache: cache to use; None takes that of the settings.
+        out: file to write; None for a plan only.
+        cache: cache to use; None takes the one that the settings name.
 
     Raises:
-        InputError: there is no such model, or the settings cannot be met.
+        InputError: the model does not exist, or the settings cannot be met.
     """
     model = str(model)
     check_combination(settings)
@@ -146,7 +146,7 @@ def resolve(
 
 
 def _settle_tokenizer(source: Source) -> None:
-    """Settle the tokenizer, or refuse it, before anything else; report what the model's source has to warn of."""
+    """Load the tokenizer, which may be refused, and report the warnings of the model's source."""
     _ = source.adds_bos
     for warning in source.warnings:
         log(f"Note: {warning}")
@@ -160,7 +160,7 @@ def cache_of(settings: Settings) -> Cache:
 
 
 def check_saved(saved: Diagnostics, settings: Settings) -> None:
-    """Refuse saved measurements that were made otherwise than the settings ask for.
+    """Refuse saved measurements that were made with other settings than the user gives.
 
     Raises:
         InputError: the sentence names the setting.
@@ -193,7 +193,7 @@ def _check_runtime(
 
 
 def _check_not_source(out: Path, model: str, source: Source) -> None:
-    """Refuse to write over the model, which the validation still reads and the user may have only once."""
+    """Refuse to overwrite the model, which validation still reads and of which there may be no other copy."""
     if not out.exists():
         return
     directory = Path(model).expanduser()

@@ -1,4 +1,4 @@
-"""Allocate: from evidence to a plan; and plans without an export."""
+"""Allocate: from evidence to a plan; plans and measurements without an export."""
 
 from __future__ import annotations
 

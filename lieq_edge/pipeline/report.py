@@ -1,4 +1,4 @@
-"""What an export reports when it is done."""
+"""The report of an export."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..validate.perplexity import Validation
 from .gather import Evidence
 from .job import Job
 
-# Predictions are on text like the calibration's, so some excess on another text is no failure of additivity.
+# Predictions hold for text like the calibration's; beyond this excess they no longer add up.
 _ADDITIVE = 1.5
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One block of the report: what was measured, the nominal bits, and the type of each projection."""
+    """One block of the report: its measurements, nominal bits, and the type of each projection."""
 
     index: int
     score: float
@@ -34,20 +34,20 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export did.
+    """The result of an export.
 
     Attributes:
-        file_bytes: of the written file.
+        file_bytes: size of the written file.
         nominal_bits: average code bits of the block weights.
         bpw: physical bits a weight of the block weights.
         file_bpw: physical bits a weight of all weights.
         layers: one record a block.
-        fallbacks: tensors whose rows the wanted type does not fit, with the type they got.
+        fallbacks: ``wanted -> written`` type, by name of each tensor whose rows the wanted type does not fit.
         seconds: by stage.
         peak_rss_bytes: largest resident size of the process and of the one in which llama.cpp runs, together.
-        validation: of the written file, None when it was not asked for.
-        geometry_inputs: whose inputs the geometry is of, as in ``Diagnostics.inputs``.
-        predicted_loss: sum of the predicted rises of the loss, nats a token, where types were chosen by them.
+        validation: scores of the written file; None if it was not scored.
+        geometry_inputs: program that gave the inputs for the geometry, as in ``Diagnostics.inputs``.
+        predicted_loss: sum of the predicted losses, nats a token; None if types were chosen otherwise.
     """
 
     model: str
@@ -74,13 +74,13 @@ class ExportReport:
     geometry_inputs: str | None = None
 
     def notes(self) -> list[str]:
-        """What a reader of the numbers should know."""
+        """Sentences that explain the numbers."""
         notes = []
         if self.geometry_inputs in ("llama.cpp", "white"):
             notes.append(describe_inputs(self.geometry_inputs))
         slow = sorted({kind for layer in self.layers for kind in layer.types.values() if kind in CODEBOOK_TYPES})
         if slow:
-            notes.append(f"{', '.join(slow)} are small for what they keep, and decode about half as fast on ARM.")
+            notes.append(f"{', '.join(slow)} are small for their precision, and decode about half as fast on ARM.")
         kld = self.validation.kld if self.validation is not None else None
         if self.predicted_loss is not None and kld is not None:
             note = f"The sum of predicted losses is {self.predicted_loss:.4f} nats, the measured divergence {kld:.4f}."

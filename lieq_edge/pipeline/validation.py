@@ -1,4 +1,4 @@
-"""Score files against the unquantised model: the last step of an export, and all of ``validate``."""
+"""Score files against the unquantised model: the last part of ``write``, and all of ``validate``."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ..validate.perplexity import Validation, validate
 
 @dataclass(frozen=True)
 class ValidationRequest:
-    """How a file is scored.
+    """Text and windows that a file is scored on.
 
     Attributes:
         text: text to score on.
         name: its name.
         context: tokens of a window.
-        chunks: most windows, None for all of the text.
-        reference: compare with the unquantised model.
+        chunks: largest number of windows, None for all of the text.
+        reference: True also compares with the unquantised model.
     """
 
     text: str
@@ -36,14 +36,14 @@ class ValidationRequest:
     reference: bool
 
     def check(self, source: Source) -> None:
-        """Refuse a text shorter than one window, or a window beyond learned positions, before anything is made.
+        """Refuse a text shorter than one window, or a window beyond learned positions, before the work.
 
         Raises:
-            InputError: with what to do.
+            InputError: the sentence says what to change.
         """
         if (limit := longest_window(source, self.context)) < self.context:
             raise InputError(f"{source.label} has positions for {limit} tokens only; take a --context of that or less.")
-        # The beginning of a long text nearly always has tokens enough.
+        # The beginning of a long text nearly always has enough tokens.
         for part in (self.text[: 16 * self.context], self.text):
             tokens = len(source.tokenize(part, add_bos=source.adds_bos))
             if tokens >= self.context:
@@ -55,14 +55,14 @@ class ValidationRequest:
 
 
 def validation_request(settings: Settings) -> ValidationRequest | None:
-    """How the settings want the file to be scored; None where they do not.
+    """The request of the settings; None if the file is not to be scored.
 
     Raises:
         InputError: the text cannot be read, or a gate is set and nothing is scored.
     """
     if not settings.validation:
         if settings.max_ppl_ratio is not None:
-            raise InputError("--max-ppl-ratio needs the validation; leave out one of it and --no-validate.")
+            raise InputError("--max-ppl-ratio needs the validation; leave out --max-ppl-ratio or --no-validate.")
         return None
     text, name = validation_text(settings.text)
     compared = settings.reference or settings.max_ppl_ratio is not None
@@ -87,21 +87,21 @@ def validate_export(
 
 
 def reference_of(source: Source) -> Path | Source:
-    """The unquantised model as ``validate`` takes it.
+    """The unquantised model, as ``validate`` takes it.
 
-    That is the source's own GGUF file, or else the source: PyTorch runs it block by block, so nothing has to be
-    written and the model is never whole in memory.
+    It is the source's own GGUF file, or else the source: PyTorch runs it block by block, so nothing has to be written
+    and the model is never whole in memory.
     """
     return source if source.gguf_path is None else source.gguf_path
 
 
 def validation_text(path: Path | None) -> tuple[str, str]:
-    """Text to score on and its name: the user's, or the built-in one that nothing is calibrated on."""
+    """Text to score on and its name: the user's, or the built-in held-out text."""
     return builtin_text("validation") if path is None else (load_text(path), path.name)
 
 
 def check_gate(validation: Validation | None, max_ppl_ratio: float | None) -> None:
-    """Let an export fail whose file is too far from the unquantised model.
+    """Fail if a file is too far from the unquantised model.
 
     Raises:
         GateError: the perplexity exceeds the reference's by more than ``max_ppl_ratio``.
@@ -128,6 +128,15 @@ def validate_against(
     progress: Progress | None = None,
 ) -> Validation:
     """Score a GGUF file, alone or against a GGUF file or any model that can be opened.
+
+    Args:
+        file: GGUF file to score.
+        reference: GGUF file or model to compare with; None scores the file alone.
+        text: file with the text; None takes the built-in text.
+        context: tokens of a window.
+        chunks: largest number of windows, None for all of the text.
+        threads: number of CPU threads, None for all cores.
+        progress: function that receives steps and notes.
 
     Raises:
         InputError: a file is missing or unreadable, or the text is shorter than one window.

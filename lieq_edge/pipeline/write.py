@@ -1,4 +1,4 @@
-"""Write a quantised model: the source's key-values, what lieq-edge did, and the tensors as they are encoded."""
+"""Write a quantised model: key-values of the source and of lieq-edge, and tensors while they are encoded."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from ..version import __version__
 
 def main_file_type(plan: Plan) -> int:
     """``general.file_type``: the type that holds most of the weights (``llama_ftype``)."""
-    held: Counter[str] = Counter()
+    weights: Counter[str] = Counter()
     for tensor in plan.tensors:
         if not tensor.kept:
-            held[tensor.type] += count_weights(tensor)
-    return FILE_TYPES[held.most_common(1)[0][0]]
+            weights[tensor.type] += count_weights(tensor)
+    return FILE_TYPES[weights.most_common(1)[0][0]]
 
 
 def own_metadata(plan: Plan, *, calibration: TextInfo | None, rounding: str) -> list[KeyValue]:
@@ -87,20 +87,20 @@ def write_model(
     """Write the file whole or not at all; tensors are taken one at a time.
 
     Args:
-        path: the GGUF file.
-        source: the model, for its key-values.
-        plan: types and shapes.
+        path: GGUF file to write.
+        source: model with the key-values.
+        plan: types and shapes of the tensors.
         tensors: encoded tensors in the plan's order.
-        calibration: text that the importance was measured on.
+        calibration: record of the calibration text.
         rounding: name of the rounding, for the record.
-        ready: function that is called with the file when it is whole and not yet at its path.
-        replace: a file that is at ``path`` is replaced, even one that appeared meanwhile.
+        ready: function that is called with the whole file before it gets its name.
+        replace: True replaces a file at ``path``, even one that appeared meanwhile.
 
     Returns:
-        Bytes of the written file.
+        Size of the written file in bytes.
 
     Raises:
-        InputError: the disk has too little space or fails, or a file is there and not ``replace``.
+        InputError: the disk has too little space or fails, or ``path`` exists and ``replace`` is False.
     """
     check_space(output_target(path).parent, plan.file_bytes)
     # The default alignment is what the plan counts with.

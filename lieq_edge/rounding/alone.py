@@ -1,4 +1,4 @@
-"""Round each block by what its matrices receive in the original: nothing is run, and each block is by itself."""
+"""Round each block by stored Hessians of the original; no model is run, and blocks are independent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .group import Prepared, prepare_matrices, round_prepared
 
 
 class Alone:
-    """No state goes from one block to the next."""
+    """A step without a state between blocks."""
 
     def __init__(
         self,
@@ -27,14 +27,14 @@ class Alone:
         losses: Losses,
         workers: Workers,
     ) -> None:
-        """Round by the stored ``hessians``.
+        """Prepare to round by stored Hessians.
 
         Args:
             source: model with the weights.
-            plans: types by tensor name.
+            plans: plan of each tensor, by name.
             hessians: H of all blocks.
-            losses: predicted losses, which say how each type is rounded.
-            workers: where matrices are rounded.
+            losses: predicted losses, which decide for each type whether feedback is used.
+            workers: pool that rounds matrices.
         """
         self.state: Arrays | None = {}
         self._source = source
@@ -47,7 +47,7 @@ class Alone:
         """Round the matrices of block ``index`` that have an H, by GGUF name.
 
         Raises:
-            InputError: H is gone from the cache.
+            InputError: H is no longer in the cache.
         """
         hessians = self._hessians.get(index)
 
@@ -58,7 +58,7 @@ class Alone:
             return prepare_matrices(matrices, types, choices, hessians.pop(names).matrix())
 
         # Side by side, unless H and its factor are large.
-        columns = {names: len(one.diagonal) for names, one in hessians.items()}
+        columns = {names: len(correlations.diagonal) for names, correlations in hessians.items()}
         narrow = [names for names in hessians if columns[names] < WIDE]
         packed: dict[str, Packed] = {}
         for group in [narrow, *([names] for names in hessians if columns[names] >= WIDE)]:

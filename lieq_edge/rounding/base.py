@@ -1,4 +1,4 @@
-"""What is asked of a rounder: which evidence it needs, and the bytes of every tensor of a plan."""
+"""The interface of rounders: the evidence that they need, and the bytes of every tensor of a plan."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RoundingTask:
-    """Tensors to be rounded, and what is known of the model.
+    """Tensors to round, and the evidence.
 
     Attributes:
         source: model with the weights.
-        plan: type of every tensor.
-        importances: importances by tensor name; empty where none were measured.
-        loss: loss weights, predicted losses and what rounding goes by, for rounders that need them.
+        plan: types of all tensors.
+        importances: importances by tensor name; empty if none were measured.
+        loss: loss weights, predicted losses, and Hessians or residual stream; None for rounders that need none.
         threads: number of threads, None for all cores; the bytes do not depend on it.
-        run: where finished blocks are kept, to resume from.
+        run: run that stores finished blocks, to resume.
         cache: cache for results of this model.
     """
 
@@ -47,9 +47,9 @@ class Rounder(ABC):
     """A way from weights to the codes of a type.
 
     Attributes:
-        name: what users call it, and the key ``lieq.rounding`` of the file.
-        weighs: it reads importances.
-        follow: what it goes by in the original; None where it needs no loss evidence.
+        name: value of ``--rounding``, and of the key ``lieq.rounding`` in the file.
+        weighs: True if it reads importances.
+        follow: part of the loss evidence that it rounds by; None if it needs no loss evidence.
     """
 
     name: ClassVar[str]
@@ -58,16 +58,16 @@ class Rounder(ABC):
 
     @property
     def reads_text(self) -> bool:
-        """It needs evidence that is measured on a calibration text."""
+        """True if it needs evidence that is measured on a calibration text."""
         return self.weighs or self.follow is not None
 
     def check(self, plan: Plan, importances: Importances, *, allow_none: bool) -> None:
         """Refuse types that this rounding would ruin.
 
         Args:
-            plan: plan to be written.
-            importances: importances that were measured.
-            allow_none: the user wants to do without calibration.
+            plan: plan to write.
+            importances: measured importances.
+            allow_none: True if the user asked for no calibration.
 
         Raises:
             InputError: a type needs importance, and the tensor has none.
@@ -79,7 +79,7 @@ class Rounder(ABC):
         return loss.direct_loss
 
     def resume_parts(self, plan: Plan, loss: LossEvidence | None) -> dict[str, Any] | None:
-        """What the bytes depend on beside the model; None where rounding is too quick to be resumed."""
+        """Everything that the bytes depend on beside the model; None if rounding is too quick to be resumed."""
         return None
 
     @abstractmethod

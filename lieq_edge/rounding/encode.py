@@ -19,12 +19,12 @@ from ..sources.base import Array, Source
 def check_importance(plan: Plan, importances: Importances, *, allow_none: bool = False) -> None:
     """Refuse a plan whose 2-bit types would be encoded without an importance vector.
 
-    Uniform Q2_K without importance took the demo model's perplexity from 23 to 132,920: such a file is of no use.
+    Such a file is useless: in uniform Q2_K without importance the demo model has a perplexity above 100,000.
 
     Args:
-        plan: plan to be written.
-        importances: importances that were measured.
-        allow_none: the user wants to do without (``--calibration none``).
+        plan: plan to write.
+        importances: measured importances.
+        allow_none: True if the user asked for no calibration (``--calibration none``).
 
     Raises:
         InputError: a type needs importance and the tensor has none.
@@ -34,7 +34,7 @@ def check_importance(plan: Plan, importances: Importances, *, allow_none: bool =
             continue
         if importances and TYPES[tensor.type].needs_importance:
             raise InputError(
-                f"{tensor.name} is to be {tensor.type}, which needs an importance vector, and a tensor that is only "
+                f"{tensor.name} is to be {tensor.type}, which needs an importance vector, and a table that is only "
                 "looked up has none; choose a larger type for it."
             )
         if tensor.type in NEVER_WITHOUT_IMPORTANCE:
@@ -45,7 +45,7 @@ def check_importance(plan: Plan, importances: Importances, *, allow_none: bool =
         if TYPES[tensor.type].needs_importance and not allow_none:
             raise InputError(
                 f"{tensor.name} is to be {tensor.type}, which needs calibration; "
-                "calibrate (--calibration docs), raise --levels, or say --calibration none to do without."
+                "calibrate (--calibration docs), raise --levels, or pass --calibration none to do without."
             )
 
 
@@ -56,12 +56,12 @@ def encode_tensors(
 
     Args:
         source: model with the weights.
-        plan: plan with the types.
-        importances: importances by tensor name; tensors without one are encoded with equal weights.
-        threads: number of threads of the encoder.
+        plan: types of all tensors.
+        importances: importances by tensor name; other tensors are encoded with equal weights.
+        threads: number of threads of the encoder, None for all cores.
 
     Yields:
-        The tensor's plan and its bytes, uint8 ``(rows, bytes of a row)``.
+        Each tensor's plan and its bytes, uint8 ``(rows, bytes of a row)``.
     """
     with ThreadPoolExecutor(1) as reader:
         pending = reader.submit(_load, source, plan.tensors[0])
@@ -73,18 +73,28 @@ def encode_tensors(
 
 
 def _load(source: Source, tensor: TensorPlan) -> Any:
-    """A tensor's values, or its bytes where they are kept."""
+    """Values of a tensor, or its stored bytes if they are copied."""
     return source.read_stored(tensor.name) if tensor.kept else source.read(tensor.name)
 
 
 def encode_tensor(array: Array, tensor: TensorPlan, importances: Importances, *, threads: int | None = None) -> Packed:
-    """Encode one tensor; ``array`` float32 of the plan's shape."""
+    """Encode one tensor.
+
+    Args:
+        array: weights, float32 of the plan's shape.
+        tensor: plan of the tensor.
+        importances: importances by tensor name.
+        threads: number of threads of the encoder, None for all cores.
+
+    Raises:
+        InputError: the shape is another than the plan's.
+    """
     if array.shape != tensor.shape:
         raise InputError(f"{tensor.name} has shape {array.shape} and the plan says {tensor.shape}; make a new plan.")
     rows = array.reshape(-1, array.shape[-1])
     weights = importances.get(tensor.name) if TYPES[tensor.type].uses_importance else None
     if weights is not None and weights.ndim == 2:
-        # An expert, or a head, of its own importance.
+        # One vector for each expert.
         parts = zip(np.split(rows, len(weights)), weights, strict=True)
-        return np.concatenate([encode(part, tensor.type, own, threads) for part, own in parts])
+        return np.concatenate([encode(part, tensor.type, importance, threads) for part, importance in parts])
     return encode(rows, tensor.type, weights, threads)

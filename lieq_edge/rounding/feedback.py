@@ -1,4 +1,4 @@
-"""What the two roundings with error feedback have in common."""
+"""The common part of the two roundings with error feedback."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Feedback(Rounder):
-    """Codes are chosen column by column, and each error is made up for in the columns that follow."""
+    """Codes are chosen column by column, and later columns make up for each error."""
 
     def check(self, plan: Plan, importances: Importances, *, allow_none: bool) -> None:
-        """Nothing is refused, because H gives every matrix an importance of its own."""
+        """Accept every plan, because H gives each matrix an importance of its own."""
 
     def predicted(self, loss: TypeLoss) -> float:
         return loss.loss
@@ -39,7 +39,7 @@ class Feedback(Rounder):
         }
 
     def encode(self, task: RoundingTask) -> Iterator[tuple[TensorPlan, Packed]]:
-        # PyTorch and numba come with it.
+        # This imports PyTorch and numba.
         from .walk import encode_blocks
 
         return encode_blocks(task)

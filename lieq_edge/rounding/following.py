@@ -1,7 +1,7 @@
 """Round each block behind the rounded ones before it.
 
-Linears that read the same input share its H and are rounded together, in the order in which a block runs them; those
-that write to the residual stream make up for its drift (``drift``).
+Input groups are rounded together, in the order in which a block runs them; matrices that write to the residual stream
+correct its drift (``drift``).
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from .group import round_group
 
 
 class Following:
-    """The state is what enters the next block, with all blocks before it rounded."""
+    """A step whose state is the input of the next block behind rounded ones, float32 ``(n, T, d)``."""
 
     def __init__(
         self, plans: Mapping[str, TensorPlan], loss: LossEvidence, original: OriginalStream, workers: Workers
     ) -> None:
-        """Follow the ``original``.
+        """Prepare to follow the original.
 
         Args:
-            plans: types by tensor name.
+            plans: plan of each tensor, by name.
             loss: loss weights and predicted losses.
-            original: the model, and its residual stream.
-            workers: where matrices are rounded.
+            original: model with its residual stream.
+            workers: pool that rounds matrices.
         """
         self.state: Arrays | None = None
         self._plans = plans
@@ -96,19 +96,19 @@ class Following:
         *,
         judged: bool,
     ) -> tuple[dict[InputGroup, Hessian], dict[InputGroup, CrossMoment]]:
-        """H of linears that read the same, behind all that is rounded; C of one in ``targets`` with its target.
+        """H of matrices that receive the same tensor, behind everything rounded; C of one that is in ``targets``.
 
-        H is not divided into learned and held-out tokens when the rounding of all these linears is ``judged`` already,
-        unless C has to be judged.
+        H is divided into learned and held-out tokens unless the rounding of all these matrices is ``judged`` already
+        and there is no C.
         """
         model, tokens = self._model, self._loss.tokens
         linears = model.linears(module, index)
         writers = list(targets.streams) if targets else []
         first = together[0][0]
-        # A matrix that writes to the stream reads an input of its own.
+        # A matrix that writes to the stream has an input of its own.
         writer = first if targets and first in writers else None
         collecting = Collecting(held_out_sequences(len(tokens)), divided=writer is not None or not judged)
-        # Matrices that have written to the stream before.
+        # Matrices that have already written to the stream.
         before = writers[: writers.index(writer)] if writer else []
         with cast_once(module):
             for batch in model.batches(tokens.shape):
@@ -129,7 +129,7 @@ class Following:
 
 
 def _sharing(readers: Sequence[InputGroup], seen: Mapping[str, Tensor]) -> list[list[InputGroup]]:
-    """``readers`` in their order, those together that follow each other and receive the same tensor."""
+    """``readers`` in their order, neighbours together if they receive the same tensor."""
     groups: list[list[InputGroup]] = []
     for names in readers:
         if groups and seen[groups[-1][0][0]] is seen[names[0]]:

@@ -1,4 +1,4 @@
-"""Round the matrices that receive the same input, side by side."""
+"""Round matrices with the same input in parallel."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from ..sources.base import Array, Source
 from ..system.memory import WIDE, give_back_memory
 from .drift import correction
 
-# Rows that a worker rounds at a time: not fewer, for each step is a call, and not more, so that all have work. The
-# bytes may depend on this, and so it depends on nothing but the matrices.
+# Rows that a worker rounds at a time: enough to outweigh the calls, few enough to keep all workers busy. The bytes may
+# depend on it, so it depends on the matrices only.
 _FEWEST_ROWS = 384
 _MOST_ROWS = 1536
-# With wide rows no more weights than these, which several float32 arrays of a worker are as large as.
+# Upper limit with wide rows, because a worker holds several float32 arrays of as many weights.
 _MOST_WEIGHTS = 1 << 22
 
 
@@ -40,10 +40,19 @@ def round_group(
     source: Source,
     workers: Workers,
 ) -> dict[str, tuple[Packed, Array]]:
-    """Round the matrices of a group side by side; what was ``measured`` of them is dropped.
+    """Round input groups in parallel.
+
+    Args:
+        group: input groups to round.
+        plans: plan of each tensor, by name.
+        linears: modules of the block, by name.
+        measured: H and C by input group; those of ``group`` are removed.
+        loss: loss weights and predicted losses.
+        source: model with the weights.
+        workers: pool that rounds.
 
     Returns:
-        Bytes and decoded values by name.
+        Bytes, uint8 ``(rows, bytes of a row)``, and decoded values, float32 ``(rows, columns)``, by name.
     """
     losses = loss.losses
     columns = linears[group[0][0]].in_features
@@ -68,7 +77,13 @@ def round_group(
 def round_prepared(
     prepared: dict[str, Prepared], workers: Workers, *, keep_values: bool = True
 ) -> dict[str, tuple[Packed, Array]]:
-    """Bytes and, unless told, decoded values by name; what was ``prepared`` goes."""
+    """Bytes and decoded values by name.
+
+    Args:
+        prepared: matrices to round, by name; it is emptied.
+        workers: pool that rounds.
+        keep_values: False leaves the decoded values empty.
+    """
 
     def work(piece: tuple[str, slice]) -> tuple[Packed, Array]:
         name, rows = piece
@@ -83,11 +98,12 @@ def round_prepared(
     }
     names = list(prepared)
     prepared.clear()  # the factor is as large as H
-    found = {}
+    whole = {}
     for name in names:
-        packed, values = zip(*(rounded.pop((own, rows.start)) for own, rows in pieces if own == name), strict=True)
-        found[name] = np.concatenate(packed), np.concatenate(values)
-    return found
+        parts = (rounded.pop((piece, rows.start)) for piece, rows in pieces if piece == name)
+        packed, values = zip(*parts, strict=True)
+        whole[name] = np.concatenate(packed), np.concatenate(values)
+    return whole
 
 
 def _prepare(
@@ -100,9 +116,9 @@ def _prepare(
     source: Source,
     workers: Workers | None,
 ) -> dict[str, Prepared]:
-    """Matrices that read the same, to be rounded to their ``types``, with what they should make up for.
+    """An input group, ready to be rounded to its ``types``, with the correction of the drift where there is C.
 
-    The types of ``unjudged`` ones are judged first.
+    For ``unjudged`` types it is first decided whether feedback is used.
     """
     names = list(types)
     # Rows in llama.cpp's order, which may differ from the module's; they are rounded one by one.
@@ -111,29 +127,36 @@ def _prepare(
     weights = {name: linears[name].weight.numpy() for name in names}
     channels = {name: loss.weights.channels[name].numpy() for name in names}
     losses = loss.losses
-    found: Losses = {}
+    judged: Losses = {}
     if cross is not None:
         cross.subtract(weights[names[0]], moments)
     if cross is not None or unjudged:
         factor = factorise(moments.learned, DAMPING, in_place=True)
-        found = predict_tensors(weights, moments, channels, count_held_out(loss.tokens.shape), unjudged, factor)
+        judged = predict_tensors(weights, moments, channels, count_held_out(loss.tokens.shape), unjudged, factor)
         if cross is not None:
-            # No family turns rows or columns of what writes to the residual stream.
+            # No family permutes rows or columns of matrices that write to the residual stream.
             change = correction(factor, moments, cross, channels[names[0]], workers)
             matrices[names[0]] = np.add(matrices[names[0]], change, out=change)
             del change
         factor.undamp()
         del factor  # as large as H
-    choices = {name: (found if name in unjudged else losses)[name][kind] for name, kind in types.items()}
+    choices = {name: (judged if name in unjudged else losses)[name][kind] for name, kind in types.items()}
     with fast_products():
-        merged = moments.merge()
-    return prepare_matrices(matrices, types, choices, merged)
+        hessian = moments.merge()
+    return prepare_matrices(matrices, types, choices, hessian)
 
 
 def prepare_matrices(
     matrices: Mapping[str, Array], types: Mapping[str, str], choices: Mapping[str, TypeLoss], moments: Array
 ) -> dict[str, Prepared]:
-    """Matrices that read the same, by name, to be rounded as was chosen; the memory of H, ``moments``, is taken."""
+    """An input group, ready to be rounded.
+
+    Args:
+        matrices: weights by name, float32 ``(rows, columns)``.
+        types: ggml types by name.
+        choices: predicted losses by name, which decide whether feedback is used.
+        moments: H of all tokens, float32 ``(columns, columns)``; its memory is taken.
+    """
     importance = importance_of(moments.diagonal().copy())
     needed = any(choice.feeds_back for choice in choices.values())
     factor = factorise(moments, DAMPING, in_place=True) if needed else None
@@ -144,7 +167,7 @@ def prepare_matrices(
 
 
 def _pieces(prepared: Mapping[str, Prepared]) -> list[tuple[str, slice]]:
-    """Rows to be rounded at a time, so that all workers have work where there is a single matrix."""
+    """Pieces of rows, so that all workers have work even with a single matrix."""
     rows = sum(len(matrix.matrix) for matrix in prepared.values())
     columns = max(matrix.matrix.shape[1] for matrix in prepared.values())
     step = max(_FEWEST_ROWS, min(rows // 4, _MOST_ROWS, _MOST_WEIGHTS // columns))
@@ -157,7 +180,14 @@ def _pieces(prepared: Mapping[str, Prepared]) -> list[tuple[str, slice]]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A matrix that can be rounded, some rows at a time: by feedback or, where that was judged worse, by importance."""
+    """A matrix that is ready to be rounded, some rows at a time.
+
+    Attributes:
+        matrix: weights, float32 ``(rows, columns)``.
+        type_name: ggml type.
+        factor: factor of the damped H; None rounds by importance, because that was better on held-out tokens.
+        importance: importance of the columns, float32 ``(columns,)``.
+    """
 
     matrix: Array
     type_name: str

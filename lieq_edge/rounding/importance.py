@@ -11,7 +11,7 @@ from .encode import encode_tensors
 
 
 class Importance(Rounder):
-    """Each block by itself, columns counted by what they receive."""
+    """Each ggml block by itself, errors weighted by the importance of their columns."""
 
     name = "imatrix"
     weighs = True

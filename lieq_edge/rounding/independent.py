@@ -1,4 +1,4 @@
-"""Independent: each block is rounded by what its matrices receive in the original."""
+"""Independent: each block is rounded by the Hessians of the original."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .feedback import Feedback
 
 
 class Independent(Feedback):
-    """No model is run for another budget; nearly as good as ``Sequential``."""
+    """Nearly as good as ``Sequential``, and no model is run for another budget."""
 
     name = "feedback-once"
     follow = Follow.HESSIANS

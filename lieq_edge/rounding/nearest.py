@@ -11,7 +11,7 @@ from .encode import encode_tensors
 
 
 class Nearest(Rounder):
-    """Each block by itself, every weight counted alike. Needs no text."""
+    """Each ggml block by itself, all errors weighted alike; no text is needed."""
 
     name = "nearest"
 

@@ -7,7 +7,7 @@ from .feedback import Feedback
 
 
 class Sequential(Feedback):
-    """The model is run again for each budget; the best rounding."""
+    """The best rounding; the model is run again for each budget."""
 
     name = "feedback"
     follow = Follow.STREAM

@@ -11,4 +11,4 @@ from .sequential import Sequential
 _ROUNDERS: tuple[type[Rounder], ...] = (Nearest, Importance, Sequential, Independent)
 
 ROUNDERS: dict[str, Rounder] = {kind.name: kind() for kind in _ROUNDERS}
-"""Every rounding by what users call it."""
+"""Every rounding, by the value of ``--rounding``."""

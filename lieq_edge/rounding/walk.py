@@ -1,7 +1,7 @@
-"""Round block after block with error feedback, then hand the tensors out in the plan's order.
+"""Round block after block with error feedback, and yield the tensors in the plan's order.
 
-What a block goes by is a step's business: ``following`` measures it behind the rounded blocks before it, ``alone``
-takes the stored H of the original.
+A step rounds one block: ``following`` measures H behind the rounded blocks before it, ``alone`` reads the stored H of
+the original.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def encode_blocks(task: RoundingTask) -> Iterator[tuple[TensorPlan, Packed]]:
     """Encode every tensor in the plan's order; matrices of blocks with error feedback.
 
     Yields:
-        The tensor's plan and its bytes.
+        Each tensor's plan and its bytes, uint8 ``(rows, bytes of a row)``.
     """
     loss = task.loss
     assert loss is not None
@@ -68,36 +68,40 @@ class Step(Protocol):
     """Rounds blocks in their order.
 
     Attributes:
-        state: what the next block needs of those before; None before the first.
+        state: arrays that the next block needs from those before it; None before the first block.
     """
 
     state: Arrays | None
 
     def block(self, index: int) -> dict[str, Packed]:
-        """Round the next block; its matrices by GGUF name."""
+        """Round the next block.
+
+        Returns:
+            Bytes of its matrices, by GGUF name.
+        """
 
 
 class _Blocks:
-    """Rounds one block after the other, or takes what an interrupted run has rounded."""
+    """Rounds one block after the other, or reads blocks that an interrupted run has rounded."""
 
     def __init__(self, step: Step, count: int, run: Run) -> None:
         self._step = step
         self._steps = Steps(run, range(count))
         if self._steps.state is not None:
-            # In memory of its own and of PyTorch's, for it is changed in place, and sums may depend on where it lies.
+            # A copy in PyTorch's memory, because it changes in place and sums may depend on its alignment.
             arrays = self._steps.state.arrays
             self._step.state = {name: torch.from_numpy(array).clone().numpy() for name, array in arrays.items()}
 
     def round(self, index: int) -> dict[str, Packed]:
-        """The matrices of block ``index`` by GGUF name; blocks are asked for in order."""
+        """Bytes of the matrices of block ``index``, by GGUF name; blocks are taken in order."""
         if self._steps.is_done(index):
-            kept = self._steps.result(index)
-            if kept is not None:
-                return kept.arrays
+            stored = self._steps.result(index)
+            if stored is not None:
+                return stored.arrays
             self._steps.forget()
             self._step.state = None
         packed: dict[str, Packed] = {}
-        # One block, unless what was kept of earlier ones is damaged: then all of them are rounded once more.
+        # One block, unless a stored one is damaged: then all are rounded again.
         for step in [step for step in self._steps.remaining if step <= index]:
             packed = self._step.block(step)
             self._steps.finish(step, Entry(packed), self._step.state or {})
@@ -107,7 +111,7 @@ class _Blocks:
 def _round_outer(
     source: Source, tensor: TensorPlan, hessian: Array, choice: TypeLoss, threads: int | None, cache: Cache
 ) -> Packed:
-    """A matrix outside the blocks. It depends on no other, so another budget that gives it this type takes it over."""
+    """Bytes of a matrix outside the blocks, from the cache if another budget gave it the same type."""
 
     def make() -> Entry:
         name = tensor.name

@@ -1,4 +1,4 @@
-"""How a model is run: by PyTorch, block by block, or by llama.cpp."""
+"""Runtimes of a model: PyTorch, block by block, or llama.cpp."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ __all__ = [
 
 
 def open_runtime(source: Source, *, threads: int | None = None) -> Runtime:
-    """PyTorch where transformers knows the model, else llama.cpp."""
+    """The PyTorch runtime if transformers knows the model, else the llama.cpp runtime."""
     kind = TorchRuntime if source.in_transformers else LlamaRuntime
     return kind(source, threads=threads)

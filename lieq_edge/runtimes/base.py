@@ -1,4 +1,4 @@
-"""What is asked of a runtime, whichever program runs the model."""
+"""The interface of runtimes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from ..evidence.loss.measure import LossEvidence, LossRequest
 
 LOSS, NETWORK = "loss", "network"
-"""What only some runtimes give beside the measurements: gradients of the loss, and a wholly untrained model."""
+"""Abilities that only some runtimes have: gradients of the loss, and a wholly untrained model."""
 
 
 class Runtime(ABC):
     """A model that can be run.
 
     Attributes:
-        name: the program that runs it.
-        source: the model.
+        name: name of the program that runs the model.
+        source: model with the weights.
         threads: number of CPU threads, None for all cores.
     """
 
@@ -35,26 +35,26 @@ class Runtime(ABC):
         self.threads = threads
 
     @abstractmethod
-    def refusal(self, what: str) -> str | None:
-        """A sentence that says why this runtime does not give ``what``; None where it does.
+    def refusal(self, ability: str) -> str | None:
+        """The reason, in a sentence, why this runtime lacks an ability; None if it has it.
 
         Args:
-            what: a measurement (``geometry``, ``saliency``), ``NETWORK`` or ``LOSS``.
+            ability: a measurement (``geometry``, ``saliency``), ``NETWORK`` or ``LOSS``.
         """
 
-    def require(self, what: str) -> None:
-        """Refuse what this runtime does not give.
+    def require(self, ability: str) -> None:
+        """Make sure of an ability.
 
         Raises:
-            InputError: with its refusal.
+            InputError: this runtime lacks it; the sentence gives the reason.
         """
-        sentence = self.refusal(what)
+        sentence = self.refusal(ability)
         if sentence is not None:
             raise InputError(sentence)
 
     @abstractmethod
     def measure_blocks(self, request: BlockRequest) -> BlockMeasurements:
-        """Geometry and dPPL of every block.
+        """Geometry and dPPL of every block, as far as the request asks for them.
 
         Raises:
             InputError: the model cannot be run.
@@ -65,9 +65,9 @@ class Runtime(ABC):
         """Importances of all matrices on a calibration text.
 
         Args:
-            windows: ids ``(n, T)``.
-            run: where finished blocks are kept.
-            bfloat16: False keeps float32.
+            windows: token ids, ``(n, T)``.
+            run: run that stores finished blocks.
+            bfloat16: False keeps float32; None takes bfloat16 where the processor has it.
 
         Raises:
             InputError: the model gives NaN or Inf on the text.
@@ -78,12 +78,16 @@ class Runtime(ABC):
         """Text sampled from the model, int64 ``(len(openings), length)``.
 
         Args:
-            openings: first tokens of each sequence, which starts anew with them after an end of text.
-            length: tokens of each sequence.
+            openings: first tokens of each sequence, which are used again after an end of text.
+            length: number of tokens of each sequence.
             seed: seed of the sampling.
             stop: ids that end a text.
         """
 
     def measure_loss(self, request: LossRequest, cache: Cache, run: Run | None) -> LossEvidence:
-        """Loss weights and predicted losses; only where ``refusal(LOSS)`` is None."""
+        """Loss weights and predicted losses.
+
+        Raises:
+            InputError: this runtime has no gradients.
+        """
         raise InputError(self.refusal(LOSS) or f"{self.name} gives no gradients.")

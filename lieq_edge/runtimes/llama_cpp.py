@@ -19,7 +19,7 @@ class LlamaRuntime(Runtime):
 
     name = "llama.cpp"
 
-    def refusal(self, what: str) -> str | None:
+    def refusal(self, ability: str) -> str | None:
         start = f"{self.source.label} ({self.source.architecture}) is run through llama.cpp, which"
         return {
             SALIENCY: f"{start} cannot leave out a block, so dPPL cannot be measured; pass --metric geometry, random, "
@@ -27,7 +27,7 @@ class LlamaRuntime(Runtime):
             NETWORK: f"{start} has no untrained counterpart of it; pass --baseline projection.",
             LOSS: f"{start} gives no gradients for --metric loss or a --rounding with feedback; pass --metric geometry "
             "and --rounding imatrix instead.",
-        }.get(what)
+        }.get(ability)
 
     def measure_blocks(self, request: BlockRequest) -> BlockMeasurements:
         from .llama_passes import measure_geometry

@@ -28,9 +28,9 @@ _MOST_SEQUENCES = 64
 def measure_geometry(
     source: Source, request: BlockRequest, *, threads: int | None = None
 ) -> tuple[list[BlockDiagnostics], str]:
-    """dr and dE of every block with the baseline ``projection``, and whose inputs they are of.
+    """dr and dE of every block with the baseline ``projection``, and the kind of inputs (``Diagnostics.inputs``).
 
-    Where llama.cpp's graph does not show what the projections receive, the geometry is that of the weights alone
+    Where llama.cpp's graph does not show the inputs of the projections, the geometry is that of the weights alone
     (``white`` inputs).
 
     Raises:
@@ -47,10 +47,10 @@ def measure_geometry(
 
 
 def observed_geometry(source: Source, request: BlockRequest, threads: int | None) -> list[dict[str, Geometry]]:
-    """Geometry by block and role, of what the projections receive in llama.cpp's graph.
+    """Geometry by block and role, from the inputs of the projections in llama.cpp's graph.
 
     Raises:
-        NotSeen: the graph does not show it.
+        NotSeen: the graph does not show them.
     """
     assert request.probe is not None
     by_name: dict[str, list[Part]] = {}
@@ -90,7 +90,7 @@ def generate(
     stop: frozenset[int],
     threads: int | None = None,
 ) -> torch.Tensor:
-    """Sample sequences side by side as ``generate.generate`` does: int64 ``(len(openings), length)``."""
+    """Sample sequences side by side as ``blockwise.sampling.generate`` does: int64 ``(len(openings), length)``."""
     generator = torch.Generator().manual_seed(seed)
     size = min(len(openings), _MOST_SEQUENCES)
     starts = range(0, len(openings), size)

@@ -1,4 +1,4 @@
-"""Run windows through llama.cpp and look at what its matrices receive."""
+"""Run windows through llama.cpp and observe the inputs of its matrices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,16 @@ from ..texts.windows import Windows
 def observe(
     source: Source, tokens: Windows, names: frozenset[str], consume: Consume, title: str, threads: int | None
 ) -> None:
-    """Hand what the matrices ``names`` receive of the windows ``(n, T)`` to ``consume``."""
+    """Pass the inputs of some matrices to a function.
+
+    Args:
+        source: model that llama.cpp runs.
+        tokens: windows of token ids, ``(n, T)``.
+        names: GGUF names of the matrices.
+        consume: function that receives the inputs of each matrix, window by window.
+        title: title of the stage.
+        threads: number of CPU threads, None for all cores.
+    """
     with (
         observed(
             model_path(source), names, consume, context=tokens.shape[1], threads=threads or available_threads()
@@ -27,6 +36,6 @@ def observe(
 
 
 def model_path(source: Source) -> Path:
-    """The file by which llama.cpp loads the model."""
+    """The GGUF file that llama.cpp loads."""
     assert source.gguf_path is not None
     return source.gguf_path

@@ -1,6 +1,6 @@
 """Models that transformers knows, run by PyTorch with one block in memory at a time.
 
-PyTorch takes seconds to import. So nothing that needs it is imported before the first measurement.
+PyTorch takes seconds to import, so modules that need it are imported by the first measurement.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class TorchRuntime(Runtime):
 
     name = "transformers"
 
-    def refusal(self, what: str) -> str | None:
+    def refusal(self, ability: str) -> str | None:
         return None
 
     def measure_blocks(self, request: BlockRequest) -> BlockMeasurements:

@@ -1,1 +1,1 @@
-"""Diagnostics of blocks, and the metrics that are made of them."""
+"""Diagnostics of blocks, and the metrics that score blocks by them."""

@@ -19,7 +19,7 @@ from .untrained import draw, initial_deviation, untrained_block
 
 @dataclass(frozen=True)
 class _Projection:
-    """Some output channels of a linear: ``weight`` is ``(channels, columns)``, all of its matrix or a part."""
+    """Some output channels of a linear; ``weight`` is all of its matrix or a part, ``(channels, columns)``."""
 
     linear: nn.Linear
     weight: Tensor
@@ -27,7 +27,7 @@ class _Projection:
 
 @dataclass(frozen=True)
 class Geometry:
-    """How far training concentrated the output of one projection; one value a head, means over the seeds.
+    """Concentration of the output of one projection by training; one value a head, means over the seeds.
 
     Attributes:
         compactness_gain: dr = (Compact(Z~) - Compact(Z)) / Compact(Z~), float64 ``(heads,)``.
@@ -57,12 +57,15 @@ class GeometryPass:
         """Embed the probe.
 
         Args:
-            model: the model to measure.
-            tokens: ids of the probe ``(n, T)``; the rows of Z are its n * T tokens.
+            model: model to measure.
+            tokens: token ids of the probe, ``(n, T)``; the rows of Z are its n * T tokens.
             projections: ``qkv``, or ``all`` for every linear of a block (beside q/k/v as a single head each).
             baseline: ``projection`` (Z~ from the trained input and random weights, as the paper writes it) or
                 ``network`` (Z~ from a wholly untrained model with hidden states of its own, as Diff-eRank does).
-            seeds: of the untrained weights; gains are averaged over them.
+            seeds: seeds of the untrained weights; gains are averaged over them.
+
+        Raises:
+            ValueError: projections or baseline are unknown, or there are no seeds.
         """
         if projections not in ("qkv", "all") or baseline not in ("projection", "network") or not seeds:
             raise ValueError(f"unknown projections {projections!r} or baseline {baseline!r}, or no seeds")
@@ -108,15 +111,16 @@ class GeometryPass:
         self.results.append({role: gains(spectra[role], torch.stack(counterparts[role])) for role in projections})
 
     def _chosen(self, module: nn.Module, index: int) -> dict[str, _Projection]:
-        found: dict[str, _Projection] = {}
+        projections: dict[str, _Projection] = {}
         for name, linear in self._model.linears(module, index).items():
             role = TensorName.parse(name).role
             if role == FUSED:
-                found |= self._split(linear)
+                projections |= self._split(linear)
             else:
-                found[role] = _Projection(linear, linear.weight)
-        # In order of name: random numbers must not depend on the order of tensors in a file.
-        return {role: found[role] for role in sorted(found) if self._projections == "all" or role in ATTENTION}
+                projections[role] = _Projection(linear, linear.weight)
+        # Sorted by name, so that random numbers do not depend on the order of tensors in a file.
+        chosen = [role for role in sorted(projections) if self._projections == "all" or role in ATTENTION]
+        return {role: projections[role] for role in chosen}
 
     def _split(self, linear: nn.Linear) -> dict[str, _Projection]:
         """q, k and v out of a matrix that holds their rows one after the other."""
@@ -141,7 +145,12 @@ def head_spectra(z: Tensor, head: int) -> Tensor:
 
 
 def gains(trained: Tensor, untrained: Tensor) -> Geometry:
-    """dr and dE of spectra ``(heads, K)`` against ``(seeds, heads, K)`` of the untrained counterpart."""
+    """dr and dE of a projection.
+
+    Args:
+        trained: energy spectra, ``(heads, K)``.
+        untrained: energy spectra of the untrained counterpart, ``(seeds, heads, K)``.
+    """
     diffuse = compactness(untrained)
     return Geometry(
         ((diffuse - compactness(trained)) / diffuse).mean(0),
@@ -168,7 +177,7 @@ def block_diagnostics(index: int, geometry: dict[str, Geometry] | None, drop: fl
 
 @contextmanager
 def _inputs(projections: dict[str, _Projection]) -> Iterator[dict[str, Tensor]]:
-    """Collect what each projection receives meanwhile: ``(n, T, columns)`` by role once the context is left."""
+    """Collect the inputs of each projection; after the context they are there by role, ``(n, T, columns)``."""
     parts: dict[nn.Linear, list[Tensor]] = {projection.linear: [] for projection in projections.values()}
     whole: dict[str, Tensor] = {}
     hooks = [

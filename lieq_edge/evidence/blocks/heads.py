@@ -1,4 +1,4 @@
-"""Which rows of which GGUF tensors are the projections of a block, and how they divide into heads."""
+"""Projections of a block as rows of GGUF tensors, and their heads."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Part:
 
     Attributes:
         tensor: GGUF name.
-        block: of the tensor.
+        block: block of the tensor.
         role: GGUF name without block and suffix; the parts of a fused ``attn_qkv`` are named like separate ones.
-        rows: of the tensor.
-        head: channels of one head; all of the rows where there are no heads.
-        place: of the role among those of the block, in order of name: it numbers the random weights.
+        rows: rows of the tensor.
+        head: channels of one head; all rows if there are no heads.
+        place: place of the role among those of the block, by name; it numbers the random weights.
     """
 
     tensor: str
@@ -44,17 +44,17 @@ def chosen_projections(source: Source, projections: str) -> dict[int, list[Part]
     """The projections whose geometry counts, by block: ``qkv``, or ``all`` matrices but those of experts.
 
     Raises:
-        InputError: a block has none.
+        InputError: a block has no such projection.
     """
     keys = {kv.key: kv.value for kv in source.metadata()}
-    found: dict[int, list[Part]] = {index: [] for index in range(source.n_blocks)}
+    by_block: dict[int, list[Part]] = {index: [] for index in range(source.n_blocks)}
     for spec in source.tensors():
         name = TensorName.parse(spec.name)
         if name.block is None or not name.is_weight or spec.kept or len(spec.shape) != 2:
             continue
         heads = _Heads(keys, source.architecture, name.block)
-        found[name.block] += _parts(spec.name, name.block, name.role, spec.shape[0], heads)
-    for index, parts in found.items():
+        by_block[name.block] += _parts(spec.name, name.block, name.role, spec.shape[0], heads)
+    for index, parts in by_block.items():
         wanted = [part for part in parts if projections == "all" or part.role in ATTENTION]
         if not wanted:
             raise InputError(
@@ -62,14 +62,14 @@ def chosen_projections(source: Source, projections: str) -> dict[int, list[Part]
                 "pass --projections all, or --metric first or last."
             )
         order = sorted(part.role for part in wanted)
-        found[index] = [
+        by_block[index] = [
             Part(part.tensor, part.block, part.role, part.rows, part.head, order.index(part.role)) for part in wanted
         ]
-    return found
+    return by_block
 
 
 class _Heads:
-    """Numbers and sizes of the heads of a block, from the key-values; None where they do not say."""
+    """Numbers and sizes of the heads of a block, from the key-values; None where these lack them."""
 
     def __init__(self, keys: Mapping[str, Any], architecture: str, block: int) -> None:
         def get(key: str) -> int | None:
@@ -98,7 +98,7 @@ def _parts(tensor: str, block: int, role: str, rows: int, heads: _Heads) -> list
             ]
     head = value if role == "attn_v" else key
     if role == FUSED:
-        # Of another layout than queries, keys, values: one projection that has no heads.
+        # Another layout than queries, keys, values: one projection without heads.
         role, head = "attn_q", None
     if role not in ATTENTION or not head or rows % head:
         head = rows

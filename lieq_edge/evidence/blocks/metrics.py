@@ -1,4 +1,4 @@
-"""From measurements of the blocks to one score a block: a higher score asks for more bits (method: LieQ)."""
+"""Metrics: from measurements of the blocks to one score a block; a higher score asks for more bits (LieQ)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EQUAL_WEIGHTS = (1 / 3, 1 / 3, 1 / 3)
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What scores depend on beside the measurements.
+    """Options of scores.
 
     Attributes:
         seed: seed of the metric ``random``.
@@ -39,9 +39,9 @@ class BlockMetric(ABC):
     """A score for every block.
 
     Attributes:
-        name: what users call it.
+        name: value of ``--metric``.
         needs: measurements that a runtime has to make.
-        measures_weights: the metric measures the blocks itself, from their weights; see ``measure``.
+        measures_weights: True if the metric measures the weights of the blocks itself; see ``measure``.
     """
 
     name: ClassVar[str]
@@ -49,11 +49,11 @@ class BlockMetric(ABC):
     measures_weights: ClassVar[bool] = False
 
     def measure(self, source: Source) -> list[float]:
-        """One number a block from the weights alone, kept as ``BlockDiagnostics.measured[name]``."""
+        """One number a block from the weights alone, which becomes ``BlockDiagnostics.measured[name]``."""
         raise NotImplementedError(f"the metric {self.name} measures nothing by itself")
 
     def score(self, diagnostics: Diagnostics, options: ScoreOptions) -> list[float]:
-        """One score a block, in block order; by default what ``measure`` gave.
+        """One score a block, in block order; by default the number from ``measure``.
 
         Raises:
             InputError: a measurement is missing or not finite.
@@ -84,7 +84,7 @@ class GeometryMetric(BlockMetric):
 
 
 class SaliencyMetric(BlockMetric):
-    """``s_l = dPPL_l`` (Eqs 1-2), which the geometry is meant to stand for."""
+    """``s_l = dPPL_l`` (Eqs 1-2), the measure that the geometry is a proxy of."""
 
     name = "saliency"
     needs = frozenset({SALIENCY})

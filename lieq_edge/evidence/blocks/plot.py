@@ -15,7 +15,7 @@ _PANELS = (
 
 
 def plot_layers(diagnostics: Diagnostics, path: Path, *, replace: bool = True) -> None:
-    """Draw what was measured of each block, one panel a measure, as a PNG; it appears whole or not at all."""
+    """Draw the measurements of each block as a PNG, one panel a measure; it appears whole or not at all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""What was measured of a model: one record a block, and all that allocation needs to know of its tensors."""
+"""Records of measurements: one for each block, and the tensors that allocation needs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,13 @@ Name = Annotated[str, Field(min_length=1, max_length=1000)]
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor by GGUF name with its shape in numpy order; ``kept`` is its type when it is written as it is stored."""
+    """A tensor.
+
+    Attributes:
+        name: GGUF name.
+        shape: shape in numpy order.
+        kept: type, if the stored bytes are copied; else None.
+    """
 
     name: Name
     shape: Annotated[tuple[Size, ...], Field(min_length=1, max_length=4)]
@@ -54,7 +60,7 @@ class BlockDiagnostics:
     """Measurements of one block; None where a measurement was not made.
 
     Attributes:
-        index: 0-based.
+        index: number of the block, from 0.
         delta_ppl: dPPL_l = PPL(without the block) - PPL (LieQ, Eqs 1-2).
         compactness_gain: dr_l, mean over projections and heads (Eqs 3-6, 8).
         energy_gain: dE_l, top-k energy gain (Eq 7), same mean.
@@ -85,10 +91,10 @@ class Diagnostics:
         projections: ``qkv`` or ``all``.
         baseline: ``projection`` or ``network`` (how the untrained counterpart is made).
         seeds: seeds of the untrained counterpart.
-        inputs: whose inputs the projections had for the geometry: those of ``transformers``, of ``llama.cpp``, or
-            ``white`` ones, which is the geometry of the weights alone; None when it was not measured.
-        correlations: Spearman rho of each proxy with |dPPL|, for those measured.
-        versions: of the packages that measured.
+        inputs: source of the inputs for the geometry: ``transformers``, ``llama.cpp``, or ``white`` inputs, which give
+            the geometry of the weights alone; None if it was not measured.
+        correlations: Spearman's rho of each measured proxy with |dPPL|.
+        versions: versions of Python and of the packages that measured.
     """
 
     model: str
@@ -108,7 +114,7 @@ class Diagnostics:
     inputs: Annotated[str, AfterValidator(_known_inputs)] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is of no model, e.g. a file that was edited.
+        """Refuse records that belong to no model, e.g. from an edited file.
 
         Raises:
             ValueError: the blocks are not numbered 0, 1, ..., a shape is empty, or a block has no matrix.
@@ -126,7 +132,7 @@ class Diagnostics:
 
 
 def describe(source: Source) -> Diagnostics:
-    """What is known of a model without running it (and without torch): tensors and sizes, no measurements."""
+    """The record of a model without measurements: tensors and sizes. Needs no PyTorch."""
     return Diagnostics(
         model=source.label,
         architecture=source.architecture,

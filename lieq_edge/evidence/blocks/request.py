@@ -1,4 +1,4 @@
-"""What is to be measured of the blocks, and what comes of it."""
+"""Requests for measurements of blocks, and their results."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .records import BlockDiagnostics
 
 @dataclass(frozen=True)
 class BlockRequest:
-    """What is to be measured of the blocks.
+    """Measurements of blocks to make.
 
     Attributes:
-        probe: ids ``(1, T)`` for the geometry, or None.
-        saliency: ids ``(n, T)`` for dPPL, or None.
+        probe: token ids for the geometry, ``(1, T)``; None leaves it out.
+        saliency: token ids for dPPL, ``(n, T)``; None leaves it out.
         projections: ``qkv``, or ``all`` matrices of a block.
         baseline: untrained counterpart of the geometry: ``projection`` or ``network``.
         seeds: seeds of the untrained counterpart.
@@ -31,12 +31,12 @@ class BlockRequest:
 
 @dataclass(frozen=True)
 class BlockMeasurements:
-    """What was measured.
+    """Measurements of blocks.
 
     Attributes:
         blocks: one record a block.
-        ppl: perplexity of the whole model on the saliency text, where that was asked for.
-        inputs: whose inputs the geometry is of; see ``Diagnostics.inputs``.
+        ppl: perplexity of the whole model on the saliency text; None without dPPL.
+        inputs: source of the inputs for the geometry; see ``Diagnostics.inputs``.
     """
 
     blocks: list[BlockDiagnostics]

@@ -19,11 +19,17 @@ class SaliencyPass:
     model and of all "without block j" with j < l go through block l together, and a new variant branches off
     there: about half the work of removing blocks one after another, and each block is read once.
 
-    Memory: (blocks + 1) * tokens * width floats; ``windows_at_once`` says how much text that allows.
+    Memory: (blocks + 1) * tokens * width floats; ``windows_at_once`` gives the amount of text that this allows.
     """
 
     def __init__(self, model: BlockModel, tokens: Tensor, *, bfloat16: bool | None = None) -> None:
-        """Embed token ids ``(n, T)``; for ``bfloat16`` see ``precision.takes_bfloat16``."""
+        """Embed the text.
+
+        Args:
+            model: model to measure.
+            tokens: token ids, ``(n, T)``.
+            bfloat16: see ``precision.takes_bfloat16``.
+        """
         self._model = model
         self._quick = takes_bfloat16(model.source, bfloat16)
         self._tokens = tokens
@@ -47,7 +53,7 @@ class SaliencyPass:
 
 
 def windows_at_once(model: BlockModel, length: int, memory_bytes: int = 512_000_000) -> int:
-    """How many windows of ``length`` tokens one ``SaliencyPass`` takes within ``memory_bytes``, at least 1."""
+    """Number of windows of ``length`` tokens that one ``SaliencyPass`` takes within ``memory_bytes``, at least 1."""
     width = model.causal_lm.get_input_embeddings().weight.shape[1]
     return max(1, memory_bytes // (4 * width * length * (model.n_blocks + 1)))
 
@@ -56,8 +62,8 @@ def perplexity_drops(losses: Tensor, count: int) -> tuple[float, list[float]]:
     """Perplexity of the whole model and ``dPPL_l = PPL(without block l) - PPL`` of each block.
 
     Args:
-        losses: summed losses as ``SaliencyPass.losses`` gives them.
-        count: of the tokens that were predicted.
+        losses: summed losses, as ``SaliencyPass.losses`` gives them, ``(blocks + 1,)``.
+        count: number of predicted tokens.
     """
     ppl = [math.exp(min(loss / count, 700.0)) for loss in losses.tolist()]
     return ppl[-1], [without - ppl[-1] for without in ppl[:-1]]

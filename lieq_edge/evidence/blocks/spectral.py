@@ -9,11 +9,11 @@ from torch import Tensor
 def energy_spectrum(z: Tensor) -> Tensor:
     """Share of each singular direction in the energy, ``p_k = s_k^2 / sum_j s_j^2`` (Eqs 3-4).
 
-    The squares of the singular values are the eigenvalues of the smaller Gram matrix, taken in float64:
-    as exact as needed here, and much cheaper than singular values of T x d.
+    The squares of the singular values are the eigenvalues of the smaller Gram matrix, computed in float64: that is
+    exact enough, and much cheaper than singular values of T x d.
 
     Args:
-        z: ``(..., T, d)``.
+        z: representation, ``(..., T, d)``.
 
     Returns:
         float64 ``(..., min(T, d))``, in falling order, summing to 1; all zero for a zero matrix.
@@ -29,7 +29,7 @@ def compactness(p: Tensor) -> Tensor:
     """``exp(- sum_k p_k ln p_k)``, the effective number of directions (Eq 5).
 
     Args:
-        p: energy spectra ``(..., K)``.
+        p: energy spectra, ``(..., K)``.
 
     Returns:
         ``(...)``, from 1 (a single direction) to K (all alike).
@@ -41,8 +41,8 @@ def top_k_energy(p: Tensor, fraction: float = 0.1) -> Tensor:
     """``E_k = sum_{i<=k} p_i`` with k = ``fraction`` of the directions, rounded down, at least 1 (Eq 7).
 
     Args:
-        p: energy spectra ``(..., K)`` in falling order.
-        fraction: of K; the paper does not state k.
+        p: energy spectra in falling order, ``(..., K)``.
+        fraction: k over K, which the paper does not state.
 
     Returns:
         ``(...)``, between 0 and 1.

@@ -18,9 +18,9 @@ def sweep_blocks(source: Source, request: BlockRequest, *, threads: int | None =
     """Measure every block; the geometry rides on the first sweep for dPPL.
 
     Args:
-        source: the model.
-        request: what to measure.
-        threads: number of CPU threads.
+        source: model with the weights.
+        request: measurements to make.
+        threads: number of CPU threads, None for all cores.
 
     Raises:
         InputError: the model cannot be run.
@@ -71,7 +71,7 @@ def _sweep(model: BlockModel, request: BlockRequest) -> tuple[list[dict[str, Geo
 
 
 def _pieces(model: BlockModel, windows: Windows | None) -> list[Tensor | None]:
-    """Windows for dPPL that go through the model together; one empty piece where only the geometry is measured."""
+    """Windows for dPPL that go through the model together; a single None if only the geometry is measured."""
     if windows is None:
         return [None]
     return list(torch.from_numpy(windows).split(saliency.windows_at_once(model, windows.shape[1])))

@@ -18,9 +18,9 @@ def draw(shape: torch.Size, deviation: float, *stream: int) -> Tensor:
     """A matrix drawn from N(0, deviation^2).
 
     Args:
-        shape: of the matrix.
-        deviation: its standard deviation.
-        stream: non-negative numbers, e.g. seed, block, projection; each tuple has random numbers of its own.
+        shape: shape of the matrix.
+        deviation: standard deviation.
+        stream: non-negative numbers, e.g. seed, block, projection, which name a stream of random numbers.
     """
     high, low = np.random.SeedSequence(stream).generate_state(2, np.uint32)
     generator = torch.Generator()
@@ -32,7 +32,7 @@ def untrained_block(module: nn.Module, deviation: float, *stream: int) -> nn.Mod
     """A copy of a block as before training: matrices N(0, deviation^2), biases 0, norm weights 1 (transformers)."""
     fresh = copy.deepcopy(module)
     for number, (name, parameter) in enumerate(fresh.named_parameters()):
-        # Norms of several heads have matrices of weights.
+        # The weights of norms of several heads are matrices.
         if parameter.ndim >= 2 and not name.endswith("norm.weight"):
             parameter.copy_(draw(parameter.shape, deviation, *stream, number))
         else:

@@ -1,4 +1,4 @@
-"""The pass over a calibration text behind ``importance``."""
+"""Importance of all matrices from one forward pass over a calibration text."""
 
 from __future__ import annotations
 
@@ -19,26 +19,25 @@ from .records import Importances, matrix_means, mean_square
 def run_importance(
     source: Source, tokens: Windows, *, threads: int | None, bfloat16: bool | None, run: Run
 ) -> Importances:
-    """Run a calibration text through the model and average the squares of what each linear receives.
+    """Run a calibration text through the model and average the squares of the inputs of each linear.
 
     Args:
-        source: the model in full precision.
-        tokens: ids ``(n, T)``.
-        threads: number of CPU threads.
-        bfloat16: see ``precision.takes_bfloat16``. It takes half the time and moves a finished file's KL divergence by
-            less than half a percent on average (docs/method.md).
-        run: where finished blocks are kept.
+        source: model in full precision.
+        tokens: token ids, ``(n, T)``.
+        threads: number of CPU threads, None for all cores.
+        bfloat16: see ``precision.takes_bfloat16``; its effect on finished files is in docs/method.md.
+        run: run that stores finished blocks.
 
     Raises:
         InputError: the model gives NaN or Inf on the text.
     """
-    found: dict[str, npt.NDArray[np.float32]] = {}
+    importances: dict[str, npt.NDArray[np.float32]] = {}
     model = BlockModel(source, threads=threads)
     steps = Steps(run, range(model.n_blocks))
     quick = takes_bfloat16(source, bfloat16)
     with torch.no_grad(), fast_products(quick), stage("Calibrating", model.n_blocks + 1) as advance:
         for _, entry in steps.results():
-            found |= entry.arrays
+            importances |= entry.arrays
             advance()
         if steps.state is None:
             hidden = model.embed(torch.from_numpy(tokens))
@@ -46,22 +45,22 @@ def run_importance(
             hidden = torch.from_numpy(steps.state.arrays["hidden"]).clone()
         for index in steps.remaining:
             with model.block(index) as module:
-                own = _block_importance(model, module, index, hidden)
-            found |= own
-            steps.finish(index, Entry(own), {"hidden": hidden.numpy()})
+                block = _block_importance(model, module, index, hidden)
+            importances |= block
+            steps.finish(index, Entry(block), {"hidden": hidden.numpy()})
             advance()
         total = torch.zeros(hidden.shape[-1], dtype=torch.float64)
         for part in hidden:
             total += _squares(model.final_norm(part))
-        found[model.head_name] = mean_square(model.head_name, total.numpy(), tokens.size)
+        importances[model.head_name] = mean_square(model.head_name, total.numpy(), tokens.size)
         advance()
-    return found
+    return importances
 
 
 def _block_importance(
     model: BlockModel, module: nn.Module, index: int, hidden: Tensor
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Importance of the linears of one block; ``hidden`` ``(n, T, d)`` becomes the block's output."""
+    """Importance of the linears of one block; ``hidden``, ``(n, T, d)``, becomes the block's output."""
     linears = model.linears(module, index)
     sums = {name: torch.zeros(linear.in_features, dtype=torch.float64) for name, linear in linears.items()}
 
@@ -90,10 +89,10 @@ def _block_importance(
         for hook in hooks:
             hook.remove()
     count = hidden.shape[0] * hidden.shape[1]
-    found = {name: mean_square(name, total.numpy(), count) for name, total in sums.items()}
+    importances = {name: mean_square(name, total.numpy(), count) for name, total in sums.items()}
     for name, totals in visitors.items():
-        found[name] = matrix_means(name, totals.numpy(), np.array(visits[name]), several=True)
-    return found
+        importances[name] = matrix_means(name, totals.numpy(), np.array(visits[name]), several=True)
+    return importances
 
 
 def _squares(x: Tensor) -> Tensor:

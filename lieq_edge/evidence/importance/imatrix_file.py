@@ -1,4 +1,4 @@
-"""Importance that somebody else measured: the files of llama.cpp's ``llama-imatrix``, as GGUF or in the old form."""
+"""Importance from the files of llama.cpp's ``llama-imatrix``, as GGUF or in the older form."""
 
 from __future__ import annotations
 
@@ -24,25 +24,29 @@ _SUMS, _COUNTS = ".in_sum2", ".counts"
 _CHUNKS, _CHUNK_SIZE = "imatrix.chunk_count", "imatrix.chunk_size"
 
 Sums = dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]]
-"""By tensor name: sums of squares ``(matrices, columns)``, and over how many inputs ``(matrices,)``."""
+"""Sums of squares ``(matrices, columns)``, and numbers of inputs ``(matrices,)``, by tensor name."""
 
 
 def read_imatrix(path: Path, source: Source) -> tuple[Importances, TextInfo]:
-    """The importance of the matrices of ``source``, and a record of the file in the place of the text.
+    """The importances of the matrices of ``source``, and a record of the file in the place of a text.
+
+    Args:
+        path: file of ``llama-imatrix``.
+        source: model with the matrices.
 
     Returns:
-        As ``importance.measure_importance``: ``(columns,)`` by GGUF name, ``(matrices, columns)`` for experts. A matrix
-        that no input reached gets the mean of the others of its tensor.
+        Importances as in ``records.Importances``; a matrix that no input reached gets the mean of the others of its
+        tensor.
 
     Raises:
-        InputError: the file is missing or damaged, or is of another model.
+        InputError: the file is missing or damaged, or belongs to another model.
     """
     try:
         data = read_regular(path)
     except OSError as error:
         raise InputError(f"Cannot read the importance matrix {path} ({error.strerror}); check the path.") from error
     sums, tokens = _read_gguf(path, data) if data.startswith(b"GGUF") else _read_old(path, data)
-    found = {}
+    importances = {}
     wanted = [spec for spec in source.tensors() if not spec.kept and len(spec.shape) >= 2]
     for spec in wanted:
         if spec.name not in sums:
@@ -56,36 +60,36 @@ def read_imatrix(path: Path, source: Source) -> tuple[Importances, TextInfo]:
             )
         totals = totals.reshape(matrices, columns)
         if not np.isfinite(totals).all() or totals.min() < 0:
-            raise InputError(f"The importance matrix {path} has no valid values for {spec.name}; make it anew.")
+            raise InputError(f"The importance matrix {path} has no valid values for {spec.name}; make it again.")
         counts = np.broadcast_to(counts, matrices) if len(counts) == 1 else counts
         if counts.any():
-            found[spec.name] = matrix_means(spec.name, totals, counts, several=len(spec.shape) > 2)
-    lacking = [spec.name for spec in wanted if block_of(spec.name) is not None and spec.name not in found]
+            importances[spec.name] = matrix_means(spec.name, totals, counts, several=len(spec.shape) > 2)
+    lacking = [spec.name for spec in wanted if block_of(spec.name) is not None and spec.name not in importances]
     if lacking:
         raise InputError(
-            f"The importance matrix {path} says nothing about {lacking[0]}; it is of another model or too short a text."
+            f"The importance matrix {path} has no values for {lacking[0]}; it is of another model or a short text."
         )
-    return found, TextInfo(path.name, hashlib.sha256(data).hexdigest(), tokens)
+    return importances, TextInfo(path.name, hashlib.sha256(data).hexdigest(), tokens)
 
 
 def _read_gguf(path: Path, data: bytes) -> tuple[Sums, int]:
     """A GGUF file with ``NAME.in_sum2`` and ``NAME.counts`` for each tensor."""
     header = read_header(path)
     if header.get(Keys.General.TYPE) != "imatrix":
-        raise InputError(f"{path} is a GGUF file but no importance matrix; give one that llama-imatrix made.")
+        raise InputError(f"{path} is a GGUF file but not an importance matrix; give one that llama-imatrix made.")
     raw = np.frombuffer(data, np.uint8)
     values = {
         tensor.name: ggml.decode(raw[tensor.offset : tensor.offset + tensor.nbytes], tensor.type, tensor.shape)
         for tensor in header.tensors
     }
-    found: Sums = {}
+    tensors: Sums = {}
     for name, sums in values.items():
         if name.endswith(_SUMS):
             base = name.removesuffix(_SUMS)
             if (counts := values.get(base + _COUNTS)) is None:
-                raise InputError(f"The importance matrix {path} has no counts for {base}; make it anew.")
-            found[base] = sums.astype(np.float64), counts.reshape(-1).astype(np.int64)
-    return found, int(header.get(_CHUNKS, 0)) * int(header.get(_CHUNK_SIZE, 0))
+                raise InputError(f"The importance matrix {path} has no counts for {base}; make it again.")
+            tensors[base] = sums.astype(np.float64), counts.reshape(-1).astype(np.int64)
+    return tensors, int(header.get(_CHUNKS, 0)) * int(header.get(_CHUNK_SIZE, 0))
 
 
 def _read_old(path: Path, data: bytes) -> tuple[Sums, int]:
@@ -95,7 +99,7 @@ def _read_old(path: Path, data: bytes) -> tuple[Sums, int]:
     def take(size: int) -> bytes:
         nonlocal at
         if size < 0 or at + size > len(data):
-            raise InputError(f"{path} is no importance matrix of llama.cpp, or is damaged; make it anew.")
+            raise InputError(f"{path} is not an importance matrix of llama.cpp, or is damaged; make it again.")
         at += size
         return data[at - size : at]
 
@@ -103,12 +107,12 @@ def _read_old(path: Path, data: bytes) -> tuple[Sums, int]:
         (value,) = struct.unpack("<i", take(4))
         return int(value)
 
-    found: Sums = {}
+    tensors: Sums = {}
     for _ in range(number()):
         name = take(number()).decode("utf-8", "replace")
         calls, count = number(), number()
         values = np.frombuffer(take(4 * count), "<f4").astype(np.float64)
-        found[name] = values, np.array([max(calls, 1)])
-    if not found:
-        raise InputError(f"The importance matrix {path} is empty; make it anew.")
-    return found, 0
+        tensors[name] = values, np.array([max(calls, 1)])
+    if not tensors:
+        raise InputError(f"The importance matrix {path} is empty; make it again.")
+    return tensors, 0

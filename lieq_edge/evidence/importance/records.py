@@ -18,10 +18,15 @@ of a tied model).
 
 
 def mean_square(name: str, total: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.float32]:
-    """Importance of a matrix from the sum of the squares of ``count`` inputs: their mean, kept above zero.
+    """Importance of a matrix: the mean square of its inputs, raised above zero, float32 ``(columns,)``.
+
+    Args:
+        name: name of the matrix, for messages.
+        total: sums of squares, ``(columns,)``.
+        count: number of inputs.
 
     Raises:
-        InputError: it is NaN or Inf.
+        InputError: the mean is NaN or Inf.
     """
     mean = total / count
     if not np.isfinite(mean).all():
@@ -32,8 +37,8 @@ def mean_square(name: str, total: npt.NDArray[np.float64], count: int) -> npt.ND
     if average == 0.0:
         # Never activated: every weight counts alike (llama.cpp gives 1 to matrices that no token reached).
         return np.ones(len(mean), dtype=np.float32)
-    # A column that is always zero costs nothing whatever its weights become, but a block of nothing but such columns
-    # would leave the encoder dividing by zero.
+    # Errors in a column that is always zero cost nothing, but in a block of such columns only the encoder would divide
+    # by zero.
     floored: npt.NDArray[np.float32] = np.maximum(mean, 1e-6 * average).astype(np.float32)
     return floored
 
@@ -46,10 +51,13 @@ def matrix_means(
     A matrix that no input reached gets the mean over the inputs of all.
 
     Args:
-        name: of the tensor.
-        totals: sums of squares ``(matrices, columns)``.
-        counts: of the inputs of each matrix ``(matrices,)``, not all zero.
-        several: the tensor is of more than two dimensions.
+        name: name of the tensor, for messages.
+        totals: sums of squares, ``(matrices, columns)``.
+        counts: number of inputs of each matrix, ``(matrices,)``, not all zero.
+        several: True if the tensor has more than two dimensions.
+
+    Raises:
+        InputError: a mean is NaN or Inf.
     """
     pooled = mean_square(name, totals.sum(0), int(counts.sum()))
     each = [mean_square(name, row, int(n)) if n else pooled for row, n in zip(totals, counts, strict=True)]

@@ -16,10 +16,10 @@ from .weights import LossWeights
 
 @dataclass(frozen=True)
 class Measured:
-    """What the passes over a model give, whatever types are chosen later.
+    """Results of the passes over a model, which hold for any types that are chosen later.
 
     Attributes:
-        weights: of the loss.
+        weights: loss weights.
         outer: H and row energies ``(rows,)`` of the matrices outside the blocks, by GGUF name.
     """
 
@@ -27,7 +27,7 @@ class Measured:
     outer: dict[str, tuple[Hessian, npt.NDArray[np.float32]]]
 
     def entry(self) -> Entry:
-        """All of it as arrays."""
+        """The results as an entry."""
         weights = self.weights
         arrays = {"embedding": weights.embedding.numpy(), "embedding columns": weights.embedding_columns.numpy()}
         arrays |= {f"tokens {names[0]}": values.numpy() for names, values in weights.tokens.items()}
@@ -38,11 +38,11 @@ class Measured:
 
     @classmethod
     def of_entry(cls, entry: Entry) -> Measured:
-        """From ``entry``."""
+        """The results from an entry that ``entry`` has made."""
 
         def part(kind: str) -> dict[str, npt.NDArray[np.float32]]:
-            found = (key.partition(" ") for key in entry.arrays)
-            return {name: entry.arrays[f"{kind} {name}"] for first, _, name in found if first == kind and name}
+            keys = (key.partition(" ") for key in entry.arrays)
+            return {name: entry.arrays[f"{kind} {name}"] for first, _, name in keys if first == kind and name}
 
         def tensors(kind: str) -> dict[str, Tensor]:
             return {name: torch.from_numpy(values).clone() for name, values in part(kind).items()}

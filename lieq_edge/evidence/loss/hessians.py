@@ -1,8 +1,8 @@
-"""H of the linears of blocks, kept until they are rounded, for any budget.
+"""H of the linears of blocks, stored to round them for any budget.
 
-What is kept is what the original receives, whatever other matrices are rounded to. H is kept as correlations of columns
-in float16, which are off by 0.0005 at most, and its diagonal: rounding adds as much again to the diagonal, so that this
-is next to nothing. Every H goes through this form, whether it was kept or has just been measured.
+H is made from the inputs of the original, so it does not depend on the types of other matrices. It is stored as
+correlations of columns in float16, which are off by at most 0.0005, and its diagonal; rounding doubles the diagonal, so
+the error is negligible. Every H takes this form, whether it was stored or has just been measured.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ...store import Run
 
 Floats = npt.NDArray[np.float32]
 
-# Rows that begin at the same column, that of the first on the diagonal: little more than a half of H is kept.
+# Rows of a strip, which starts at the diagonal of its first row: little more than half of H is stored.
 _ROWS = 256
 
 
@@ -30,7 +30,7 @@ class Correlations:
 
     Attributes:
         diagonal: float32 ``(n,)``.
-        values: H_ij over the root of H_ii H_jj, float16: of 256 rows at a time those from their first column on.
+        values: strips of H_ij over the root of H_ii H_jj, float16, flattened.
     """
 
     diagonal: Floats
@@ -38,7 +38,7 @@ class Correlations:
 
     @classmethod
     def of(cls, matrix: Floats) -> Correlations:
-        """Of H ``(n, n)``, positive semi-definite."""
+        """Correlations of H, float32 ``(n, n)``, positive semi-definite."""
         diagonal = matrix.diagonal().copy()
         scales = np.sqrt(np.where(diagonal > 0, diagonal, np.inf)).astype(np.float32)
         strips = []
@@ -51,17 +51,17 @@ class Correlations:
     def matrix(self) -> Floats:
         """H, float32 ``(n, n)``."""
         n = len(self.diagonal)
-        found = np.empty((n, n), np.float32)
+        matrix = np.empty((n, n), np.float32)
         scales = np.sqrt(self.diagonal)
         start = 0
         for rows in _strips(n):
-            own = found[rows, rows.start :]
-            strip = self.values[start : start + own.size].reshape(own.shape)
-            np.multiply(strip, scales[rows, None], out=own)
-            own *= scales[rows.start :]
-            start += own.size
-        np.fill_diagonal(found, self.diagonal)
-        return Hessian(found).whole().learned
+            strip = matrix[rows, rows.start :]
+            values = self.values[start : start + strip.size].reshape(strip.shape)
+            np.multiply(values, scales[rows, None], out=strip)
+            strip *= scales[rows.start :]
+            start += strip.size
+        np.fill_diagonal(matrix, self.diagonal)
+        return Hessian(matrix).whole().learned
 
 
 def _strips(n: int) -> Iterator[slice]:
@@ -70,20 +70,29 @@ def _strips(n: int) -> Iterator[slice]:
 
 
 class BlockHessians:
-    """H of every block, in a run that lasts, or where it puts away what the cache does not take."""
+    """H of every block, stored in a run that lasts, or spilled if the cache has no room."""
 
     def __init__(self, run: Run, blocks: int) -> None:
-        """In ``run``, for a model of so many ``blocks``."""
+        """Open the Hessians in a run.
+
+        Args:
+            run: run that stores or spills them.
+            blocks: number of blocks of the model.
+        """
         self._run = run
         self._blocks = range(blocks)
         self._put: set[int] = set()
 
     def put(self, block: int, moments: Mapping[InputGroup, Correlations]) -> None:
-        """Keep those of a block, by the linears that read the input.
+        """Store the Hessians of a block.
+
+        Args:
+            block: number of the block.
+            moments: Hessians by input group.
 
         Raises:
-            InputError: there is not space enough for all blocks.
-            OSError: it cannot be written.
+            InputError: there is not enough space for all blocks.
+            OSError: they cannot be written.
         """
         arrays: dict[str, npt.NDArray] = {}
         for number, one in enumerate(moments.values()):
@@ -95,25 +104,25 @@ class BlockHessians:
         self._put.add(block)
 
     def has(self, block: int) -> bool:
-        """Those of a block are there, whole or damaged."""
+        """True if the Hessians of a block are there, whole or damaged."""
         return block in self._put or self._run.has(_name(block))
 
     def complete(self) -> bool:
-        """Those of all blocks were put by this process, or are there and whole."""
+        """True if the Hessians of all blocks were stored by this process, or are there and whole."""
         return all(block in self._put or self._run.fetch(_name(block)) is not None for block in self._blocks)
 
     def get(self, block: int) -> dict[InputGroup, Correlations]:
-        """Those of a block.
+        """The Hessians of a block, by input group.
 
         Raises:
-            InputError: they are gone.
+            InputError: they are gone or damaged.
         """
-        found = self._run.fetch(_name(block))
-        if found is None:
-            raise InputError(f"What was measured of block {block} is gone or damaged; run the command again.")
+        entry = self._run.fetch(_name(block))
+        if entry is None:
+            raise InputError(f"The measurements of block {block} are gone or damaged; run the command again.")
         return {
-            tuple(names): Correlations(found.arrays[f"diagonal {number}"], found.arrays[f"values {number}"])
-            for number, names in enumerate(found.record)
+            tuple(names): Correlations(entry.arrays[f"diagonal {number}"], entry.arrays[f"values {number}"])
+            for number, names in enumerate(entry.record)
         }
 
 

@@ -33,8 +33,8 @@ class OriginalStream:
     """The original, to be followed block by block.
 
     Attributes:
-        model: the model; rounding overwrites its blocks, so they are read anew each time.
-        stream: its residual stream on the calibration text, inside blocks too.
+        model: model whose blocks are read again each time, because rounding overwrites them.
+        stream: residual stream on the calibration text, inside blocks too.
     """
 
     model: BlockModel
@@ -43,15 +43,15 @@ class OriginalStream:
 
 @dataclass
 class LossEvidence:
-    """What was measured.
+    """Evidence about the loss.
 
     Attributes:
-        tokens: calibration windows ``(n, T)``.
+        tokens: calibration windows, ``(n, T)``.
         weights: loss weights on them.
-        losses: predicted losses by tensor and type, judged on held-out sequences. With ``Follow.STREAM`` the block
-            matrices may be missing; they are judged when their turn comes.
-        outer: H of the matrices outside the blocks, float32 ``(columns, columns)``, to round them with.
-        original: what rounding goes by, as was asked for.
+        losses: predicted losses by tensor and type, from held-out sequences. With ``Follow.STREAM`` the block matrices
+            may be missing; they are judged when they are rounded.
+        outer: H of the matrices outside the blocks, by GGUF name, float32 ``(columns, columns)``.
+        original: residual stream or Hessians to round by; None if neither was requested.
     """
 
     tokens: Tensor
@@ -67,11 +67,11 @@ def measure_loss(
     """Measure loss weights on the calibration windows, and predict the losses of the candidate types.
 
     Args:
-        source: the model.
-        request: what to measure.
-        threads: number of CPU threads.
+        source: model with the weights.
+        request: measurements to make.
+        threads: number of CPU threads, None for all cores.
         cache: cache for results of this model.
-        run: where what rounding goes by is stored: the residual stream or the Hessians. None stores neither.
+        run: run that stores the residual stream or the Hessians; None stores neither.
 
     Raises:
         InputError: there are fewer than two windows, or a gradient is not finite.
@@ -93,7 +93,7 @@ def measure_loss(
     if model is not None and not is_measured:
         entry, predicted = _pass_back(model, tokens, request, threads, cache, stream, hessians)
     elif model is not None and stream is not None:
-        # Within the workers' limits, as when loss weights are measured: sums may depend on threads.
+        # Within the workers' limits, as for loss weights, because sums may depend on threads.
         with Workers(threads), stage("Running the original", model.n_blocks) as advance, fast_products():
             stream.forward(advance)
     assert entry is not None
@@ -109,12 +109,12 @@ def measure_loss(
     losses = losses_from_json({**predicted.record, **cache.entry("outer-predictions", parts, predict).record})
     original: OriginalStream | BlockHessians | None = hessians
     if model is not None:
-        # Rounding overwrites blocks as it goes, so it reads each anew.
+        # Rounding overwrites blocks, so each has to be read again.
         model.stop_keeping()
         if stream is not None:
             original = OriginalStream(model, stream)
-    merged = {name: parts.merge() for name, (parts, _) in measured.outer.items()}
-    return LossEvidence(tokens, measured.weights, losses, merged, original)
+    outer_matrices = {name: parts.merge() for name, (parts, _) in measured.outer.items()}
+    return LossEvidence(tokens, measured.weights, losses, outer_matrices, original)
 
 
 def _pass_back(
@@ -131,7 +131,7 @@ def _pass_back(
     with cache.run("loss-weights", request.prediction_parts) as run, Workers(threads) as workers:
         steps = Steps(run, range(model.n_blocks, -1, -1))
         if hessians is not None and any(steps.is_done(i) and not hessians.has(i) for i in range(model.n_blocks)):
-            steps.forget()  # their blocks have to be run again
+            steps.forget()  # blocks without a stored H have to run again
 
         def listen(module: nn.Module, index: int) -> Predictor:
             return Predictor(
@@ -149,7 +149,7 @@ def _pass_back(
             tokens,
             seed=request.seed,
             listen=listen if request.blocks else None,
-            found=by_block,
+            results=by_block,
             run=run,
             original=stream,
         )

@@ -1,11 +1,11 @@
-"""Predict what each type would do to the loss, tensor by tensor, before anything is decided.
+"""Predict the loss of each type, tensor by tensor, before anything is decided.
 
 The prediction is ``1/2 tr(E H E^T)`` a token, in nats: E the rounding error, H the loss-weighted second moment of the
 inputs (``weights``), each row counted with its output channel's share of the gradient and the coherence of
-its linear. E is that of a sample of rows. It is learned on some sequences and judged on others, as the file will be.
+its linear. E is the error of a sample of rows, rounded by learned tokens and judged on held-out ones.
 
-What error feedback gains is measured with one of the types, because it costs much more than encoding and hardly differs
-from type to type: on average by 2 to 9 % between Q2_K and Q5_K.
+The gain of error feedback is measured with one of the types, because it costs much more than encoding and hardly
+differs between types (docs/method.md).
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ from .weights import LossWeights
 Floats = npt.NDArray[np.float32]
 
 ROWS = 64
-"""Rows of a block's matrix that are rounded to predict its losses: with them they are off by 5 to 7 %."""
+"""Rows of a block's matrix that are rounded to predict its losses."""
 
 OUTER_ROWS = 1024
-"""The same of embedding and head, whose rows differ more, and which decide more: 64 would be off by up to a quarter."""
+"""Rows of embedding and head that are rounded: more, because their rows differ more and their losses are larger."""
 
 KEPT = 0.2
-"""Share of the tokens that predictions are made from, unless rounding goes by the same ones: it takes more of them."""
+"""Share of the tokens that predictions are made from, unless rounding uses the same H, which takes more of them."""
 
 
 @dataclass(frozen=True)
 class TypeLoss:
-    """One type for one tensor.
+    """Predicted loss of one type for one tensor.
 
     Attributes:
-        loss: predicted rise of the loss, nats a token, with the better of the two roundings.
-        direct_loss: the same without error feedback.
-        feeds_back: error feedback has the smaller held-out error.
+        loss: predicted loss, nats a token, with or without error feedback, whichever is less.
+        direct_loss: predicted loss without error feedback.
+        feeds_back: True if error feedback has the smaller held-out error.
     """
 
     loss: float
@@ -61,7 +61,7 @@ class TypeLoss:
 
 
 StoreHessians = Callable[[Mapping[InputGroup, Correlations]], None]
-"""Stores H of all tokens, by input group."""
+"""A function that stores H of all tokens, by input group."""
 
 Losses = dict[str, dict[str, TypeLoss]]
 """Predictions by GGUF tensor name and type name."""
@@ -84,13 +84,13 @@ class Predictor:
         """Start listening.
 
         Args:
-            linears: of the block, by GGUF tensor name.
-            shape: of the calibration tokens, ``(n, T)``.
+            linears: modules of the block, by GGUF tensor name.
+            shape: shape of the calibration tokens, ``(n, T)``.
             candidates: types to try by tensor name; all must fit the tensor's rows.
-            workers: where tensors are worked on, with one thread of torch each.
-            store: stores H of all tokens.
+            workers: pool that works on tensors, with one thread of torch each.
+            store: function that stores H of all tokens; None stores nothing.
             share: share of the tokens that H is made from.
-            weighted: rounding without feedback is weighted by importance.
+            weighted: True weights rounding without feedback by importance.
         """
         self._linears = linears
         self._held_out_tokens = count_held_out(shape)
@@ -101,21 +101,25 @@ class Predictor:
         self._collecting = Collecting(held_out_sequences(shape[0]), kept=share)
 
     def add(self, batch: slice, received: dict[InputGroup, tuple[Tensor, Tensor]]) -> None:
-        """Collect H."""
+        """Collect H of a batch; see ``weights.Listener``."""
         self._collecting.add(batch, {names: Received(*some) for names, some in received.items()})
 
     def done(self, channels: dict[str, Tensor]) -> dict[str, Any]:
-        """Predict, input after input; their H go. The predictions are as ``losses_to_json`` gives them."""
+        """Predict the losses, one input group after the other, whose H are dropped.
+
+        Returns:
+            Predictions as ``losses_to_json`` gives them.
+        """
         moments, _ = self._collecting.done()
         order = list(moments)
-        kept: dict[InputGroup, Correlations] = {}
+        correlations: dict[InputGroup, Correlations] = {}
 
         def predict(names: InputGroup) -> Losses:
-            own = moments.pop(names)
-            factor = factorise(own.learned, DAMPING, in_place=True)
+            hessian = moments.pop(names)
+            factor = factorise(hessian.learned, DAMPING, in_place=True)
             losses = predict_tensors(
                 {name: self._linears[name].weight.numpy() for name in names},
-                own,
+                hessian,
                 {name: channels[name].numpy() for name in names},
                 self._held_out_tokens,
                 self._candidates,
@@ -126,16 +130,16 @@ class Predictor:
                 factor.undamp()
                 del factor  # as large as H
                 with fast_products():
-                    kept[names] = Correlations.of(own.merge())
+                    correlations[names] = Correlations.of(hessian.merge())
             return losses
 
         # The longest work first, so that no worker is left with it at the end.
         longest_first = sorted(moments, key=lambda names: -self._linears[names[0]].in_features)
         losses: Losses = {}
-        for found in self._workers.map(predict, longest_first):
-            losses |= found
+        for group_losses in self._workers.map(predict, longest_first):
+            losses |= group_losses
         if self._store is not None:
-            self._store({names: kept[names] for names in order})
+            self._store({names: correlations[names] for names in order})
         return losses_to_json(losses)
 
 
@@ -160,20 +164,20 @@ def predict_outer(
     """Predict the losses of head and embedding.
 
     Args:
-        source: of the weights.
+        source: model with the weights.
         moments: H and row energies of these matrices, as ``outer_hessians`` gives them.
         shape: shape of the calibration tokens, ``(n, T)``.
         candidates: types to try by tensor name.
-        weighted: rounding without feedback is weighted by importance.
+        weighted: True weights rounding without feedback by importance.
     """
     held_out_tokens = count_held_out(shape)
     losses: Losses = {}
-    for name, (found, channels) in moments.items():
-        # A copy, for these moments are needed again to round with.
-        factor = factorise(found.learned, DAMPING)
+    for name, (hessian, channels) in moments.items():
+        # A copy, because rounding needs H again.
+        factor = factorise(hessian.learned, DAMPING)
         losses |= predict_tensors(
             {name: source.read(name)},
-            found,
+            hessian,
             {name: channels},
             held_out_tokens,
             candidates,
@@ -198,15 +202,15 @@ def predict_tensors(
     """Predicted losses of tensors that read the same input, by name and type.
 
     Args:
-        matrices: float32 ``(rows, columns)``, by name.
-        moments: of their input.
-        channels: what an error of each row counts: the relative energy of the gradient there, times the coherence
-            where it is known, ``(rows,)``, by name.
-        held_out_tokens: how many tokens ``moments.held_out`` is of.
+        matrices: weights by name, float32 ``(rows, columns)``.
+        moments: H of their input.
+        channels: weight of an error in each row, by name, ``(rows,)``: the relative energy of the gradient there, times
+            the coherence where it is known.
+        held_out_tokens: number of tokens that ``moments.held_out`` stands for.
         candidates: types to try, by name.
-        factor: of the damped H of the tokens to learn from.
+        factor: factor of the damped H of the learned tokens.
         rows: number of rows of each matrix that are rounded.
-        weighted: rounding without feedback is weighted by importance.
+        weighted: True weights rounding without feedback by importance.
     """
     types = {name: candidates[name] for name in matrices if candidates.get(name)}
     if not types:
@@ -219,17 +223,17 @@ def predict_tensors(
     def losses(
         wanted: Mapping[str, Sequence[str]], rounded: Callable[[str, Floats], Floats]
     ) -> dict[str, dict[str, float]]:
-        found: dict[str, dict[str, float]] = {name: {} for name in wanted}
+        results: dict[str, dict[str, float]] = {name: {} for name in wanted}
         for kind in dict.fromkeys(kind for kinds in wanted.values() for kind in kinds):
             names = [name for name, kinds in wanted.items() if kind in kinds]
-            # The rows of all tensors at once: one call is many small steps, however few rows it has.
+            # The rows of all tensors at once, because a call has many small steps however few rows it gets.
             together = np.concatenate([samples[name] for name in names])
             outputs = (together - rounded(kind, together)) @ held_out
             energies = np.einsum("ij,ij->i", outputs, outputs)
             for name in names:
-                own, energies = np.split(energies, [len(samples[name])])
-                found[name][kind] = 0.5 * float(own @ chosen[name][1]) / held_out_tokens
-        return found
+                rows_of_tensor, energies = np.split(energies, [len(samples[name])])
+                results[name][kind] = 0.5 * float(rows_of_tensor @ chosen[name][1]) / held_out_tokens
+        return results
 
     def encoded(kind: str, rows: Floats) -> Floats:
         return ggml.dequantize(ggml.encode(rows, kind, importance, 1), kind, (rows.shape[0], rows.shape[1]))
@@ -243,30 +247,30 @@ def predict_tensors(
 
 
 def _anchor(types: Sequence[str]) -> list[str]:
-    """The type whose gain by feedback is measured, of those that have one: rather a small one, where errors count."""
+    """The type to measure the gain of feedback with: rather a small one, where errors matter; empty if none has one."""
     by_bits = sorted((name for name in types if name in LAYOUTS), key=lambda name: TYPES[name].bits)
     return by_bits[(len(by_bits) - 1) // 3 :][:1]
 
 
 def _with_gain(types: Sequence[str], nearest: Mapping[str, float], reached: Mapping[str, float]) -> dict[str, TypeLoss]:
-    """Losses of one tensor without feedback, and with it for one type, made one for each type."""
+    """Losses of all types of a tensor, from those without feedback and the one with it."""
     gain = min((loss / max(nearest[name], 1e-30) for name, loss in reached.items()), default=1.0)
-    found = {}
+    losses = {}
     for name in types:
-        own = gain if name in LAYOUTS and gain < 1 else 1.0
-        found[name] = TypeLoss(nearest[name] * own, nearest[name], own < 1)
-    return found
+        ratio = gain if name in LAYOUTS and gain < 1 else 1.0
+        losses[name] = TypeLoss(nearest[name] * ratio, nearest[name], ratio < 1)
+    return losses
 
 
 def sample_rows(channels: Floats, count: int = ROWS) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Rows to stand for a tensor, and how much the error of each counts.
+    """Rows that stand for a tensor, and the weight of the error of each.
 
-    A row that counts for more than its share of the sum stands for itself. The others are drawn at even steps of their
-    running sum, the likelier the more they count, and stand for equal parts of it.
+    A row of more weight than one draw stands for itself. The others are drawn at even steps of their running sum, the
+    likelier the more weight they have, and stand for equal parts of it.
 
     Args:
-        channels: what an error of each row counts, ``(rows,)``.
-        count: of the rows to draw.
+        channels: weight of an error in each row, ``(rows,)``.
+        count: number of rows to draw.
     """
     if len(channels) <= count:
         return np.arange(len(channels)), channels
@@ -281,15 +285,16 @@ def sample_rows(channels: Floats, count: int = ROWS) -> tuple[npt.NDArray[np.int
     if step > 0:
         steps = (np.arange(count - alone.sum()) + 0.5) * step
         drawn = others[np.searchsorted(counts[others].cumsum(), steps).clip(max=len(others) - 1)]
-    own = np.flatnonzero(alone)
-    return np.concatenate([own, drawn]), np.concatenate([channels[own], np.full(len(drawn), step)]).astype(np.float32)
+    certain = np.flatnonzero(alone)
+    weights = np.concatenate([channels[certain], np.full(len(drawn), step)]).astype(np.float32)
+    return np.concatenate([certain, drawn]), weights
 
 
 def outer_hessians(model: BlockModel, hidden: Tensor, weights: LossWeights) -> dict[str, tuple[Hessian, Floats]]:
-    """H and row energies of head and embedding; ``hidden`` is the last block's output ``(n, T, d)``.
+    """H and row energies of head and embedding; ``hidden`` is the last block's output, ``(n, T, d)``.
 
-    A row of the embedding errs only where its token is read; that error meets the same gradient column by column,
-    whatever the other rows do, so its H is diagonal and its rows count by their use. A tied matrix has both H; each
+    An error in a row of the embedding acts only where its token is read, and column by column, so its H is diagonal and
+    its rows are weighted by their use. A tied matrix has both H; each
     row has its own mixture of them, and the mean over the rows stands for it.
     """
     head = weighted_moments((model.final_norm(part) for part in hidden), weights.tokens[model.head_name,])

@@ -1,4 +1,4 @@
-"""What is to be measured of the loss. Free of PyTorch."""
+"""Requests for measurements of the loss. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from ...texts.windows import Windows
 
 
 class Follow(Enum):
-    """What rounding will go by, beside the loss weights."""
+    """Evidence that rounding needs beside the loss weights."""
 
     NOTHING = "nothing"
     STREAM = "residual stream"
     """The original's residual stream: each block is measured behind the rounded ones before it."""
     HESSIANS = "hessians"
-    """H of what the original's matrices receive: no model is run any more."""
+    """H of the inputs of the original's matrices: no model is run to round."""
 
 
 @dataclass(frozen=True)
 class LossRequest:
-    """What is to be measured.
+    """Measurements of the loss to make.
 
     Attributes:
-        windows: ids of the calibration text, ``(n, T)``.
+        windows: token ids of the calibration text, ``(n, T)``.
         seed: seed of the sampled labels.
         blocks: candidate types of the block matrices whose losses are to be predicted, by GGUF name.
         outer: candidate types of embedding and head, by GGUF name.
-        follow: what rounding will go by.
-        weighted: rounding without feedback is weighted by importance; False predicts it without weights.
+        follow: evidence that rounding needs beside the loss weights.
+        weighted: True weights rounding without feedback by importance.
     """
 
     windows: Windows
@@ -42,12 +42,12 @@ class LossRequest:
 
     @property
     def text_parts(self) -> dict[str, Any]:
-        """What loss weights and Hessians depend on beside the model."""
+        """Everything that loss weights and Hessians depend on beside the model."""
         return {"tokens": self.windows, "seed": self.seed}
 
     @property
     def prediction_parts(self) -> dict[str, Any]:
-        """What the predicted losses of block matrices depend on beside the model."""
+        """Everything that predicted losses of block matrices depend on beside the model."""
         types = {name: list(names) for name, names in self.blocks.items()}
         whole = self.follow is Follow.HESSIANS
         return {**self.text_parts, "candidates": types, "hessians": whole, "weighted": self.weighted}

@@ -1,17 +1,17 @@
-"""How much the model's loss minds an error at each token and output of each linear layer: one backward pass.
+"""Loss weights: how much the loss depends on each token and output of each linear layer, from one backward pass.
 
 The loss is the model's own: labels are sampled from its predictions, so that the mean of squared gradients is the
 diagonal of the true Fisher matrix. For a linear layer z = W x with g_t = dL/dz_t, an error E of the weights raises the
-loss by about ``1/2 sum_t (g_t . E x_t)^2``. Kept of g are its mean square at each token,
-``w_t = mean_c g_{t,c}^2``, and its energy at each output channel, ``a_c = sum_t g_{t,c}^2``: two vectors a layer.
+loss by about ``1/2 sum_t (g_t . E x_t)^2``. Of g two vectors a layer are recorded: its mean square at each token,
+``w_t = mean_c g_{t,c}^2``, and its energy at each output channel, ``a_c = sum_t g_{t,c}^2``.
 
 Layers that read the same input for the same purpose (query and key; gate and up) count as one that has all their
-outputs. They then share one w, and what is made of it and of their input. The value is by itself: its gradient is ten
-times as large as those of query and key, and at other tokens.
+outputs, and share one w and one H. The value stays by itself: its gradient is ten times as large as those of query and
+key, and at other tokens.
 
-Two tokens of a sequence that act on the loss of a third do not do so independently: what the sum above leaves out is
-``(sum_t g_t . E x_t)^2`` of a sequence beyond the sum of squares. For random errors the two are compared, linear by
-linear; their ratio is the linear's *coherence*. It is two for values, which many later tokens read and which err alike.
+Two tokens of a sequence that act on the loss of a third do not act independently: the sum above leaves out the part of
+``(sum_t g_t . E x_t)^2`` beyond the sum of squares. For random errors the two are compared, linear by linear; their
+ratio is the linear's *coherence*. It is about two for values, which many later tokens read.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ from ...store import Entry, Run, Steps
 from ...system.memory import give_back_memory
 from ...system.progress import stage
 
-# Part of the name of matrices that share their w with none that reads the same.
+# Part of the name of matrices that share their w with no other of the same input.
 _APART = ".attn_v."
-# A few sequences go through a block at once: the graph of a block keeps about twenty floats for each of these.
+# Hidden floats that go through a block at once; its graph holds about twenty floats for each.
 _BATCH_FLOATS = 1 << 21
-# Outputs of a linear whose coherence is measured; that of all of them is taken to be the same.
+# Outputs of a linear that its coherence is measured on.
 _OUTPUTS = 64
 
 
 class Listener(Protocol):
-    """Is told, a few sequences at a time, what the linears of a block receive while gradients pass through it."""
+    """Receives the inputs of the linears of a block, a few sequences at a time, while gradients pass through it."""
 
     def add(self, batch: slice, received: dict[InputGroup, tuple[Tensor, Tensor]]) -> None:
-        """Inputs ``(b, T, columns)`` for the sequences ``batch`` and their w_t ``(b, T)``, by who reads them."""
+        """Receive inputs ``(b, T, columns)`` of the sequences ``batch``, and their w_t ``(b, T)``, by input group."""
 
     def done(self, channels: dict[str, Tensor]) -> Any:
-        """All sequences are through; a_c, as in ``LossWeights``, of each linear, times its coherence.
+        """Finish after all sequences; ``channels`` are a_c of each linear times its coherence.
 
         Returns:
-            What was found, as JSON values, which ``measure_loss_weights`` gives to its caller.
+            Results as JSON values, which ``measure_loss_weights`` gives to its caller.
         """
 
 
@@ -66,8 +66,8 @@ class LossWeights:
     """Squared gradients of the loss (nats) at the outputs of linear layers.
 
     Attributes:
-        tokens: w_t, float32 ``(n, T)``, by the linears that share it, those of a block in the order in which it runs.
-        channels: a_c divided by its mean over those linears, float32 ``(outputs,)``, by GGUF tensor name.
+        tokens: w_t, float32 ``(n, T)``, by input group, those of a block in the order in which it runs them.
+        channels: a_c divided by its mean over the input group, float32 ``(outputs,)``, by GGUF tensor name.
         embedding: mean squared gradient at a token's embedding, for all its uses in a sequence together, summed over
             the sequences, ``(vocabulary,)``.
         embedding_columns: the same gradients' energy by column, divided by its mean, ``(d,)``.
@@ -79,7 +79,7 @@ class LossWeights:
     embedding_columns: Tensor
 
     def readers(self, block: int) -> list[InputGroup]:
-        """The linears of a block, those that share w together, in the order in which it runs them."""
+        """The input groups of a block, in the order in which it runs them."""
         return [names for names in self.tokens if names[0].startswith(f"blk.{block}.")]
 
 
@@ -89,34 +89,33 @@ def measure_loss_weights(
     *,
     seed: int = 0,
     listen: Listen | None = None,
-    found: dict[int, Any] | None = None,
+    results: dict[int, Any] | None = None,
     bfloat16: bool | None = None,
     run: Run | None = None,
     original: ResidualStream | None = None,
 ) -> tuple[LossWeights, Tensor]:
     """Run token windows forward and backward through the model, block by block.
 
-    The inputs of all blocks are put away on the way forward; on the way back each block is run again from its input.
+    The forward pass stores the input of each block, from which the block runs again in the backward pass.
 
     Args:
-        model: in full precision.
-        tokens: ids ``(n, T)``.
-        seed: of the sampled labels.
-        listen: is called for each block, the last one first.
-        found: gets what the listener of each block found, by block.
+        model: model in full precision.
+        tokens: token ids, ``(n, T)``.
+        seed: seed of the sampled labels.
+        listen: function that makes the listener of each block, the last block first; None listens to none.
+        results: dictionary that receives the results of the listeners, by block.
         bfloat16: see ``fast_products``.
-        run: where to keep what is done, and to go on from; a run for these arguments only.
-        original: where the inputs of blocks are kept for others too; by itself they go as the way back goes on.
+        run: run for these arguments only, to store finished blocks and to resume.
+        original: residual stream that stores the inputs of blocks for others too; None drops each input after use.
 
     Returns:
-        The weights of every linear of every block, of the head, and of the embedding; and the last block's output
-        ``(n, T, d)``.
+        Weights of all linears of blocks, of head and embedding; and the last block's output, ``(n, T, d)``.
 
     Raises:
         InputError: a gradient is NaN or Inf.
     """
     run = run or Run(None)
-    found = {} if found is None else found
+    results = {} if results is None else results
     count = model.n_blocks
     collector = _Collector(model, tokens, listen)
     inputs = original or ResidualStream(model, tokens, run)
@@ -126,7 +125,7 @@ def measure_loss_weights(
         for index, entry in steps.results():
             collector.restore(entry)
             if index < count:
-                found[index] = entry.record["found"]
+                results[index] = entry.record["result"]
         hidden = inputs.forward(advance)  # at once when resumed, unless its states are gone
         if steps.state is not None:
             gradient = torch.from_numpy(steps.state.arrays["gradient"]).clone()
@@ -141,11 +140,11 @@ def measure_loss_weights(
                 give_back_memory(model.columns)
                 with model.block(index) as module:
                     entered, last_writer = inputs.take(index), inputs.last_writer(index)
-                    found[index] = collector.block(module, index, entered, gradient, last_writer)
+                    results[index] = collector.block(module, index, entered, gradient, last_writer)
                     del entered
                 advance()
                 advance()
-            steps.finish(index, collector.entry(found.get(index)), {"gradient": gradient.numpy()})
+            steps.finish(index, collector.entry(results.get(index)), {"gradient": gradient.numpy()})
             if index < count and original is None:
                 inputs.drop(index)
         collector.embedding(gradient)
@@ -166,21 +165,21 @@ class _Collector:
         self.columns = torch.zeros(width, dtype=torch.float64)
         self._readers: list[InputGroup] = []
 
-    def entry(self, found: Any) -> Entry:
-        """What the step just taken added, to be kept."""
+    def entry(self, result: Any) -> Entry:
+        """The sums that the last step added, and the result of its listener."""
         arrays = {f"tokens {names[0]}": self.tokens[names].numpy() for names in self._readers}
         arrays |= {f"channels {name}": self.channels[name].numpy() for names in self._readers for name in names}
-        return Entry(arrays, {"readers": self._readers, "found": found})
+        return Entry(arrays, {"readers": self._readers, "result": result})
 
     def restore(self, entry: Entry) -> None:
-        """Add what a step of an interrupted run added."""
+        """Add the sums of a step of an interrupted run."""
         for names in map(tuple, entry.record["readers"]):
             self.tokens[names] = torch.from_numpy(entry.arrays[f"tokens {names[0]}"]).clone()
             for name in names:
                 self.channels[name] = torch.from_numpy(entry.arrays[f"channels {name}"]).clone()
 
     def head(self, hidden: Tensor, generator: torch.Generator) -> Tensor:
-        """Gradient ``(n, T, d)`` of the summed loss at the last block's output ``(n, T, d)``."""
+        """Gradient of the summed loss at the last block's output ``hidden``, both ``(n, T, d)``."""
         self._readers = [(self.model.head_name,)]
         flat = hidden.flatten(0, 1)
         gradient = torch.empty_like(flat)
@@ -198,7 +197,7 @@ class _Collector:
             logits.backward(slope.to(logits.dtype))
             assert piece.grad is not None
             gradient[rows] = piece.grad
-            # The gradient at what the matrix gives, which the loss weights of the head are about.
+            # The gradient at the output of the matrix, from which the loss weights of the head are made.
             at_products = slope if products is logits else products.grad
             assert at_products is not None
             squares = at_products.float().square_()
@@ -211,16 +210,16 @@ class _Collector:
     def block(
         self, module: nn.Module, index: int, hidden: Tensor, gradient: Tensor, last_writer: str | None = None
     ) -> Any:
-        """Replace the gradient at a block's output by that at its input ``hidden``, a few sequences at a time.
+        """Replace the gradient at a block's output by the one at its input, a few sequences at a time.
 
         Args:
-            module, index: the block.
-            hidden: its input ``(n, T, d)``.
-            gradient: the same at its output, is replaced.
+            module, index: module and number of the block.
+            hidden: input of the block, ``(n, T, d)``.
+            gradient: gradient at its output, ``(n, T, d)``, which is replaced.
             last_writer: see ``ResidualStream.last_writer``; that matrix is not run forward.
 
         Returns:
-            What the listener found.
+            Result of the listener; None without one.
         """
         listener = self.listen(module, index) if self.listen is not None else None
         linears = self.model.linears(module, index)
@@ -242,8 +241,8 @@ class _Collector:
         def collect(name: str, erring: _Erring, slope: Tensor) -> None:
             if name in coherence:
                 coherence[name].add(erring.outputs, slope)
-            # In the gradient's own precision, for that is less to write and read. Sums are made in float32; that they
-            # end in bfloat16 puts w off by 0.2 % at random, and the gradient itself is off by more.
+            # In the gradient's own precision, because that moves fewer bytes; the sums are made in float32, and their
+            # rounding to bfloat16 adds less error than the gradient has.
             squares = slope.square()
             sums[name] = squares.sum(-1).float()
             energy = squares.flatten(0, -2).sum(0).double()
@@ -264,7 +263,7 @@ class _Collector:
                     gradient[batch] = piece.grad
                     plain: Tensor | None = None
                     for place, (names, x) in enumerate(inputs):
-                        # One tensor for all that read the same: what is made of it is made once.
+                        # One tensor for all with the same input, so that products with it are made once.
                         if plain is None or x is not inputs[place - 1][1]:
                             plain = x.detach()
                         outputs = sum(linears[name].out_features for name in names)
@@ -285,7 +284,7 @@ class _Collector:
         return listener.done({name: energy * coherence[name].ratio for name, energy in channels.items()})
 
     def embedding(self, gradient: Tensor) -> None:
-        """Gradients at the embeddings, by the token that used them."""
+        """Add gradients at the first block's input, ``(n, T, d)``, by the token of each."""
         for ids, slope in zip(self.ids, gradient, strict=True):
             used, which = ids.unique(return_inverse=True)
             together = slope.new_zeros(len(used), slope.shape[-1]).index_add_(0, which, slope)
@@ -295,14 +294,14 @@ class _Collector:
 
     def _relative_channels(self, readers: Iterable[InputGroup]) -> dict[str, Tensor]:
         """Energies over their mean in linears that share w."""
-        found: dict[str, Tensor] = {}
+        channels: dict[str, Tensor] = {}
         for names in readers:
             together = _relative(torch.cat([self.channels[name] for name in names]))
-            found |= zip(names, together.split([len(self.channels[name]) for name in names]), strict=True)
-        return found
+            channels |= zip(names, together.split([len(self.channels[name]) for name in names]), strict=True)
+        return channels
 
     def result(self) -> LossWeights:
-        """All sums, scaled; checked to be numbers."""
+        """All sums, scaled; raises InputError if one is NaN or Inf."""
         for names, weights in self.tokens.items():
             if not bool(torch.isfinite(weights).all()):
                 raise InputError(
@@ -318,7 +317,7 @@ class _Collector:
 
 @contextlib.contextmanager
 def _unread(linear: nn.Linear | None) -> Iterator[None]:
-    """Let a linear give zeros, and gradients as ever, where its output is only added to what nobody reads."""
+    """Let a linear give zeros, and its usual gradients, because its output is only added and never read."""
     if linear is None:
         yield
         return
@@ -331,7 +330,7 @@ def _unread(linear: nn.Linear | None) -> Iterator[None]:
 
 
 class _BackwardOnly(torch.autograd.Function):
-    """The gradient of ``x W^T``, which is zeros here."""
+    """Zeros in the place of ``x W^T``, with its gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -345,22 +344,22 @@ class _BackwardOnly(torch.autograd.Function):
 
 
 class _Erring:
-    """An input ``(b, T, columns)`` of linears, and what random errors of their weights make of it."""
+    """An input of linears, ``(b, T, columns)``, and the output of random errors of their weights."""
 
     def __init__(self, x: Tensor) -> None:
         self.x = x
 
     @functools.cached_property
     def outputs(self) -> Tensor:
-        """``(b, T, _OUTPUTS)``."""
+        """Output of the random errors, ``(b, T, _OUTPUTS)``."""
         return nn.functional.linear(self.x.detach(), _random_errors(self.x.shape[-1]))
 
 
 class _Coherence:
-    """How much more errors of a linear raise the loss of sequences than the sum over their tokens says.
+    """Coherence: ratio of the loss of sequences by errors of a linear to the sum over their tokens.
 
     Attributes:
-        ratio: of the two.
+        ratio: coherence; 1 without gradients.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -381,7 +380,7 @@ class _Coherence:
 
 @functools.cache
 def _random_errors(columns: int) -> Tensor:
-    """``(_OUTPUTS, columns)``, the same for all linears of a width; rounding errors are nearly as random."""
+    """Random errors, ``(_OUTPUTS, columns)``, the same for all linears of a width."""
     return torch.randn(_OUTPUTS, columns, generator=torch.Generator().manual_seed(0))
 
 

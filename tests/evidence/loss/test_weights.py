@@ -208,7 +208,7 @@ def _found(model: BlockModel, tokens: torch.Tensor, run: Run | None = None) -> t
             return sorted(set(self.names))
 
     weights, hidden = measure_loss_weights(
-        model, tokens, seed=5, bfloat16=False, listen=lambda module, index: Names(), found=found, run=run
+        model, tokens, seed=5, bfloat16=False, listen=lambda module, index: Names(), results=found, run=run
     )
     return weights, hidden, found
 
