@@ -7,6 +7,8 @@ import os
 import sys
 import threading
 
+from .system import interrupt
+
 _leaving = threading.Lock()
 
 
@@ -14,8 +16,6 @@ def main() -> None:
     """Run the command line and end the process; Ctrl-C while it is still being imported ends it quietly too."""
     code = 0
     try:
-        from .system import interrupt
-
         interrupt.watch(_interrupt)
         interrupt.hush()
         from .cli import main as run

@@ -177,6 +177,7 @@ def test_an_interrupt_before_the_command_line_is_there_ends_quietly(monkeypatch:
         raise EndedError(code)
 
     monkeypatch.setattr("lieq_edge.cli.main", interrupt)
+    monkeypatch.setattr("lieq_edge.__main__.interrupt.watch", lambda leave: None)
     monkeypatch.setattr("os._exit", end)
     monkeypatch.setattr("lieq_edge.__main__._leaving", threading.Lock())
     with pytest.raises(EndedError) as ended:
