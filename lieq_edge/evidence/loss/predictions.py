@@ -300,7 +300,7 @@ def outer_hessians(model: BlockModel, hidden: Tensor, weights: LossWeights) -> d
     if model.head_name == "token_embd.weight":
         both = Hessian(head.learned + embedding.learned, np.concatenate([head.held_out, embedding.held_out]))
         # The part of the summed squared gradient that each role brings.
-        part = head.trace / both.trace
+        part = head.trace / both.trace if both.trace > 0 else 1.0
         channels = part * weights.channels[model.head_name] + (1 - part) * uses
         return {model.head_name: (both, channels.numpy())}
     return {
