@@ -93,7 +93,9 @@ def test_a_file_is_written_that_loads_and_has_the_zeros(model: Path, metric: str
         arguments += ["--types", "Q3_K,Q4_K,Q5_K"] if metric == "loss" else ["--levels", "3,4"]
     else:
         arguments += ["--budget", "3.2bpw"]
-    done = run("export", model / "model", "--out", out, *arguments, "--no-validate", "--no-parity", "--quiet", "--force")
+    done = run(
+        "export", model / "model", "--out", out, *arguments, "--no-validate", "--no-parity", "--quiet", "--force"
+    )
     assert done.returncode == 0, done.stderr
     original, written = open_source(str(model / "model")), open_source(str(out))
     for spec in original.tensors():
@@ -109,7 +111,9 @@ def test_a_file_is_written_that_loads_and_has_the_zeros(model: Path, metric: str
     llama.close()
 
 
-@pytest.mark.parametrize(("projections", "baseline"), [("qkv", "projection"), ("all", "projection"), ("all", "network")])
+@pytest.mark.parametrize(
+    ("projections", "baseline"), [("qkv", "projection"), ("all", "projection"), ("all", "network")]
+)
 def test_every_metric_ranks_the_blocks(model: Path, projections: str, baseline: str) -> None:
     text = model / "text.txt"
     choice = {"projections": projections, "baseline": baseline, "seeds": (0,), "probe_text": text, "probe_tokens": 64}

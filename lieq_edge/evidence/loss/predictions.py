@@ -16,21 +16,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...blockwise.model import BlockModel
-from ...blockwise.precision import fast_products
-from ...blockwise.workers import Workers
 from ...gguf.blocks import LAYOUTS
-from ...gguf.names import InputGroup
 from ...gguf.types import TYPES
-from ...gptq.collect import Collecting, Received
 from ...gptq.factor import Factor, factorise
 from ...gptq.feedback import DAMPING, round_by_factor
 from ...gptq.hessian import Hessian, count_held_out, held_out_sequences, importance_of, weighted_moments
 from ...llama import encoders as ggml
 from ...sources.base import Source
-from .hessians import Correlations
 from .weights import LossWeights
 
 Floats = npt.NDArray[np.float32]
@@ -60,83 +55,8 @@ class TypeLoss:
     feeds_back: bool
 
 
-StoreHessians = Callable[[Mapping[InputGroup, Correlations]], None]
-"""Stores H of all tokens, by input group."""
-
 Losses = dict[str, dict[str, TypeLoss]]
 """Predictions by GGUF tensor name and type name."""
-
-
-class Predictor:
-    """Listens to the backward pass over a block, then predicts the losses of its matrices."""
-
-    def __init__(
-        self,
-        linears: Mapping[str, nn.Linear],
-        shape: tuple[int, ...],
-        candidates: Mapping[str, Sequence[str]],
-        workers: Workers,
-        *,
-        store: StoreHessians | None = None,
-        share: float = KEPT,
-        weighted: bool = True,
-    ) -> None:
-        """Start listening.
-
-        Args:
-            linears: of the block, by GGUF tensor name.
-            shape: of the calibration tokens, ``(n, T)``.
-            candidates: types to try by tensor name; all must fit the tensor's rows.
-            workers: where tensors are worked on, with one thread of torch each.
-            store: stores H of all tokens.
-            share: share of the tokens that H is made from.
-            weighted: rounding without feedback is weighted by importance.
-        """
-        self._linears = linears
-        self._held_out_tokens = count_held_out(shape)
-        self._candidates = candidates
-        self._workers = workers
-        self._store = store
-        self._weighted = weighted
-        self._collecting = Collecting(held_out_sequences(shape[0]), kept=share)
-
-    def add(self, batch: slice, received: dict[InputGroup, tuple[Tensor, Tensor]]) -> None:
-        """Collect H."""
-        self._collecting.add(batch, {names: Received(*some) for names, some in received.items()})
-
-    def done(self, channels: dict[str, Tensor]) -> dict[str, Any]:
-        """Predict, input after input; their H go. The predictions are as ``losses_to_json`` gives them."""
-        moments, _ = self._collecting.done()
-        order = list(moments)
-        kept: dict[InputGroup, Correlations] = {}
-
-        def predict(names: InputGroup) -> Losses:
-            own = moments.pop(names)
-            factor = factorise(own.learned, DAMPING, in_place=True)
-            losses = predict_tensors(
-                {name: self._linears[name].weight.numpy() for name in names},
-                own,
-                {name: channels[name].numpy() for name in names},
-                self._held_out_tokens,
-                self._candidates,
-                factor,
-                weighted=self._weighted,
-            )
-            if self._store is not None:
-                factor.undamp()
-                del factor  # as large as H
-                with fast_products():
-                    kept[names] = Correlations.of(own.merge())
-            return losses
-
-        # The longest work first, so that no worker is left with it at the end.
-        longest_first = sorted(moments, key=lambda names: -self._linears[names[0]].in_features)
-        losses: Losses = {}
-        for found in self._workers.map(predict, longest_first):
-            losses |= found
-        if self._store is not None:
-            self._store({names: kept[names] for names in order})
-        return losses_to_json(losses)
 
 
 def losses_to_json(losses: Losses) -> dict[str, Any]:
@@ -208,6 +128,41 @@ def predict_tensors(
         rows: number of rows of each matrix that are rounded.
         weighted: rounding without feedback is weighted by importance.
     """
+    errors = rounding_errors(
+        matrices, moments, channels, held_out_tokens, candidates, factor, rows=rows, weighted=weighted
+    )
+    return {name: with_gain(candidates[name], found) for name, found in errors.items()}
+
+
+@dataclass(frozen=True)
+class RoundingErrors:
+    """What rounding does to the loss, nats a token, by type.
+
+    Attributes:
+        nearest: without feedback.
+        reached: with feedback, for the type whose gain is measured.
+    """
+
+    nearest: dict[str, float]
+    reached: dict[str, float]
+
+    def __add__(self, other: RoundingErrors) -> RoundingErrors:
+        pairs = ((self.nearest, other.nearest), (self.reached, other.reached))
+        return RoundingErrors(*({kind: loss + more[kind] for kind, loss in own.items()} for own, more in pairs))
+
+
+def rounding_errors(
+    matrices: Mapping[str, Floats],
+    moments: Hessian,
+    channels: Mapping[str, Floats],
+    held_out_tokens: float,
+    candidates: Mapping[str, Sequence[str]],
+    factor: Factor,
+    *,
+    rows: int = ROWS,
+    weighted: bool = True,
+) -> dict[str, RoundingErrors]:
+    """Errors behind ``predict_tensors``, with the same arguments, by name."""
     types = {name: candidates[name] for name in matrices if candidates.get(name)}
     if not types:
         return {}
@@ -239,7 +194,7 @@ def predict_tensors(
 
     nearest = losses(types, encoded)
     reached = losses({name: _anchor(kinds) for name, kinds in types.items()}, fed_back)
-    return {name: _with_gain(types[name], nearest[name], reached[name]) for name in types}
+    return {name: RoundingErrors(nearest[name], reached[name]) for name in types}
 
 
 def _anchor(types: Sequence[str]) -> list[str]:
@@ -248,9 +203,10 @@ def _anchor(types: Sequence[str]) -> list[str]:
     return by_bits[(len(by_bits) - 1) // 3 :][:1]
 
 
-def _with_gain(types: Sequence[str], nearest: Mapping[str, float], reached: Mapping[str, float]) -> dict[str, TypeLoss]:
+def with_gain(types: Sequence[str], errors: RoundingErrors) -> dict[str, TypeLoss]:
     """Losses of one tensor without feedback, and with it for one type, made one for each type."""
-    gain = min((loss / max(nearest[name], 1e-30) for name, loss in reached.items()), default=1.0)
+    nearest = errors.nearest
+    gain = min((loss / max(nearest[name], 1e-30) for name, loss in errors.reached.items()), default=1.0)
     found = {}
     for name in types:
         own = gain if name in LAYOUTS and gain < 1 else 1.0
