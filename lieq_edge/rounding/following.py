@@ -113,7 +113,7 @@ class Following:
             channels = {name: self._loss.weights.channels[name].numpy() for name in matrices}
             divided = ExpertInputs(routed, (entering, inside), held_out)
             count = count_held_out(tokens.shape)
-            losses = {**judge_experts(tensors, divided, channels, count, self._workers)}
+            losses = judge_experts(tensors, divided, channels, count, self._workers)
         whole = ExpertInputs(routed, (entering, inside), held_out, divided=False)
         return round_experts(tensors, whole, losses, self._workers, behind=True)
 
