@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lieq_edge.allocation.loss import make_loss_plan
     from lieq_edge.allocation.plan import TensorPlan
     from lieq_edge.allocation.types import candidate_types
+    from lieq_edge.blockwise.mixture import Routed
     from lieq_edge.blockwise.model import BlockModel
     from lieq_edge.blockwise.modules import empty_model
     from lieq_edge.blockwise.precision import fast_float32, has_bfloat16

@@ -120,7 +120,7 @@ def count_parameters(shape: Shape) -> int:
 
 def configuration(shape: Shape) -> dict[str, Any]:
     """config.json as it is published, but for the ids of special tokens, which are the small tokenizer's."""
-    ids = {text: _BPE_TOKENS + index for index, text in enumerate(_SPECIAL)}
+    ids = special_ids(_BPE_TOKENS)
     config = {
         "architectures": [f"{shape.family.capitalize()}ForCausalLM"],
         "attention_dropout": 0.0,
@@ -167,7 +167,7 @@ def build(shape: Shape, out: Path, *, seed: int = 0, shard_bytes: int = SHARD_BY
     check_space(out.parent, 2 * count_parameters(shape))
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        for name, text in _tokenizer_files().items():
+        for name, text in tokenizer_files().items():
             (temporary / name).write_text(text, encoding="utf-8")
         _write_weights(shape, temporary, seed, shard_bytes)
         (temporary / "config.json").write_text(json.dumps(configuration(shape), indent=2) + "\n", encoding="utf-8")
@@ -250,9 +250,14 @@ def _to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     return np.ascontiguousarray(bits.view(np.uint16)[1 if sys.byteorder == "little" else 0 :: 2])
 
 
+def special_ids(tokens: int) -> dict[str, int]:
+    """Ids of the special tokens of ``tokenizer_files``."""
+    return {text: tokens + index for index, text in enumerate(_SPECIAL)}
+
+
 @functools.cache
-def _tokenizer_files() -> dict[str, str]:
-    """tokenizer.json and its settings: Qwen's way to split, a small vocabulary."""
+def tokenizer_files(tokens: int = _BPE_TOKENS) -> dict[str, str]:
+    """tokenizer.json and its settings: Qwen's way to split, so many ``tokens`` before three special ones."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from tokenizers.trainers import BpeTrainer
 
@@ -262,12 +267,10 @@ def _tokenizer_files() -> dict[str, str]:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_SPLIT), "isolated"), byte_level])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    trainer = BpeTrainer(
-        vocab_size=_BPE_TOKENS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
+    trainer = BpeTrainer(vocab_size=tokens, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     text, _ = stdlib_text("calibration", 300_000)
     tokenizer.train_from_iterator([text], trainer)
-    if tokenizer.get_vocab_size() != _BPE_TOKENS:
+    if tokenizer.get_vocab_size() != tokens:
         raise InputError(f"Python's documentation gave only {tokenizer.get_vocab_size()} tokens; install all of it.")
     tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in _SPECIAL])
     settings = {

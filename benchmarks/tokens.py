@@ -25,6 +25,7 @@ from benchmarks.internals import (
     BlockModel,
     Hessian,
     InputGroup,
+    Routed,
     calibration_windows,
     dequantize,
     encode,
@@ -82,6 +83,9 @@ class Watcher:
                 for name in readers:
                     self.inputs[name].append(entry)
 
+    def add_routed(self, routed: Routed, weights: dict[InputGroup, Tensor]) -> None:
+        """Experts are left out."""
+
     def done(self, channels: dict[str, Tensor]) -> None:
         """Round the matrices, once the whole batch has arrived."""
         for name, linear in self.linears.items():
@@ -124,6 +128,9 @@ class Ignored:
 
     def add(self, batch: slice, received: dict[InputGroup, tuple[Tensor, Tensor]]) -> None:
         """Do nothing."""
+
+    def add_routed(self, routed: Routed, weights: dict[InputGroup, Tensor]) -> None:
+        """Experts are left out."""
 
     def done(self, channels: dict[str, Tensor]) -> None:
         """Do nothing."""

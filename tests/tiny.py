@@ -66,6 +66,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "pad_token_id": 1,
         "tie_word_embeddings": False,
     },
+    "granitemoe": {
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "embedding_multiplier": 0.5,
+        "residual_multiplier": 0.8,
+        "attention_multiplier": 0.2,
+        "logits_scaling": 1.5,
+    },
+    "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None},
     "stablelm": {"tie_word_embeddings": False, "partial_rotary_factor": 0.25, "use_qkv_bias": True},
     "gpt2": {"hidden_act": "gelu_new", "num_key_value_heads": None, "rope_theta": None, "tie_word_embeddings": None},
 }
@@ -95,6 +104,7 @@ _STYLES = {
     **dict.fromkeys(("qwen2", "qwen3", "qwen3_moe", "stablelm"), "qwen"),
     "gpt2": "gpt2",
     "granite": "starcoder",
+    "granitemoe": "starcoder",
 }
 """Whose byte-level BPE a family has; Llama 3's for others."""
 

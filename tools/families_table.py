@@ -66,6 +66,8 @@ def _reads(family: Family) -> str:
     if family.reads_gguf:
         return ""
     readers = (other for other in FAMILIES.values() if other.reads_gguf and other.architecture == family.architecture)
+    if isinstance(family, ExpertFamily):
+        return " (run by llama.cpp)"
     return f" (read back as {', '.join(_title(other) for other in readers)})"
 
 

@@ -28,8 +28,14 @@ class ExpertMatrices(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(experts, rows, columns, device="meta"))
 
-    def forward(self, x: Tensor, expert: int) -> Tensor:
-        """Output ``(tokens, rows)`` of one expert for ``x`` ``(tokens, columns)``."""
+    def forward(self, x: Tensor, expert: int, token: Tensor) -> Tensor:
+        """Output ``(visits, rows)`` of one expert.
+
+        Args:
+            x: ``(visits, columns)``.
+            expert: index of the expert.
+            token: indices of the tokens that visit it, ``(visits,)``, for hooks.
+        """
         return nn.functional.linear(x, self.weight[expert])
 
 
@@ -38,6 +44,7 @@ class Experts(nn.Module):
 
     def __init__(self, experts: int, hidden: int, intermediate: int, activation: nn.Module) -> None:
         super().__init__()
+        self.experts = experts
         self.gate_proj = ExpertMatrices(experts, intermediate, hidden)
         self.up_proj = ExpertMatrices(experts, intermediate, hidden)
         self.down_proj = ExpertMatrices(experts, hidden, intermediate)
@@ -58,9 +65,17 @@ class Experts(nn.Module):
         for expert in chosen.unique().tolist():
             token, choice = torch.where(chosen == expert)
             x = hidden[token]
-            inner = self._activation(self.gate_proj(x, expert)) * self.up_proj(x, expert)
-            result = result.index_add(0, token, self.down_proj(inner, expert) * weights[token, choice, None])
+            inner = self._activation(self.gate_proj(x, expert, token)) * self.up_proj(x, expert, token)
+            result = result.index_add(0, token, self.down_proj(inner, expert, token) * weights[token, choice, None])
         return result
+
+
+def gated(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
+    """What the down-projection of an expert reads, ``(visits, inner)``, for its inputs ``(visits, columns)``.
+
+    llama.cpp's graphs of mixtures have this activation only.
+    """
+    return nn.functional.silu(x @ gate.T) * (x @ up.T)
 
 
 class BelowHead:

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers.models.granitemoe.modeling_granitemoe import GraniteMoeExperts
+from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 from transformers.models.olmoe.modeling_olmoe import OlmoeExperts
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
 from transformers.models.stablelm.modeling_stablelm import StableLmLayerNormPerHead
@@ -20,6 +22,8 @@ from transformers.pytorch_utils import Conv1D
 from ..errors import InputError
 from .attention import NAME, register
 from .layers import Experts, HeadNorms
+
+_EXPERTS = (GraniteMoeExperts, MixtralExperts, OlmoeExperts, Qwen3MoeExperts)
 
 
 def empty_model(config: dict[str, Any]) -> Any:
@@ -82,7 +86,7 @@ def replace_modules(model: nn.Module) -> set[str]:
             transposed.add(f"{name}.weight")
         elif isinstance(module, StableLmLayerNormPerHead):
             _replace(model, name, HeadNorms(module.num_heads, module.dim, module.norms[0].eps))
-        elif isinstance(module, (Qwen3MoeExperts, OlmoeExperts)):
+        elif isinstance(module, _EXPERTS):
             sizes = (module.num_experts, module.hidden_dim, module.intermediate_dim)
             _replace(model, name, Experts(*sizes, module.act_fn))
     return transposed

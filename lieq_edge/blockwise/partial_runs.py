@@ -163,14 +163,14 @@ def input_of(
 
     def stop(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         reached.append(args[0])
-        raise _Reached
+        raise Reached
 
     linears = model.linears(module, index)
     hooks = [linears[name].register_forward_pre_hook(stop)]
     for other, receive in ran.items():
         hooks.append(linears[other].register_forward_hook(lambda _, __, out, receive=receive: receive(out)))
     try:
-        with contextlib.suppress(_Reached):
+        with contextlib.suppress(Reached):
             model.run_block(module, index, hidden)
     finally:
         for hook in hooks:
@@ -178,5 +178,5 @@ def input_of(
     return reached[0]
 
 
-class _Reached(Exception):
-    """Ends a run of a block at the requested linear."""
+class Reached(Exception):
+    """Ends a run of a block at the requested module."""

@@ -84,7 +84,8 @@ def factorise(
 ) -> Factor:
     """Damp H until it has a Cholesky factor, and factorise it from the last column to the first.
 
-    A column that is zero in all inputs has only its floor: it is rounded to nearest and passes no error on.
+    A column that is zero in all inputs has only its floor: it is rounded to nearest and passes no error on. If H is all
+    zero, because nothing reaches the layer or nothing reads it, its factor is that of the identity.
 
     Args:
         hessian: H, ``(columns, columns)``, symmetric, positive semi-definite.
@@ -93,14 +94,18 @@ def factorise(
         in_place: True if the damped H may overwrite H, which must be float32; ``Factor.undamp`` restores it.
 
     Raises:
-        InputError: H is not finite, all zero, or far from positive semi-definite.
+        InputError: H is not finite, or far from positive semi-definite.
     """
     matrix = torch.from_numpy(hessian if in_place else np.array(hessian, np.float32, order="C"))
     mean = float(matrix.diagonal().mean())
     if not np.isfinite(matrix.numpy().sum(dtype=np.float64)):
         raise InputError("The Hessian of a layer holds NaN or Inf; use another calibration text.")
-    if mean <= 0:
-        raise InputError("The Hessian of a layer is all zero; use a longer calibration text.")
+    if mean == 0:
+        diagonal = matrix.diagonal().clone()
+        matrix.diagonal().fill_(1)
+        return Factor(matrix, matrix.clone(), torch.ones(len(matrix)), damping, floor, 1.0, diagonal)
+    if mean < 0:
+        raise _indefinite()
     # A scale near one keeps float32 from overflowing or losing small entries; the rounding does not depend on it.
     scale = 2.0 ** round(math.log2(mean))
     matrix /= scale
@@ -115,7 +120,11 @@ def factorise(
         raised = max(2 * floor, _SMALLEST_FLOOR)
         matrix.diagonal().add_((raised - floor) * unit)
         floor = raised
-    raise InputError("The Hessian of a layer is not positive semi-definite; measure it again.")
+    raise _indefinite()
+
+
+def _indefinite() -> InputError:
+    return InputError("The Hessian of a layer is not positive semi-definite; measure it again.")
 
 
 def _upper_factor(matrix: torch.Tensor) -> torch.Tensor | None:

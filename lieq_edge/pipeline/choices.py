@@ -66,11 +66,6 @@ def choose_rounder(settings: Settings, source: Source, runtime: Runtime) -> Roun
             raise InputError(
                 f"--rounding {name} needs a calibration text or --imatrix; choose one, or --rounding nearest."
             )
-    if not _is_dense(source) and (rounder.follow is not None or settings.metric == by_loss.NAME):
-        raise InputError(
-            f"{source.label} is a mixture of experts, on which --metric loss and --rounding feedback do not work yet; "
-            "choose another --metric and --rounding imatrix."
-        )
     return rounder
 
 

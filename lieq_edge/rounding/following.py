@@ -12,19 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from ..allocation.plan import TensorPlan
+from ..blockwise.mixture import Mixture, Routed, mixture_of, routed_through
 from ..blockwise.partial_runs import StoredInputs, input_of, seeing_inputs
-from ..blockwise.precision import fast_products
+from ..blockwise.precision import fast_products, takes_bfloat16
 from ..blockwise.residual import Written
 from ..blockwise.sixteen_bits import cast_once
 from ..blockwise.workers import Workers
 from ..evidence.loss.measure import LossEvidence, OriginalStream
 from ..gguf.names import InputGroup
 from ..gptq.collect import Collecting, Received
-from ..gptq.hessian import CrossMoment, Hessian, held_out_sequences
+from ..gptq.experts import ExpertInputs
+from ..gptq.hessian import CrossMoment, Hessian, count_held_out, held_out_sequences
 from ..llama.encoders import Packed
 from ..store.entry import Arrays
 from ..system.memory import WIDE, give_back_memory
 from .drift import Stream
+from .experts import ExpertTensors, judge_experts, round_experts
 from .group import round_group
 
 
@@ -47,6 +50,7 @@ class Following:
         self._loss = loss
         self._model = original.model
         self._stream = original.stream
+        self._in_bfloat16 = takes_bfloat16(original.model.source)
         self._workers = workers
 
     def block(self, index: int) -> dict[str, Packed]:
@@ -58,20 +62,21 @@ class Following:
         hidden = torch.from_numpy(self.state["hidden"])
         give_back_memory(model.columns)
         inputs = StoredInputs(len(self._loss.tokens))
-        with fast_products():
+        with fast_products(self._in_bfloat16):
             targets = self._stream.written(index)
         with model.block(index) as module:
             linears = model.linears(module, index)
-            with fast_products(), inputs.finding_ends(module, linears), seeing_inputs(linears) as seen:
+            with fast_products(self._in_bfloat16), inputs.finding_ends(module, linears), seeing_inputs(linears) as seen:
                 model.run_block(module, index, hidden[:1])
-            sharing = _sharing(self._loss.weights.readers(index), seen)
+            readers = [names for names in self._loss.weights.readers(index) if names[0] in linears]
+            sharing = _sharing(readers, seen)
             seen.clear()
 
             packed: dict[str, Packed] = {}
             for together in sharing:
                 columns = linears[together[0][0]].in_features
                 judged = all(self._plans[name].type in losses.get(name, {}) for names in together for name in names)
-                with fast_products():
+                with fast_products(self._in_bfloat16):
                     measured = self._measure(module, index, hidden, together, targets, inputs, judged=judged)
                 # Side by side, unless H and its factor are large.
                 for group in [[names] for names in together] if columns >= WIDE else [together]:
@@ -81,9 +86,36 @@ class Following:
                     for name, (codes, values) in rounded.items():
                         packed[name] = codes
                         linears[name].weight.copy_(model.parameter(name, values))
-            with fast_products():
+            mixture = mixture_of(model, module, index)
+            if mixture is not None:
+                packed |= self._experts(mixture, module, index, hidden, inputs)
+            with fast_products(self._in_bfloat16):
                 model.advance(module, index, hidden, inputs.used)
         return packed
+
+    def _experts(
+        self, mixture: Mixture, module: nn.Module, index: int, hidden: Tensor, stored: StoredInputs
+    ) -> dict[str, Packed]:
+        """Round the experts of a block, in place; tokens visit those that the router now chooses."""
+        model, tokens, losses = self._model, self._loss.tokens, self._loss.losses
+        parts = []
+        with fast_products(self._in_bfloat16), cast_once(module):
+            for batch in model.batches(tokens.shape):
+                with stored.used(batch):
+                    parts.append(routed_through(model, module, index, hidden[batch], mixture))
+        routed, held_out = Routed.join(parts), held_out_sequences(len(tokens))
+        del parts
+        matrices = mixture.matrices()
+        entering, inside = (self._loss.weights.tokens[names] for names in mixture.groups)
+        types = {name: self._plans[name].type for name in matrices}
+        tensors = ExpertTensors(mixture.groups, matrices, types)
+        if any(kind not in losses.get(name, {}) for name, kind in types.items()):
+            channels = {name: self._loss.weights.channels[name].numpy() for name in matrices}
+            divided = ExpertInputs(routed, (entering, inside), held_out)
+            count = count_held_out(tokens.shape)
+            losses = judge_experts(tensors, divided, channels, count, self._workers)
+        whole = ExpertInputs(routed, (entering, inside), held_out, divided=False)
+        return round_experts(tensors, whole, losses, self._workers, behind=True)
 
     def _measure(
         self,

@@ -136,6 +136,8 @@ def _prepare(
         if cross is not None:
             # No family permutes rows or columns of matrices that write to the residual stream.
             change = correction(factor, moments, cross, channels[names[0]], workers)
+            # Rows of zeros write nothing on purpose (added blocks, pruned matrices).
+            change[~matrices[names[0]].any(1)] = 0
             matrices[names[0]] = np.add(matrices[names[0]], change, out=change)
             del change
         factor.undamp()

@@ -41,7 +41,7 @@ def encode_blocks(task: RoundingTask) -> Iterator[tuple[TensorPlan, Packed]]:
     with torch.no_grad(), Workers(task.threads) as workers:
         step: Step
         if isinstance(loss.original, BlockHessians):
-            step = Alone(task.source, plans, loss.original, loss.losses, workers)
+            step = Alone(task.source, plans, loss.original, loss, workers)
         else:
             assert isinstance(loss.original, OriginalStream)
             step = Following(plans, loss, loss.original, workers)

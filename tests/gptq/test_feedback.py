@@ -11,6 +11,7 @@ import pytest
 from lieq_edge.errors import InputError
 from lieq_edge.gguf.blocks import LAYOUTS, unpack
 from lieq_edge.gguf.types import TYPES
+from lieq_edge.gptq.factor import factorise
 from lieq_edge.gptq.feedback import round_with_feedback
 from lieq_edge.gptq.q2_0 import search_grid
 from lieq_edge.llama import encoders as ggml
@@ -148,8 +149,28 @@ def test_bad_input_is_refused() -> None:
         round_with_feedback(weights[:, :250], hessian[:250, :250], "Q4_K")
     with pytest.raises(InputError, match="IQ2_XS"):
         round_with_feedback(weights, hessian, "IQ2_XS")
-    with pytest.raises(InputError, match="all zero"):
-        round_with_feedback(weights, np.zeros_like(hessian), "Q4_K")
+    with pytest.raises(InputError, match="not positive semi-definite"):
+        round_with_feedback(weights, -hessian, "Q4_K")
     hessian[3, 3] = np.nan
     with pytest.raises(InputError, match="NaN"):
         round_with_feedback(weights, hessian, "Q4_K")
+
+
+@pytest.mark.parametrize("kind", TYPE_NAMES)
+def test_without_inputs_weights_are_rounded_alike_and_zeros_stay(kind: str) -> None:
+    weights, hessian = layer(4, 256)
+    weights[1] = 0
+    rounded = round_with_feedback(weights, np.zeros_like(hessian), kind)
+    alike = round_with_feedback(weights, np.eye(256, dtype=np.float32), kind)
+    assert np.array_equal(rounded.packed, alike.packed)
+    assert not rounded.values[1].any()
+    assert np.square(rounded.values - weights).sum() < 0.6 * np.square(weights).sum()
+
+
+def test_an_all_zero_hessian_is_restored() -> None:
+    hessian = np.zeros((64, 64), np.float32)
+    factor = factorise(hessian, 1.0, in_place=True)
+    right = np.ones((2, 64), np.float32)
+    assert np.array_equal(factor.solve(right), right)
+    factor.undamp()
+    assert not hessian.any()

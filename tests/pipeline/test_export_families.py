@@ -85,11 +85,3 @@ def test_windows_beyond_learned_positions_are_refused(tmp_path: Path) -> None:
         Engine(out, context=256)
     with Engine(out, context=128, threads=1) as engine:
         assert np.isfinite(engine.logits(np.arange(128, dtype=np.int32)[None])).all()
-
-
-@pytest.mark.parametrize("flags", [{"metric": "loss"}, {"rounding": "feedback"}, {"rounding": "feedback-once"}])
-def test_what_does_not_work_on_experts_is_refused(tmp_path: Path, flags: dict[str, Any]) -> None:
-    settings = lieq_edge.Settings(budget="4", **flags)
-    with pytest.raises(InputError, match="mixture of experts, on which --metric loss and --rounding feedback"):
-        lieq_edge.export_model(str(cached_model("qwen3_moe")), tmp_path / "out.gguf", settings)
-    assert not list(tmp_path.iterdir())

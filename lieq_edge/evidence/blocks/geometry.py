@@ -145,16 +145,15 @@ def head_spectra(z: Tensor, head: int) -> Tensor:
 
 
 def gains(trained: Tensor, untrained: Tensor) -> Geometry:
-    """dr and dE of a projection.
+    """dr and dE of spectra ``(heads, K)`` against ``(seeds, heads, K)`` of the untrained counterpart.
 
-    Args:
-        trained: energy spectra, ``(heads, K)``.
-        untrained: energy spectra of the untrained counterpart, ``(seeds, heads, K)``.
+    Both are 0 for a head without energy (pruned, or added with zeros): training has concentrated nothing in it.
     """
     diffuse = compactness(untrained)
+    has_energy = trained.sum(-1) > 0
     return Geometry(
-        ((diffuse - compactness(trained)) / diffuse).mean(0),
-        (top_k_energy(trained) - top_k_energy(untrained)).mean(0),
+        ((diffuse - compactness(trained)) / diffuse).mean(0) * has_energy,
+        (top_k_energy(trained) - top_k_energy(untrained)).mean(0) * has_energy,
     )
 
 

@@ -72,7 +72,7 @@ def _block_importance(
     def collect(name: str, x: Tensor) -> None:
         sums[name] += _squares(x)
 
-    def collect_visit(name: str, x: Tensor, expert: int) -> None:
+    def collect_visit(name: str, x: Tensor, expert: int, _: Tensor) -> None:
         visitors[name][expert] += _squares(x)
         visits[name][expert] += len(x)
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ...blockwise.mixture import Routed
 from ...errors import InputError
 from ...gguf.names import InputGroup
 from ...gptq.hessian import Hessian
-from ...store import Run
+from ...store import Entry, Run
 
 Floats = npt.NDArray[np.float32]
 
@@ -83,12 +84,10 @@ class BlockHessians:
         self._blocks = range(blocks)
         self._put: set[int] = set()
 
-    def put(self, block: int, moments: Mapping[InputGroup, Correlations]) -> None:
-        """Store the Hessians of a block.
+    def put(self, block: int, moments: Mapping[InputGroup, Correlations], routed: Routed | None = None) -> None:
+        """Keep those of a block, by the linears that read the input.
 
-        Args:
-            block: number of the block.
-            moments: Hessians by input group.
+        Of experts the tokens that enter them are stored: they give every expert's H, and there are too many of these.
 
         Raises:
             InputError: there is not enough space for all blocks.
@@ -97,6 +96,8 @@ class BlockHessians:
         arrays: dict[str, npt.NDArray] = {}
         for number, one in enumerate(moments.values()):
             arrays |= {f"diagonal {number}": one.diagonal, f"values {number}": one.values}
+        if routed is not None:
+            arrays |= {f"routed {name}": array for name, array in routed.arrays().items()}
         if not self._put:
             left = sum(not self.has(other) for other in self._blocks)
             self._run.reserve(left * sum(array.nbytes for array in arrays.values()))
@@ -117,13 +118,27 @@ class BlockHessians:
         Raises:
             InputError: they are gone or damaged.
         """
-        entry = self._run.fetch(_name(block))
-        if entry is None:
-            raise InputError(f"The measurements of block {block} are gone or damaged; run the command again.")
+        found = self._fetch(block)
         return {
             tuple(names): Correlations(entry.arrays[f"diagonal {number}"], entry.arrays[f"values {number}"])
             for number, names in enumerate(entry.record)
         }
+
+    def routed(self, block: int) -> Routed | None:
+        """Tokens that enter the experts of a block; None for a dense block.
+
+        Raises:
+            InputError: they are gone.
+        """
+        parts = {tuple(name.split(" ", 1)): array for name, array in self._fetch(block).arrays.items()}
+        arrays = {name: array for (kind, name), array in parts.items() if kind == "routed"}
+        return Routed.of_arrays(arrays) if arrays else None
+
+    def _fetch(self, block: int) -> Entry:
+        found = self._run.fetch(_name(block))
+        if found is None:
+            raise InputError(f"What was measured of block {block} is gone or damaged; run the command again.")
+        return found
 
 
 def _name(block: int) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...blockwise.mixture import mixture_of
 from ...blockwise.model import BlockModel
-from ...blockwise.precision import fast_products
+from ...blockwise.precision import fast_products, takes_bfloat16
 from ...blockwise.residual import ResidualStream
 from ...blockwise.threads import use_threads
 from ...blockwise.workers import Workers
@@ -23,7 +24,8 @@ from ...system.progress import stage
 from . import predictions, weights
 from .entries import Measured
 from .hessians import BlockHessians
-from .predictions import Losses, Predictor, losses_from_json, losses_to_json, outer_hessians
+from .predictions import Losses, losses_from_json, losses_to_json, outer_hessians
+from .predictor import Predictor
 from .request import Follow, LossRequest
 from .weights import LossWeights
 
@@ -93,8 +95,9 @@ def measure_loss(
     if model is not None and not is_measured:
         entry, predicted = _pass_back(model, tokens, request, threads, cache, stream, hessians)
     elif model is not None and stream is not None:
-        # Within the workers' limits, as for loss weights, because sums may depend on threads.
-        with Workers(threads), stage("Running the original", model.n_blocks) as advance, fast_products():
+        quick = takes_bfloat16(source)
+        # Within the workers' limits, as when loss weights are measured: sums may depend on threads.
+        with Workers(threads), stage("Running the original", model.n_blocks) as advance, fast_products(quick):
             stream.forward(advance)
     assert entry is not None
     assert predicted is not None
@@ -139,6 +142,7 @@ def _pass_back(
                 tokens.shape,
                 request.blocks,
                 workers,
+                mixture=mixture_of(model, module, index),
                 store=functools.partial(hessians.put, index) if hessians is not None else None,
                 share=hessian.KEPT if request.follow is Follow.HESSIANS else predictions.KEPT,
                 weighted=request.weighted,
@@ -148,6 +152,7 @@ def _pass_back(
             model,
             tokens,
             seed=request.seed,
+            bfloat16=takes_bfloat16(model.source),
             listen=listen if request.blocks else None,
             results=by_block,
             run=run,

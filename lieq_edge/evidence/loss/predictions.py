@@ -16,21 +16,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...blockwise.model import BlockModel
-from ...blockwise.precision import fast_products
-from ...blockwise.workers import Workers
 from ...gguf.blocks import LAYOUTS
-from ...gguf.names import InputGroup
 from ...gguf.types import TYPES
-from ...gptq.collect import Collecting, Received
 from ...gptq.factor import Factor, factorise
 from ...gptq.feedback import DAMPING, round_by_factor
 from ...gptq.hessian import Hessian, count_held_out, held_out_sequences, importance_of, weighted_moments
 from ...llama import encoders as ggml
 from ...sources.base import Source
-from .hessians import Correlations
 from .weights import LossWeights
 
 Floats = npt.NDArray[np.float32]
@@ -60,87 +55,8 @@ class TypeLoss:
     feeds_back: bool
 
 
-StoreHessians = Callable[[Mapping[InputGroup, Correlations]], None]
-"""A function that stores H of all tokens, by input group."""
-
 Losses = dict[str, dict[str, TypeLoss]]
 """Predictions by GGUF tensor name and type name."""
-
-
-class Predictor:
-    """Listens to the backward pass over a block, then predicts the losses of its matrices."""
-
-    def __init__(
-        self,
-        linears: Mapping[str, nn.Linear],
-        shape: tuple[int, ...],
-        candidates: Mapping[str, Sequence[str]],
-        workers: Workers,
-        *,
-        store: StoreHessians | None = None,
-        share: float = KEPT,
-        weighted: bool = True,
-    ) -> None:
-        """Start listening.
-
-        Args:
-            linears: modules of the block, by GGUF tensor name.
-            shape: shape of the calibration tokens, ``(n, T)``.
-            candidates: types to try by tensor name; all must fit the tensor's rows.
-            workers: pool that works on tensors, with one thread of torch each.
-            store: function that stores H of all tokens; None stores nothing.
-            share: share of the tokens that H is made from.
-            weighted: True weights rounding without feedback by importance.
-        """
-        self._linears = linears
-        self._held_out_tokens = count_held_out(shape)
-        self._candidates = candidates
-        self._workers = workers
-        self._store = store
-        self._weighted = weighted
-        self._collecting = Collecting(held_out_sequences(shape[0]), kept=share)
-
-    def add(self, batch: slice, received: dict[InputGroup, tuple[Tensor, Tensor]]) -> None:
-        """Collect H of a batch; see ``weights.Listener``."""
-        self._collecting.add(batch, {names: Received(*some) for names, some in received.items()})
-
-    def done(self, channels: dict[str, Tensor]) -> dict[str, Any]:
-        """Predict the losses, one input group after the other, whose H are dropped.
-
-        Returns:
-            Predictions as ``losses_to_json`` gives them.
-        """
-        moments, _ = self._collecting.done()
-        order = list(moments)
-        correlations: dict[InputGroup, Correlations] = {}
-
-        def predict(names: InputGroup) -> Losses:
-            hessian = moments.pop(names)
-            factor = factorise(hessian.learned, DAMPING, in_place=True)
-            losses = predict_tensors(
-                {name: self._linears[name].weight.numpy() for name in names},
-                hessian,
-                {name: channels[name].numpy() for name in names},
-                self._held_out_tokens,
-                self._candidates,
-                factor,
-                weighted=self._weighted,
-            )
-            if self._store is not None:
-                factor.undamp()
-                del factor  # as large as H
-                with fast_products():
-                    correlations[names] = Correlations.of(hessian.merge())
-            return losses
-
-        # The longest work first, so that no worker is left with it at the end.
-        longest_first = sorted(moments, key=lambda names: -self._linears[names[0]].in_features)
-        losses: Losses = {}
-        for group_losses in self._workers.map(predict, longest_first):
-            losses |= group_losses
-        if self._store is not None:
-            self._store({names: correlations[names] for names in order})
-        return losses_to_json(losses)
 
 
 def losses_to_json(losses: Losses) -> dict[str, Any]:
@@ -212,6 +128,41 @@ def predict_tensors(
         rows: number of rows of each matrix that are rounded.
         weighted: True weights rounding without feedback by importance.
     """
+    errors = rounding_errors(
+        matrices, moments, channels, held_out_tokens, candidates, factor, rows=rows, weighted=weighted
+    )
+    return {name: with_gain(candidates[name], found) for name, found in errors.items()}
+
+
+@dataclass(frozen=True)
+class RoundingErrors:
+    """What rounding does to the loss, nats a token, by type.
+
+    Attributes:
+        nearest: without feedback.
+        reached: with feedback, for the type whose gain is measured.
+    """
+
+    nearest: dict[str, float]
+    reached: dict[str, float]
+
+    def __add__(self, other: RoundingErrors) -> RoundingErrors:
+        pairs = ((self.nearest, other.nearest), (self.reached, other.reached))
+        return RoundingErrors(*({kind: loss + more[kind] for kind, loss in own.items()} for own, more in pairs))
+
+
+def rounding_errors(
+    matrices: Mapping[str, Floats],
+    moments: Hessian,
+    channels: Mapping[str, Floats],
+    held_out_tokens: float,
+    candidates: Mapping[str, Sequence[str]],
+    factor: Factor,
+    *,
+    rows: int = ROWS,
+    weighted: bool = True,
+) -> dict[str, RoundingErrors]:
+    """Errors behind ``predict_tensors``, with the same arguments, by name."""
     types = {name: candidates[name] for name in matrices if candidates.get(name)}
     if not types:
         return {}
@@ -243,7 +194,7 @@ def predict_tensors(
 
     nearest = losses(types, encoded)
     reached = losses({name: _anchor(kinds) for name, kinds in types.items()}, fed_back)
-    return {name: _with_gain(types[name], nearest[name], reached[name]) for name in types}
+    return {name: RoundingErrors(nearest[name], reached[name]) for name in types}
 
 
 def _anchor(types: Sequence[str]) -> list[str]:
@@ -252,10 +203,11 @@ def _anchor(types: Sequence[str]) -> list[str]:
     return by_bits[(len(by_bits) - 1) // 3 :][:1]
 
 
-def _with_gain(types: Sequence[str], nearest: Mapping[str, float], reached: Mapping[str, float]) -> dict[str, TypeLoss]:
-    """Losses of all types of a tensor, from those without feedback and the one with it."""
-    gain = min((loss / max(nearest[name], 1e-30) for name, loss in reached.items()), default=1.0)
-    losses = {}
+def with_gain(types: Sequence[str], errors: RoundingErrors) -> dict[str, TypeLoss]:
+    """Losses of one tensor without feedback, and with it for one type, made one for each type."""
+    nearest = errors.nearest
+    gain = min((loss / max(nearest[name], 1e-30) for name, loss in errors.reached.items()), default=1.0)
+    found = {}
     for name in types:
         ratio = gain if name in LAYOUTS and gain < 1 else 1.0
         losses[name] = TypeLoss(nearest[name] * ratio, nearest[name], ratio < 1)
@@ -305,7 +257,7 @@ def outer_hessians(model: BlockModel, hidden: Tensor, weights: LossWeights) -> d
     if model.head_name == "token_embd.weight":
         both = Hessian(head.learned + embedding.learned, np.concatenate([head.held_out, embedding.held_out]))
         # The part of the summed squared gradient that each role brings.
-        part = head.trace / both.trace
+        part = head.trace / both.trace if both.trace > 0 else 1.0
         channels = part * weights.channels[model.head_name] + (1 - part) * uses
         return {model.head_name: (both, channels.numpy())}
     return {

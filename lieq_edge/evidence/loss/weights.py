@@ -17,7 +17,6 @@ ratio is the linear's *coherence*. It is about two for values, which many later 
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,6 +24,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ...blockwise.mixture import Routed, mixture_of
 from ...blockwise.model import BlockModel
 from ...blockwise.precision import fast_products
 from ...blockwise.residual import ResidualStream
@@ -34,13 +34,13 @@ from ...gguf.names import InputGroup
 from ...store import Entry, Run, Steps
 from ...system.memory import give_back_memory
 from ...system.progress import stage
+from .coherence import Coherence, Erring
+from .expert_weights import ExpertGradients
 
 # Part of the name of matrices that share their w with no other of the same input.
 _APART = ".attn_v."
 # Hidden floats that go through a block at once; its graph holds about twenty floats for each.
 _BATCH_FLOATS = 1 << 21
-# Outputs of a linear that its coherence is measured on.
-_OUTPUTS = 64
 
 
 class Listener(Protocol):
@@ -48,6 +48,9 @@ class Listener(Protocol):
 
     def add(self, batch: slice, received: dict[InputGroup, tuple[Tensor, Tensor]]) -> None:
         """Receive inputs ``(b, T, columns)`` of the sequences ``batch``, and their w_t ``(b, T)``, by input group."""
+
+    def add_routed(self, routed: Routed, weights: dict[InputGroup, Tensor]) -> None:
+        """The same of experts: their tokens, and w_t ``(b, T)`` for a visit with weight 1."""
 
     def done(self, channels: dict[str, Tensor]) -> Any:
         """Finish after all sequences; ``channels`` are a_c of each linear times its coherence.
@@ -66,8 +69,10 @@ class LossWeights:
     """Squared gradients of the loss (nats) at the outputs of linear layers.
 
     Attributes:
-        tokens: w_t, float32 ``(n, T)``, by input group, those of a block in the order in which it runs them.
-        channels: a_c divided by its mean over the input group, float32 ``(outputs,)``, by GGUF tensor name.
+        tokens: w_t, float32 ``(n, T)``, by the linears that share it, those of a block in the order in which it runs;
+            then those of experts, for a visit with weight 1 (``expert_weights``).
+        channels: a_c divided by its mean over those linears, float32 ``(outputs,)``, by GGUF tensor name; of experts
+            ``(experts, outputs)``.
         embedding: mean squared gradient at a token's embedding, for all its uses in a sequence together, summed over
             the sequences, ``(vocabulary,)``.
         embedding_columns: the same gradients' energy by column, divided by its mean, ``(d,)``.
@@ -223,22 +228,25 @@ class _Collector:
         """
         listener = self.listen(module, index) if self.listen is not None else None
         linears = self.model.linears(module, index)
-        coherence = {name: _Coherence(linear) for name, linear in linears.items()} if listener is not None else {}
+        rows = {name: linear.out_features for name, linear in linears.items()} if listener is not None else {}
+        coherence = {name: Coherence(count) for name, count in rows.items()}
         inputs: list[tuple[list[str], Tensor]] = []
         sums: dict[str, Tensor] = {}
         received: dict[InputGroup, tuple[Tensor, Tensor]] = {}
 
-        erring: list[_Erring] = []
+        erring: list[Erring] = []
+        mixture = mixture_of(self.model, module, index)
+        experts = ExpertGradients(mixture, self.ids.shape[1], coherent=listener is not None) if mixture else None
 
         def watch(name: str, x: Tensor, out: Tensor) -> None:
             if not inputs or inputs[-1][1] is not x or _APART in name or _APART in inputs[-1][0][0]:
                 inputs.append(([], x))
             inputs[-1][0].append(name)
             if not erring or erring[-1].x is not x:
-                erring.append(_Erring(x))
+                erring.append(Erring(x))
             out.register_hook(lambda slope, erring=erring[-1]: collect(name, erring, slope))
 
-        def collect(name: str, erring: _Erring, slope: Tensor) -> None:
+        def collect(name: str, erring: Erring, slope: Tensor) -> None:
             if name in coherence:
                 coherence[name].add(erring.outputs, slope)
             # In the gradient's own precision, because that moves fewer bytes; the sums are made in float32, and their
@@ -254,7 +262,8 @@ class _Collector:
         ]
         step = max(1, _BATCH_FLOATS // (hidden.shape[1] * hidden.shape[2]))
         try:
-            with cast_once(module), _unread(linears.get(last_writer or "")):
+            watching = experts.watching() if experts else contextlib.nullcontext()
+            with cast_once(module), _unread(linears.get(last_writer or "")), watching:
                 for start in range(0, hidden.shape[0], step):
                     batch = slice(start, min(start + step, hidden.shape[0]))
                     piece = hidden[batch].detach().requires_grad_()
@@ -274,10 +283,20 @@ class _Collector:
                     erring.clear()
                     if listener is not None:
                         listener.add(batch, received)
+                    if experts is not None:
+                        routed, shared = experts.take()
+                        for group, visited in shared.items():
+                            self.tokens.setdefault(group, torch.zeros(self.ids.shape))[batch] = visited
+                        if listener is not None:
+                            listener.add_routed(routed, shared)
         finally:
             for hook in hooks:
                 hook.remove()
         self._readers = list(received)
+        if experts is not None:
+            self._readers += experts.groups
+            self.channels |= experts.channels()
+            coherence |= experts.coherence
         if listener is None:
             return None
         channels = self._relative_channels(self._readers)
@@ -296,6 +315,9 @@ class _Collector:
         """Energies over their mean in linears that share w."""
         channels: dict[str, Tensor] = {}
         for names in readers:
+            if self.channels[names[0]].ndim == 2:  # of experts, relative already
+                found |= {name: self.channels[name].float() for name in names}
+                continue
             together = _relative(torch.cat([self.channels[name] for name in names]))
             channels |= zip(names, together.split([len(self.channels[name]) for name in names]), strict=True)
         return channels
@@ -341,47 +363,6 @@ class _BackwardOnly(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
         (weight,) = ctx.saved_tensors
         return slopes[0].to(weight.dtype) @ weight, None
-
-
-class _Erring:
-    """An input of linears, ``(b, T, columns)``, and the output of random errors of their weights."""
-
-    def __init__(self, x: Tensor) -> None:
-        self.x = x
-
-    @functools.cached_property
-    def outputs(self) -> Tensor:
-        """Output of the random errors, ``(b, T, _OUTPUTS)``."""
-        return nn.functional.linear(self.x.detach(), _random_errors(self.x.shape[-1]))
-
-
-class _Coherence:
-    """Coherence: ratio of the loss of sequences by errors of a linear to the sum over their tokens.
-
-    Attributes:
-        ratio: coherence; 1 without gradients.
-    """
-
-    def __init__(self, linear: nn.Linear) -> None:
-        self._step = max(1, linear.out_features // _OUTPUTS)
-        self._sequences = self._tokens = 0.0
-
-    def add(self, errors: Tensor, slope: Tensor) -> None:
-        """Add sequences: random errors ``(b, T, _OUTPUTS)`` and gradients ``(b, T, rows)`` at the outputs."""
-        slopes = slope[..., :: self._step][..., :_OUTPUTS]
-        parts = slopes.float() * errors[..., : slopes.shape[-1]]
-        self._sequences += float(parts.sum(-2).square().sum())
-        self._tokens += float(parts.square_().sum())
-
-    @property
-    def ratio(self) -> float:
-        return self._sequences / self._tokens if self._tokens > 0 else 1.0
-
-
-@functools.cache
-def _random_errors(columns: int) -> Tensor:
-    """Random errors, ``(_OUTPUTS, columns)``, the same for all linears of a width."""
-    return torch.randn(_OUTPUTS, columns, generator=torch.Generator().manual_seed(0))
 
 
 def sample_labels(probabilities: Tensor, generator: torch.Generator) -> Tensor:

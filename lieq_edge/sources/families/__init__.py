@@ -11,8 +11,10 @@ from .experts import ExpertFamily
 from .gemma import Gemma, Gemma2, Gemma3
 from .gpt2 import Gpt2
 from .granite import Granite
+from .granitemoe import GraniteMoe
 from .llama import Llama
 from .mistral import Mistral
+from .mixtral import Mixtral
 from .olmo2 import Olmo2
 from .olmoe import Olmoe
 from .phi3 import Phi3
@@ -40,6 +42,8 @@ _ALL = (
     Gpt2(),
     Qwen3Moe(),
     Olmoe(),
+    GraniteMoe(),
+    Mixtral(),
 )
 
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lieq_edge.evidence.blocks.geometry import gains
 from lieq_edge.evidence.blocks.spectral import compactness, energy_spectrum, top_k_energy
 
 
@@ -65,3 +66,14 @@ def test_zero_has_no_energy() -> None:
     p = energy_spectrum(torch.zeros(5, 4))
     assert float(p.sum()) == 0.0
     assert float(compactness(p)) == 1.0
+
+
+def test_a_head_without_energy_gains_nothing() -> None:
+    z = torch.randn(4, 30, 8, generator=torch.Generator().manual_seed(3))
+    z[1] = 0
+    untrained = energy_spectrum(torch.randn(2, 4, 30, 8, generator=torch.Generator().manual_seed(4)))
+    found = gains(energy_spectrum(z), untrained)
+    assert found.compactness_gain[1] == 0
+    assert found.energy_gain[1] == 0
+    assert (found.compactness_gain != 0).sum() == 3
+    assert (found.energy_gain != 0).sum() == 3
