@@ -118,7 +118,7 @@ class BlockHessians:
         Raises:
             InputError: they are gone or damaged.
         """
-        found = self._fetch(block)
+        entry = self._fetch(block)
         return {
             tuple(names): Correlations(entry.arrays[f"diagonal {number}"], entry.arrays[f"values {number}"])
             for number, names in enumerate(entry.record)

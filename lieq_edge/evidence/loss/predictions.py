@@ -207,7 +207,7 @@ def with_gain(types: Sequence[str], errors: RoundingErrors) -> dict[str, TypeLos
     """Losses of one tensor without feedback, and with it for one type, made one for each type."""
     nearest = errors.nearest
     gain = min((loss / max(nearest[name], 1e-30) for name, loss in errors.reached.items()), default=1.0)
-    found = {}
+    losses = {}
     for name in types:
         ratio = gain if name in LAYOUTS and gain < 1 else 1.0
         losses[name] = TypeLoss(nearest[name] * ratio, nearest[name], ratio < 1)

@@ -316,7 +316,7 @@ class _Collector:
         channels: dict[str, Tensor] = {}
         for names in readers:
             if self.channels[names[0]].ndim == 2:  # of experts, relative already
-                found |= {name: self.channels[name].float() for name in names}
+                channels |= {name: self.channels[name].float() for name in names}
                 continue
             together = _relative(torch.cat([self.channels[name] for name in names]))
             channels |= zip(names, together.split([len(self.channels[name]) for name in names]), strict=True)
