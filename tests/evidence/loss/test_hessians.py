@@ -89,5 +89,5 @@ def test_the_space_for_all_blocks_is_asked_for_at_the_first(monkeypatch: pytest.
 
 
 def test_what_is_gone_is_told() -> None:
-    with Run(None) as run, pytest.raises(InputError, match="block 3 is gone"):
+    with Run(None) as run, pytest.raises(InputError, match="block 3 are gone"):
         BlockHessians(run, 4).get(3)
