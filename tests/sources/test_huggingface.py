@@ -214,7 +214,10 @@ def test_missing_tokenizer(model: Path) -> None:
             r"architecture mamba, .* convert it to an F16 GGUF file with llama\.cpp's convert_hf_to_gguf\.py",
         ),
         ({"model_type": None}, "architecture None"),
-        ({"architectures": ["LlamaForSequenceClassification"]}, "architecture LlamaForSequenceClassification"),
+        (
+            {"architectures": ["LlamaForSequenceClassification"]},
+            r"is a classifier of texts \(LlamaForSequenceClassification\)",
+        ),
         ({"model_type": "phimoe"}, r"mixture of experts \(phimoe\)"),
         ({"model_type": "qwen2_moe"}, r"mixture of experts \(qwen2_moe\)"),
         ({"num_local_experts": 8}, r"mixture of experts \(llama\)"),
