@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ from ..errors import InputError
 from ..gguf.header import learned_positions, read_header
 from ..gguf.splits import read_model
 from ..gguf.vocabulary_check import check_vocabulary
+from ..system.threads import available_threads
 from .child import Loaded
 from .limits import load_seconds, run_seconds, text_seconds
 
@@ -25,13 +25,6 @@ UBATCH = 512
 
 # Logits that are copied at once: few enough for the processor's cache.
 _PIECE = 1 << 20
-
-
-def available_threads() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class Engine:

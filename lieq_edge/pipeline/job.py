@@ -84,7 +84,7 @@ def resolve(
     settings: Settings,
     *,
     saved: Diagnostics | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
     cache: Cache | None = None,
 ) -> Job:
     """Decide everything that the settings leave open, and refuse the impossible before any time is spent.
@@ -99,7 +99,7 @@ def resolve(
     Raises:
         InputError: the model does not exist, or the settings cannot be met.
     """
-    model = str(model)
+    model, out = str(model), None if out is None else Path(out).expanduser()
     check_combination(settings)
     watch = Stopwatch()
     budget = parse_budget(settings.budget)

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
-from ..llama.engine import UBATCH, Engine, Logits, Tokens, available_threads
+from ..llama.engine import UBATCH, Engine, Logits, Tokens
 from ..store import NO_CACHE, Cache
 from ..system.progress import log, stage
+from ..system.threads import available_threads
 from ..texts.info import TextInfo
 from .scores import Comparison, Scores, compare, negative_log_likelihood
 

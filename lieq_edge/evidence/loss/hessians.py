@@ -137,7 +137,7 @@ class BlockHessians:
     def _fetch(self, block: int) -> Entry:
         found = self._run.fetch(_name(block))
         if found is None:
-            raise InputError(f"What was measured of block {block} is gone or damaged; run the command again.")
+            raise InputError(f"The measurements of block {block} are gone or damaged; run the command again.")
         return found
 
 
