@@ -16,8 +16,8 @@ from ..store import Cache, Run
 from .encode import check_importance
 
 if TYPE_CHECKING:
+    from ..evidence.loss.losses import TypeLoss
     from ..evidence.loss.measure import LossEvidence
-    from ..evidence.loss.predictions import TypeLoss
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..blockwise.workers import Workers
 from ..evidence.loss.expert_predictions import pooled_hessians, pooled_inside, predict_experts
-from ..evidence.loss.predictions import Losses, TypeLoss
+from ..evidence.loss.losses import Losses, TypeLoss
 from ..gguf.names import InputGroup
 from ..gptq.experts import ExpertInputs, Visits
 from ..llama.encoders import Packed

@@ -12,8 +12,8 @@ from ..llama.encoders import Packed
 from .base import Rounder, RoundingTask
 
 if TYPE_CHECKING:
+    from ..evidence.loss.losses import TypeLoss
     from ..evidence.loss.measure import LossEvidence
-    from ..evidence.loss.predictions import TypeLoss
 
 
 class Feedback(Rounder):

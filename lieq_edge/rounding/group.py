@@ -11,8 +11,9 @@ from torch import nn
 from ..allocation.plan import TensorPlan
 from ..blockwise.precision import fast_products
 from ..blockwise.workers import Workers
+from ..evidence.loss.losses import Losses, TypeLoss
 from ..evidence.loss.measure import LossEvidence
-from ..evidence.loss.predictions import Losses, TypeLoss, predict_tensors
+from ..evidence.loss.predictions import predict_tensors
 from ..gguf.names import InputGroup
 from ..gptq.factor import Factor, factorise
 from ..gptq.feedback import DAMPING, round_by_factor

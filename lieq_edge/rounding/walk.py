@@ -15,8 +15,8 @@ import torch
 from ..allocation.plan import TensorPlan
 from ..blockwise.workers import Workers
 from ..evidence.loss.hessians import BlockHessians
+from ..evidence.loss.losses import TypeLoss
 from ..evidence.loss.measure import OriginalStream
-from ..evidence.loss.predictions import TypeLoss
 from ..gguf.names import block_of
 from ..llama.encoders import Packed
 from ..sources.base import Array, Source

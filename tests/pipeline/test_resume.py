@@ -97,7 +97,7 @@ def test_two_at_once_write_the_same(
 def test_another_budget_measures_nothing_again(
     tmp_path: Path, model: Path, undisturbed: dict[tuple[str, ...], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import lieq_edge.evidence.loss.predictions
+    import lieq_edge.evidence.loss.passes
     import lieq_edge.evidence.loss.weights
 
     out = tmp_path / "o.gguf"
@@ -111,7 +111,7 @@ def test_another_budget_measures_nothing_again(
         raise AssertionError("measured again")
 
     monkeypatch.setattr(lieq_edge.evidence.loss.weights, "measure_loss_weights", refuse)
-    monkeypatch.setattr(lieq_edge.evidence.loss.predictions, "predict_outer", refuse)
+    monkeypatch.setattr(lieq_edge.evidence.loss.passes, "predict_outer", refuse)
     monkeypatch.setattr("lieq_edge.validate.parity.check_parity", refuse)
     monkeypatch.setattr("lieq_edge.validate.reference.StreamedReference._through_blocks", refuse)
     assert json.loads(_export(model, out, smaller, "--force", "--json").stdout)["validation"] == scores
@@ -165,7 +165,7 @@ def test_hessians_that_are_lost_while_work_was_interrupted_are_measured_again(
     tmp_path: Path, model: Path, undisturbed: dict[tuple[str, ...], bytes], own_cache: Path
 ) -> None:
     out = tmp_path / "o.gguf"
-    _stop_at("lieq_edge.evidence.loss.measure.outer_hessians", model, out, ONCE)
+    _stop_at("lieq_edge.evidence.loss.passes.outer_hessians", model, out, ONCE)
     for lost in own_cache.glob("runs/hessians.*/block.*"):
         lost.unlink()
     _export(model, out, ONCE, "--no-validate")

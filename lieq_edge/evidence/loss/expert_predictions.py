@@ -14,7 +14,8 @@ from ...gguf.names import InputGroup
 from ...gptq.experts import ExpertInputs, Visits
 from ...gptq.factor import factorise
 from ...gptq.feedback import DAMPING
-from .predictions import Losses, RoundingErrors, rounding_errors, with_gain
+from .losses import Losses
+from .predictions import RoundingErrors, rounding_errors, with_gain
 
 Floats = npt.NDArray[np.float32]
 

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...blockwise.mixture import mixture_of
 from ...blockwise.model import BlockModel
 from ...blockwise.precision import fast_products, takes_bfloat16
 from ...blockwise.residual import ResidualStream
 from ...blockwise.threads import use_threads
 from ...blockwise.workers import Workers
-from ...gptq import hessian
 from ...gptq.hessian import Floats, held_out_sequences
 from ...sources.base import Source
-from ...store import Cache, Entry, Run, Steps
+from ...store import Cache, Entry, Run
 from ...system.memory import keep_freed_memory
 from ...system.progress import stage
-from . import predictions, weights
 from .entries import Measured
 from .hessians import BlockHessians
-from .predictions import Losses, losses_from_json, losses_to_json, outer_hessians
-from .predictor import Predictor
+from .losses import Losses, losses_from_json, losses_to_json
 from .request import Follow, LossRequest
 from .weights import LossWeights
 
@@ -93,7 +88,7 @@ def measure_loss(
         if run is not None and follow is Follow.STREAM:
             stream = ResidualStream(model, tokens, run, inside=True)
     if model is not None and not is_measured:
-        entry, predicted = _pass_back(model, tokens, request, threads, cache, stream, hessians)
+        entry, predicted = _passes().pass_back(model, tokens, request, threads, cache, stream, hessians)
     elif model is not None and stream is not None:
         quick = takes_bfloat16(source)
         # Within the workers' limits, as when loss weights are measured: sums may depend on threads.
@@ -105,8 +100,8 @@ def measure_loss(
     outer = {name: list(request.outer.get(name, ())) for name in measured.outer}
 
     def predict() -> Entry:
-        losses = predictions.predict_outer(source, measured.outer, tokens.shape, outer, weighted=request.weighted)
-        return Entry(record=losses_to_json(losses))
+        predictions = _passes().predict_outer(source, measured.outer, tokens.shape, outer, weighted=request.weighted)
+        return Entry(record=losses_to_json(predictions))
 
     parts = {**request.text_parts, "candidates": outer, "weighted": request.weighted}
     losses = losses_from_json({**predicted.record, **cache.entry("outer-predictions", parts, predict).record})
@@ -120,47 +115,8 @@ def measure_loss(
     return LossEvidence(tokens, measured.weights, losses, outer_matrices, original)
 
 
-def _pass_back(
-    model: BlockModel,
-    tokens: Tensor,
-    request: LossRequest,
-    threads: int | None,
-    cache: Cache,
-    stream: ResidualStream | None,
-    hessians: BlockHessians | None,
-) -> tuple[Entry, Entry]:
-    """Loss weights with H outside the blocks, and predictions for the block matrices; H of these is stored."""
-    by_block: dict[int, Any] = {}
-    with cache.run("loss-weights", request.prediction_parts) as run, Workers(threads) as workers:
-        steps = Steps(run, range(model.n_blocks, -1, -1))
-        if hessians is not None and any(steps.is_done(i) and not hessians.has(i) for i in range(model.n_blocks)):
-            steps.forget()  # blocks without a stored H have to run again
+def _passes() -> Any:
+    """The passes over the model, with which numba comes: another budget of a measured model does without."""
+    from . import passes
 
-        def listen(module: nn.Module, index: int) -> Predictor:
-            return Predictor(
-                model.linears(module, index),
-                tokens.shape,
-                request.blocks,
-                workers,
-                mixture=mixture_of(model, module, index),
-                store=functools.partial(hessians.put, index) if hessians is not None else None,
-                share=hessian.KEPT if request.follow is Follow.HESSIANS else predictions.KEPT,
-                weighted=request.weighted,
-            )
-
-        loss_weights, hidden = weights.measure_loss_weights(
-            model,
-            tokens,
-            seed=request.seed,
-            bfloat16=takes_bfloat16(model.source),
-            listen=listen if request.blocks else None,
-            results=by_block,
-            run=run,
-            original=stream,
-        )
-        entry = Measured(loss_weights, outer_hessians(model, hidden, loss_weights)).entry()
-        cache.put("loss-weights", request.text_parts, entry)
-        losses = Entry(record={name: loss for block in by_block.values() for name, loss in (block or {}).items()})
-        if request.blocks:
-            cache.put("loss-predictions", request.prediction_parts, losses)
-    return entry, losses
+    return passes

@@ -11,8 +11,7 @@ differs between types (docs/method.md).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +25,7 @@ from ...gptq.feedback import DAMPING, round_by_factor
 from ...gptq.hessian import Hessian, count_held_out, held_out_sequences, importance_of, weighted_moments
 from ...llama import encoders as ggml
 from ...sources.base import Source
+from .losses import Losses, TypeLoss
 from .weights import LossWeights
 
 Floats = npt.NDArray[np.float32]
@@ -38,35 +38,6 @@ OUTER_ROWS = 1024
 
 KEPT = 0.2
 """Share of the tokens that predictions are made from, unless rounding uses the same H, which takes more of them."""
-
-
-@dataclass(frozen=True)
-class TypeLoss:
-    """Predicted loss of one type for one tensor.
-
-    Attributes:
-        loss: predicted loss, nats a token, with or without error feedback, whichever is less.
-        direct_loss: predicted loss without error feedback.
-        feeds_back: True if error feedback has the smaller held-out error.
-    """
-
-    loss: float
-    direct_loss: float
-    feeds_back: bool
-
-
-Losses = dict[str, dict[str, TypeLoss]]
-"""Predictions by GGUF tensor name and type name."""
-
-
-def losses_to_json(losses: Losses) -> dict[str, Any]:
-    """Predictions as JSON values."""
-    return {name: {kind: asdict(loss) for kind, loss in by_type.items()} for name, by_type in losses.items()}
-
-
-def losses_from_json(values: dict[str, Any]) -> Losses:
-    """Predictions from ``losses_to_json``."""
-    return {name: {kind: TypeLoss(**loss) for kind, loss in by_type.items()} for name, by_type in values.items()}
 
 
 def predict_outer(

@@ -19,7 +19,8 @@ from ...gptq.feedback import DAMPING
 from ...gptq.hessian import count_held_out, held_out_sequences
 from .expert_predictions import predict_experts
 from .hessians import Correlations
-from .predictions import KEPT, Losses, losses_to_json, predict_tensors
+from .losses import Losses, losses_to_json
+from .predictions import KEPT, predict_tensors
 
 StoreHessians = Callable[[Mapping[InputGroup, Correlations], Routed | None], None]
 """Stores H of all tokens, by input group, and the tokens that enter experts."""

@@ -16,7 +16,8 @@ from lieq_edge.allocation.plan import PlanOptions, make_plan
 from lieq_edge.allocation.types import candidate_types
 from lieq_edge.errors import InputError
 from lieq_edge.evidence.blocks.records import describe
-from lieq_edge.evidence.loss.predictions import ROWS, Losses, predict_tensors, sample_rows
+from lieq_edge.evidence.loss.losses import Losses
+from lieq_edge.evidence.loss.predictions import ROWS, predict_tensors, sample_rows
 from lieq_edge.gptq.factor import factorise
 from lieq_edge.gptq.feedback import DAMPING
 from lieq_edge.gptq.hessian import Hessian, held_out_sequences
