@@ -4,6 +4,7 @@ from others, and neither markup nor control characters in them take effect.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
@@ -31,6 +32,8 @@ class Printer:
         from rich.console import Console
 
         target = sys.stdout if stream is None else stream
+        if target is None:  # as it is where the caller has closed it
+            target = io.StringIO()
         if width is None and not target.isatty():
             width = _PIPED_WIDTH
         self._encoding = getattr(target, "encoding", None) or "utf-8"

@@ -111,7 +111,9 @@ def _weights(rng: random.Random) -> Case:
         if way == 0:
             entry["dtype"] = ("F64", "I8", "F8_E4M3", "BF16", "F16", "", 5, None)[seed % 8]
         elif way == 1:
-            entry["shape"] = ([], [0], [1 << 40, 1 << 40], [-1, 5], entry["shape"][::-1], [2, 3, 4], "x", [1.5])[seed % 8]
+            entry["shape"] = ([], [0], [1 << 40, 1 << 40], [-1, 5], entry["shape"][::-1], [2, 3, 4], "x", [1.5])[
+                seed % 8
+            ]
         elif way == 2:
             entry["data_offsets"] = ([0, 0], [-4, 4], [0, 1 << 62], [4, 0], [], [0], "x", [0.5, 1])[seed % 8]
         elif way == 3:
@@ -119,7 +121,9 @@ def _weights(rng: random.Random) -> Case:
         elif way == 4:
             del header[names[seed % len(names)]]
         elif way == 5:
-            header = (b"{" * 100_000, b"[" * 1_000_000, b"{}", b"\xff" * 100, b"[]", b"null", b'{"a": 1}', b"")[seed % 8]
+            header = (b"{" * 100_000, b"[" * 1_000_000, b"{}", b"\xff" * 100, b"[]", b"null", b'{"a": 1}', b"")[
+                seed % 8
+            ]
         elif way == 6:
             data = damage_bytes(data, seed)
         else:
@@ -161,11 +165,23 @@ def _tokenizer(rng: random.Random) -> Case:
         elif way == 3:
             model["vocab"] = ({}, {**vocabulary, "x": 10**9}, dict.fromkeys(vocabulary, 0), [], {"a": -1})[seed % 5]
         elif way == 4:
-            token = {"id": 10**9, "content": "x", "special": True, "single_word": False, "lstrip": False, "rstrip": False}
-            token |= {"normalized": False, **({}, {"content": ""}, {"id": 0}, {"id": -1}, {"content": "y" * 10**5})[seed % 5]}
+            token = {
+                "id": 10**9,
+                "content": "x",
+                "special": True,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+            }
+            token |= {
+                "normalized": False,
+                **({}, {"content": ""}, {"id": 0}, {"id": -1}, {"content": "y" * 10**5})[seed % 5],
+            }
             document["added_tokens"] = [*document["added_tokens"], token]
         elif way == 5:
-            document["decoder"] = ({"type": "Fuse"}, None, {"type": "Strip", "content": "x", "start": 9, "stop": 9})[seed % 3]
+            document["decoder"] = ({"type": "Fuse"}, None, {"type": "Strip", "content": "x", "start": 9, "stop": 9})[
+                seed % 3
+            ]
         elif way == 6:
             document["post_processor"] = ({"type": "TemplateProcessing", "single": [], "pair": []}, None, {})[seed % 3]
         elif way == 7:

@@ -24,7 +24,16 @@ REFUSED, DONE = frozenset({2}), frozenset({0})
 def case(number: int) -> Case:
     """Kinds of faults in turn."""
     rng = seeded("faults", number)
-    ways: tuple[Callable[[random.Random], Case], ...] = (_write, _limit, _signal, _cache, _swapped, _disk, _signal, _cache)
+    ways: tuple[Callable[[random.Random], Case], ...] = (
+        _write,
+        _limit,
+        _signal,
+        _cache,
+        _swapped,
+        _disk,
+        _signal,
+        _cache,
+    )
     return ways[number % len(ways)](rng)
 
 

@@ -74,7 +74,9 @@ def _cut(rng: random.Random) -> Case:
     start = min(tensor.offset for tensor in read_header(models.gguf("llama")).tensors)
     end = rng.choice((rng.randrange(64), rng.randrange(start), rng.randrange(start, len(content)), len(content) - 1))
     more = rng.choice((b"", b"", b"\0" * 100))
-    return file_case(f"{end} bytes and {len(more)} zeros", lambda path: path.write_bytes(content[:end] + more), command(rng))
+    return file_case(
+        f"{end} bytes and {len(more)} zeros", lambda path: path.write_bytes(content[:end] + more), command(rng)
+    )
 
 
 def _header(rng: random.Random) -> Case:
@@ -94,7 +96,9 @@ def _value(rng: random.Random) -> Case:
         if rng.random() < 0.6:
             changes[f"llama.{rng.choice(KEYS)}"] = rng.choice((*NUMBERS, "x", 0.5, [1, 2], True, None))
         else:
-            changes[f"llama.{rng.choice(FLOATS)}"] = rng.choice((float("nan"), -1.0, 0.0, 1e38, float("inf"), 3, "x", None))
+            changes[f"llama.{rng.choice(FLOATS)}"] = rng.choice(
+                (float("nan"), -1.0, 0.0, 1e38, float("inf"), 3, "x", None)
+            )
     if rng.random() < 0.2:
         changes["general.alignment"] = rng.choice((0, 1, 3, 8, 64, 1 << 20))
     return value_case(changes, command(rng, cheap=0.3))
@@ -109,7 +113,9 @@ def _tokens(rng: random.Random) -> Case:
     way = rng.randrange(8)
     changes: dict[str, Any]
     if way == 0:
-        changes = {f"{prefix}model": rng.choice(("bert", "rwkv", "t5", "plamo2", "gpt2", "llama", "none", "", "x" * 9999))}
+        changes = {
+            f"{prefix}model": rng.choice(("bert", "rwkv", "t5", "plamo2", "gpt2", "llama", "none", "", "x" * 9999))
+        }
     elif way == 1:
         changes = {f"{prefix}pre": rng.choice(("default", "llama-bpe", "qwen2", "deepseek-llm", "x", "", 5))}
     elif way == 2:
@@ -169,9 +175,7 @@ def split(whole: Path, folder: Path, count: int) -> list[Path]:
         mine = header.tensors[number::count]
         path = folder / f"model-{number + 1:05d}-of-{count:05d}.gguf"
         entries = [(t.name, t.shape, TYPES_BY_ID[t.type]) for t in mine]
-        write_container(
-            path, "llama", [*own, *keys], entries, (data[t.offset : t.offset + t.nbytes] for t in mine)
-        )
+        write_container(path, "llama", [*own, *keys], entries, (data[t.offset : t.offset + t.nbytes] for t in mine))
         paths.append(path)
     return paths
 
@@ -185,7 +189,9 @@ def _built(rng: random.Random) -> Case:
     keys, tensors = [], []
     for i in range(rng.randrange(4)):
         kind = rng.randrange(14)
-        body = {8: text(b"x"), 9: struct.pack("<IQ", rng.randrange(14), rng.choice((0, 1, 1 << 40)))}.get(kind, bytes(8))
+        body = {8: text(b"x"), 9: struct.pack("<IQ", rng.randrange(14), rng.choice((0, 1, 1 << 40)))}.get(
+            kind, bytes(8)
+        )
         keys.append(text(rng.choice((b"k%d" % i, b"general.architecture", b""))) + struct.pack("<I", kind) + body)
     for i in range(rng.randrange(4)):
         sizes = [rng.choice((0, 1, 32, 256, 1 << 20, 1 << 40, 1 << 63)) for _ in range(rng.choice((0, 1, 2, 2, 4, 5)))]
@@ -194,4 +200,6 @@ def _built(rng: random.Random) -> Case:
         tensors.append(text(name) + described + struct.pack("<IQ", rng.randrange(45), rng.choice((0, 32, 1 << 62))))
     head = b"GGUF" + struct.pack("<IQQ", rng.choice((2, 3, 3, 3, 4, 1 << 24)), len(tensors), len(keys))
     content = head + b"".join(keys) + b"".join(tensors) + bytes(rng.choice((0, 64, 100_000)))
-    return file_case(f"{len(keys)} keys and {len(tensors)} tensors from nothing", lambda p: p.write_bytes(content), INSPECT)
+    return file_case(
+        f"{len(keys)} keys and {len(tensors)} tensors from nothing", lambda p: p.write_bytes(content), INSPECT
+    )

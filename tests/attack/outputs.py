@@ -49,7 +49,8 @@ def place_case(name: str, command: str, *, force: bool) -> Case:
 
     flag = " --force" if force else ""
     made = frozenset({"out.gguf", "others", "folder/out.gguf", "out-2.gguf"})
-    appears = made if name == "appears meanwhile" else frozenset[str]()
+    # What the attack itself does meanwhile.
+    appears = made | {"folder"} if name in MEANWHILE else frozenset[str]()
     return Case(f"{name}, {command}{flag}", prepare, outputs=made, anyway=appears, check=check)
 
 
@@ -200,7 +201,7 @@ PLACES: dict[str, Callable[[Place, bool], Answer]] = {
     "long path": _path("x/" * 3000 + "out"),
     "empty": _path(""),
     "current folder": _path("."),
-    "with a slash": _path("out.gguf/"),
+    "with a slash": lambda place, force: ("out.gguf/", None, DONE_OR_REFUSED),
     "system's folder": _path("/sys/out.gguf"),
     "appears meanwhile": _appears,
     "pipe appears": _becomes_pipe,
@@ -208,4 +209,5 @@ PLACES: dict[str, Callable[[Place, bool], Answer]] = {
     "no such user": lambda place, force: ("~nobody-of-this-name/out.gguf", None, DONE_OR_REFUSED),
 }
 
-ONLY_EXPORT = ("appears meanwhile", "pipe appears", "folder goes", "long path")
+MEANWHILE = ("appears meanwhile", "pipe appears", "folder goes")
+ONLY_EXPORT = (*MEANWHILE, "long path")

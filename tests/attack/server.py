@@ -28,6 +28,24 @@ from attack.harness import Case, Ended, Place, Run, Skip, listing, verdict  # no
 _GRACE = 5.0
 _STEP = 0.005
 _HARD_MEMORY = 5 << 29
+_LONGEST_STEP = 0.25
+
+
+class Clock:
+    """Time that this process has been running: while the whole machine is stopped, nothing of it counts as hanging."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._last = time.monotonic()
+
+    def tick(self) -> None:
+        """Go on by the time since the last call, if this process was not stopped meanwhile."""
+        present = time.monotonic()
+        self.now += min(present - self._last, _LONGEST_STEP)
+        self._last = present
+
+
+CLOCK = Clock()
 
 
 def child(run: Run, place: Place, name: str) -> None:
@@ -75,7 +93,7 @@ class Process:
             run.between(place)
         self.run, self.place, self.name = run, place, name
         self.ended: Ended | None = None
-        self.start = time.monotonic()
+        self.start = CLOCK.now
         self._stage = 0
         self._usage: Any = None
         sys.stdout.flush()
@@ -86,7 +104,7 @@ class Process:
 
     def poll(self) -> bool:
         """Look after it; True when it has ended and nothing of it is left."""
-        now = time.monotonic() - self.start
+        now = CLOCK.now - self.start
         if self.run.signal is not None and self._stage == 0 and now > self.run.signal[1]:
             self._stage = 1
             self._send(self.run.signal[0])
@@ -97,12 +115,12 @@ class Process:
                 return False
             self._usage = usage
             self.ended = self._finish(status, usage)
-            self._since = time.monotonic()
+            self._since = CLOCK.now
         try:
             os.killpg(self.pid, 0)
         except ProcessLookupError:
             return True
-        if time.monotonic() - self._since > _GRACE:
+        if CLOCK.now - self._since > _GRACE:
             assert self.ended is not None
             self.ended.failure = self.ended.failure or "a process of it is still running"
             self._kill()
@@ -147,7 +165,6 @@ class Trial:
 
     def __init__(self, kind: str, number: Any, folder: Path) -> None:
         self.kind, self.number = kind, number
-        self.start = time.monotonic()
         self.place = Place(folder)
         self.case = Case("", lambda place: [])
         self.failure, self.skipped = "", ""
@@ -241,6 +258,7 @@ def serve(jobs: int) -> None:
                 waiting += [json.loads(line) for line in lines]
             elif not is_open:
                 time.sleep(_STEP)
+            CLOCK.tick()
             while waiting and len(trials) < jobs:
                 counter += 1
                 trials.append(Trial(*waiting.pop(0), folder / f"case-{counter}"))

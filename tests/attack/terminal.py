@@ -15,8 +15,10 @@ from changed import changed_file
 from lieq_edge.gguf.header import read_header
 
 PARTS = (
-    "[b]", "[/x]", "[/]", "[link=file:///x]y[/link]", "[red on blue]", "[[", "]", "\\[", ":smile:", "\x1b[2J", "\x1b]0;t\x07",
-    "\x1b[31m", "\x9b31m", "\r", "\n", "\t", "\x7f", "\x00", "\x08\x08", "\u202e", "\u200b", "\u2028", "\ufeff", "é", "日本",
+    "[b]", "[/x]", "[/]", "[link=file:///x]y[/link]", "[red on blue]", "[[", "]", "\\[", ":smile:",
+    "\x1b[2J", "\x1b]0;t\x07",
+    "\x1b[31m", "\x9b31m", "\r", "\n", "\t", "\x7f", "\x00", "\x08\x08", "\u202e", "\u200b", "\u2028", "\ufeff",
+    "é", "日本",
     "\udcff", "\udc80\udcfe", "name", "%s", "{x}", "%(x)s", "\U000e0001", "\x85", "'", '"', "Error: ", "  ", "a" * 300,
 )  # fmt: skip
 KEYS = (
@@ -125,7 +127,9 @@ def _path(rng: random.Random, text: str) -> Case:
 
 def _argument(rng: random.Random, text: str) -> Case:
     word = text.replace("\0", "")
-    flag = rng.choice(("--budget", "--metric", "--levels", "--types", "--recipe", f"--{word}", "--seed", "--cache-limit"))
+    flag = rng.choice(
+        ("--budget", "--metric", "--levels", "--types", "--recipe", f"--{word}", "--seed", "--cache-limit")
+    )
 
     def prepare(place: Place) -> list[Run]:
         shutil.copyfile(models.saved(), place.work / "saved.json")

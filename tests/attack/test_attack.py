@@ -12,7 +12,9 @@ CASES = 1000
 BATCH = 25
 
 BATCHES = [
-    (kind, first, min(first + BATCH, count)) for kind, count in numbers(CASES).items() for first in range(0, count, BATCH)
+    (kind, first, min(first + BATCH, count))
+    for kind, count in numbers(CASES).items()
+    for first in range(0, count, BATCH)
 ]
 
 

@@ -43,7 +43,9 @@ def clearing_case(count: int) -> Case:
     """Two exports while another process clears the cache."""
     names = ["out0.gguf", "out1.gguf"]
     clears = [Run(("cache", "clear"), codes=DONE) for _ in range(count)]
-    return _case(f"cleared {count} times meanwhile", names, [*(Run(export(name), codes=DONE) for name in names), *clears])
+    return _case(
+        f"cleared {count} times meanwhile", names, [*(Run(export(name), codes=DONE) for name in names), *clears]
+    )
 
 
 def killed_case(seconds: float) -> Case:
@@ -69,7 +71,10 @@ class _Sweeping(Case):
         inner = self.prepare
 
         def prepare(place: Place) -> list[Run]:
-            return [Run(body=lambda place: _together(place, inner(place)), codes=DONE), Run(export("out2.gguf"), codes=DONE)]
+            return [
+                Run(body=lambda place: _together(place, inner(place)), codes=DONE),
+                Run(export("out2.gguf"), codes=DONE),
+            ]
 
         self.prepare = prepare
         self.together = False
@@ -111,9 +116,7 @@ def threads_case(count: int) -> Case:
             validation=False, parity=False, threads=1,
         )  # fmt: skip
         with ThreadPoolExecutor(count) as pool:
-            works = [
-                pool.submit(lieq_edge.export_model, "model", f"out{i}.gguf", settings) for i in range(count)
-            ]
+            works = [pool.submit(lieq_edge.export_model, "model", f"out{i}.gguf", settings) for i in range(count)]
             for work in works:
                 work.result()
         return 0

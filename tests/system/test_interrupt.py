@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,3 +76,40 @@ def test_an_error_that_an_interrupt_caused_is_raised_as_the_interrupt(monkeypatc
     monkeypatch.setattr(program, "app", fail)
     with pytest.raises(KeyboardInterrupt):
         program.main()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("busy", ["import slow_library", "interrupt._asked = True; swallow()"])
+def test_an_interrupt_without_effect_ends_the_process_a_moment_later(
+    number: signal.Signals, busy: str, tmp_path: Path
+) -> None:
+    """Neither an import nor a library that swallows interrupts keeps the process; its temporary files are removed."""
+    (tmp_path / "slow_library.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    program = (
+        "import sys, time, tempfile; from pathlib import Path\n"
+        "from lieq_edge import __main__\n"
+        "from lieq_edge.system import interrupt, temporary\n"
+        "def swallow():\n"
+        "    print('ready', flush=True)\n"
+        "    while True:\n"
+        "        try: time.sleep(60)\n"
+        "        except BaseException: pass\n"
+        "interrupt.watch(__main__._interrupt)\n"
+        "with temporary.temporary_folder(Path(sys.argv[1])), temporary.temporary_file(Path(sys.argv[1])):\n"
+        f"    {busy}\n"
+    )
+    (tmp_path / "temporary").mkdir()
+    words = [sys.executable, "-c", program, str(tmp_path / "temporary")]
+    paths = os.pathsep.join([str(tmp_path), str(Path(interrupt.__file__).parents[2])])
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        assert list((tmp_path / "temporary").iterdir())
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert errors == "Interrupted.\n"
+    assert not list((tmp_path / "temporary").iterdir())
