@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -68,7 +69,7 @@ def analyze(
             check_output(path, force=force)
     if metric not in ANALYZED:
         raise api.InputError(f"--metric of analyze takes {', '.join(ANALYZED)}; got {metric!r}.")
-    if out is not None and plot is not None and out.resolve() == plot.resolve():
+    if out is not None and plot is not None and os.path.realpath(out) == os.path.realpath(plot):
         raise api.InputError(f"--out and --plot are both {out}; choose two files.")
     settings = api.merge({"budget": "2", "metric": metric}, given_flags(context))
     diagnostics = api.analyze_model(model, settings)

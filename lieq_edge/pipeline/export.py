@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def export_model(
     """
     model, out = str(model), Path(out).expanduser()
     cache = cache_of(settings)
-    command = {"model": model, "out": str(out.resolve()), "settings": to_json(settings)}
+    command = {"model": model, "out": os.path.abspath(out), "settings": to_json(settings)}
     # A killed export resumes even if its file was written already: unfinished work is stored until all is done.
     with reporting_to(progress), one_at_a_time(), restored_threads(), cache.run("export", command) as started:
         replace = force or _is_own(out, started)

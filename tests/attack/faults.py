@@ -44,7 +44,8 @@ def fault_case(name: str, runs: Callable[[Place], list[Run]], *, model: str = "l
         if linked:
             (place.work / "model").symlink_to(models.directory(model))
         else:
-            models.copy(model, place)
+            # The folder's name goes into the file.
+            (place.work / "model").symlink_to(models.copy(model, place, to=f"own/{models.directory(model).name}"))
         return runs(place)
 
     return Case(name, prepare, check=right_or_nothing)
@@ -230,11 +231,12 @@ def swapped_case(count: int) -> Case:
         return right_or_nothing(place, runs)
 
     def prepare(place: Place) -> list[Run]:
-        models.copy("llama", place)
+        # The folder's name goes into the file.
+        (place.work / "model").symlink_to(models.copy("llama", place, to=f"own/{models.directory('llama').name}"))
         first = ("export", "model", *models.MEASURED, "--out", "first.gguf")
         return [Run(first, around=around), Run(EXPORT, codes=DONE, between=back)]
 
-    made = frozenset({"out.gguf", "first.gguf", "model/model.safetensors"})
+    made = frozenset({"out.gguf", "first.gguf", "model/model.safetensors", "own/llama/model.safetensors"})
     return Case(f"weights swapped at stage {count}", prepare, outputs=made, anyway=made, check=check)
 
 
