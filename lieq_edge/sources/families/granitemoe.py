@@ -77,5 +77,6 @@ class GraniteMoe(ExpertFamily, Granite):
         self, get: Get, shapes: dict[str, tuple[int, ...]], computed: Mapping[str, Array], label: str
     ) -> dict[str, Any]:
         config = super().config_of_keys(get, shapes, computed, label)
+        del config["mlp_bias"]
         config["num_local_experts"] = config.pop("num_experts")
         return config
