@@ -16,8 +16,11 @@ from .hessian import Hessian
 
 Floats = npt.NDArray[np.float32]
 
-SHRINKAGE = 0.25
-"""Visits for each column at which an expert's own H counts as much as that of all experts (docs/method.md)."""
+SHRINKAGE = 1.0
+"""Visits for each column at which the H of what enters an expert counts as much as that of all experts.
+
+What is inside an expert is in channels of its own, about which its siblings say nothing (docs/method.md).
+"""
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,13 @@ class Visits:
         x: inputs ``(visits, columns)``.
         weights: w_t of each visit, ``(visits,)``.
         held_out: visits of held-out sequences, bool ``(visits,)``.
+        shrinkage: see ``shrink``.
     """
 
     x: Tensor
     weights: Tensor
     held_out: Tensor
+    shrinkage: float = 0.0
 
     def hessian(self, *, divided: bool) -> Hessian:
         """H, symmetric; where it is not ``divided`` held-out visits enter it too."""
@@ -48,7 +53,7 @@ class Visits:
         return int((~self.held_out).sum()) if divided else len(self.held_out)
 
 
-def shrink(hessian: Hessian, count: int, pooled: Floats, shrinkage: float = SHRINKAGE) -> None:
+def shrink(hessian: Hessian, count: int, pooled: Floats, shrinkage: float) -> None:
     """Mix an expert's H, in place, with that of its siblings scaled to the same trace.
 
     The expert's own part is n / (n + k), with n its visits and k = ``shrinkage`` times its columns. One without visits
@@ -91,7 +96,7 @@ class ExpertInputs:
             weights: v_t ``(n, T)`` of the projections that read the token, and of the one behind them.
             held_out: indices of the held-out sequences.
             divided: False if nothing will be judged: held-out visits then enter H.
-            shrinkage: see ``shrink``.
+            shrinkage: that of what enters the experts.
         """
         n, length = weights[0].shape
         self._routed = routed
@@ -105,7 +110,8 @@ class ExpertInputs:
     def entering(self, expert: int) -> Visits:
         """Inputs of an expert's gate and up-projection."""
         token, squares = self._routed.visits(expert)
-        return Visits(self._routed.x[token], squares * self._weights[0][token], self._held_out[token])
+        weights = squares * self._weights[0][token]
+        return Visits(self._routed.x[token], weights, self._held_out[token], self._shrinkage)
 
     def inside(self, expert: int, gate: Floats, up: Floats) -> Visits:
         """Inputs of an expert's down-projection, with its ``gate`` and ``up`` ``(rows, columns)``."""
@@ -119,8 +125,13 @@ class ExpertInputs:
         return Visits(self._routed.x, weights, self._held_out).hessian(divided=self._divided).learned
 
     def pool_inside(self, gate: Floats, up: Floats, experts: Iterable[int]) -> Floats:
-        """H of what is inside some of the experts, with ``gate`` and ``up`` ``(experts, rows, columns)``."""
+        """H of what is inside some of the experts, with ``gate`` and ``up`` ``(experts, rows, columns)``.
+
+        Zeros if every expert has visits and so an H of its own.
+        """
         total = np.zeros((gate.shape[1], gate.shape[1]), np.float32)
+        if all(self.entering(expert).count(divided=self._divided) for expert in range(len(gate))):
+            return total
         for expert in experts:
             total += self.inside(expert, gate[expert], up[expert]).hessian(divided=self._divided).learned
         return total
@@ -128,5 +139,5 @@ class ExpertInputs:
     def shrunk(self, visits: Visits, pooled: Floats) -> Hessian:
         """H of an expert, shrunk towards ``pooled``."""
         found = visits.hessian(divided=self._divided)
-        shrink(found, visits.count(divided=self._divided), pooled, self._shrinkage)
+        shrink(found, visits.count(divided=self._divided), pooled, visits.shrinkage)
         return found

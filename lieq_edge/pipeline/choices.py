@@ -45,7 +45,7 @@ def check_combination(settings: Settings) -> None:
         raise InputError("--imatrix takes the place of a calibration text; leave --calibration out.")
 
 
-def choose_rounder(settings: Settings, source: Source, runtime: Runtime) -> Rounder:
+def choose_rounder(settings: Settings, runtime: Runtime) -> Rounder:
     """The rounder that the user names, or the best one that the model and the text allow.
 
     Raises:
@@ -53,7 +53,7 @@ def choose_rounder(settings: Settings, source: Source, runtime: Runtime) -> Roun
     """
     name = settings.rounding
     if name is None:
-        name = _usual_rounding(settings, source, runtime)
+        name = _usual_rounding(settings, runtime)
     rounder = ROUNDERS[name]
     if settings.imatrix is not None and (settings.metric == by_loss.NAME or not rounder.weighs):
         raise InputError("--imatrix is read for --rounding imatrix only, and not with --metric loss; leave it out.")
@@ -69,18 +69,13 @@ def choose_rounder(settings: Settings, source: Source, runtime: Runtime) -> Roun
     return rounder
 
 
-def _usual_rounding(settings: Settings, source: Source, runtime: Runtime) -> str:
+def _usual_rounding(settings: Settings, runtime: Runtime) -> str:
     if settings.imatrix is not None:
         return "imatrix"
     if settings.calibration == "none":
         return "nearest"
     enough = settings.calibration_tokens is None or settings.calibration_tokens >= _LEAST_FEEDBACK_TOKENS
-    return "feedback" if enough and _is_dense(source) and runtime.refusal(LOSS) is None else "imatrix"
-
-
-def _is_dense(source: Source) -> bool:
-    """No tensor holds the matrices of several experts."""
-    return all(len(tensor.shape) < 3 for tensor in source.tensors())
+    return "feedback" if enough and runtime.refusal(LOSS) is None else "imatrix"
 
 
 def choose_allocator(settings: Settings, rounder: Rounder | None = None) -> Allocator:

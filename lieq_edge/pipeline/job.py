@@ -115,7 +115,7 @@ def resolve(
     if out is not None:
         _check_not_source(out, model, source)
     runtime = open_runtime(source, threads=settings.threads)
-    rounder = choose_rounder(settings, source, runtime)
+    rounder = choose_rounder(settings, runtime)
     allocator = choose_allocator(settings, rounder)
     calibration = choose_calibration(settings, source, allocator, rounder)
     _check_runtime(runtime, settings, allocator, rounder, measures=saved is None)

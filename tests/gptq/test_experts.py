@@ -65,6 +65,23 @@ def test_the_pool_is_the_sum_of_all(routed: Routed, weights: tuple[torch.Tensor,
     inputs = ExpertInputs(routed, weights, frozenset({3}), divided=False)
     each = [inputs.entering(expert).hessian(divided=False).learned for expert in range(EXPERTS)]
     np.testing.assert_allclose(inputs.pool_entering(), np.sum(each, 0), rtol=1e-4, atol=1e-5)
+    gate, up = _projections()
+    each = [inputs.inside(e, gate[e], up[e]).hessian(divided=False).learned for e in range(EXPERTS)]
+    np.testing.assert_allclose(inputs.pool_inside(gate, up, range(EXPERTS)), np.sum(each, 0), rtol=1e-4, atol=1e-5)
+    # Nobody needs it if all experts have visits.
+    assert not inputs.pool_inside(gate[:4], up[:4], range(4)).any()
+
+
+def test_only_what_enters_is_mixed_with_the_siblings(
+    routed: Routed, weights: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    inputs = ExpertInputs(routed, weights, frozenset({3}))
+    gate, up = _projections()
+    visits = inputs.entering(0)
+    assert not np.allclose(inputs.shrunk(visits, inputs.pool_entering()).learned, visits.hessian(divided=True).learned)
+    visits = inputs.inside(0, gate[0], up[0])
+    pooled = inputs.pool_inside(gate, up, range(EXPERTS))
+    np.testing.assert_allclose(inputs.shrunk(visits, pooled).learned, visits.hessian(divided=True).learned, rtol=1e-5)
 
 
 def test_an_expert_without_visits_takes_its_siblings_h(
@@ -88,7 +105,7 @@ def test_the_own_part_grows_with_the_visits_and_the_trace_stays(count: int, part
 
 def test_nothing_at_all_stays_nothing() -> None:
     hessian = Hessian.zeros(3)
-    shrink(hessian, 0, np.zeros((3, 3), np.float32))
+    shrink(hessian, 0, np.zeros((3, 3), np.float32), 1.0)
     assert not hessian.learned.any()
 
 

@@ -119,7 +119,7 @@ def test_the_usual_rounding_follows_from_the_runtime_and_the_text(tmp_path: Path
     assert (type(foreign.runtime), foreign.rounder.name) == (LlamaRuntime, "imatrix")
     assert (type(job_of().runtime), job_of().rounder.name) == (TorchRuntime, "feedback")
     assert job_of(calibration_tokens=512).rounder.name == "imatrix"
-    assert job_of(cached_model("qwen3_moe")).rounder.name == "imatrix"
+    assert job_of(cached_model("qwen3_moe")).rounder.name == "feedback"
 
 
 @pytest.mark.parametrize(
