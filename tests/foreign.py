@@ -17,20 +17,20 @@ from lieq_edge.sources import open_source
 ARCHITECTURES = ("internlm2", "starcoder", "llama")
 """Separate projections; a fused one with biases and learned positions; a mixture of experts (Mixtral's)."""
 
-HIDDEN, INNER, HEADS, KV_HEADS, BLOCKS, EXPERTS, CONTEXT = 256, 256, 4, 2, 3, 4, 256
+HIDDEN, INNER, HEADS, KV_HEADS, BLOCKS, EXPERTS, CONTEXT, VOCAB = 256, 256, 4, 2, 3, 4, 256, 512
 
 _KINDS = {bool: GGUFValueType.BOOL, int: GGUFValueType.UINT32, float: GGUFValueType.FLOAT32, str: GGUFValueType.STRING}
 
 
 def key_value(key: str, value: Any) -> KeyValue:
     """A key-value of the type that the value has."""
+    if isinstance(value, list):
+        return KeyValue(key, value, int(GGUFValueType.ARRAY), int(_KINDS[type(value[0])]))
     return KeyValue(key, value, int(_KINDS[type(value)]))
 
 
 def foreign_model(path: Path, architecture: str, *, type_name: str = "F16", seed: int = 0) -> Path:
     """Write a model with the tokenizer of the tiny llama; matrices in ``type_name``, positions in F16."""
-    tokenizer = [kv for kv in open_source(str(cached_model("llama"))).metadata() if kv.key.startswith("tokenizer.")]
-    vocab = next(len(kv.value) for kv in tokenizer if kv.key == "tokenizer.ggml.tokens")
     keys: dict[str, Any] = {
         "context_length": CONTEXT,
         "embedding_length": HIDDEN,
@@ -43,6 +43,20 @@ def foreign_model(path: Path, architecture: str, *, type_name: str = "F16", seed
     keys[norm] = 1e-5
     if architecture == "llama":
         keys |= {"expert_count": EXPERTS, "expert_used_count": 2}
+    return write_model(path, architecture, keys, _shapes(architecture, VOCAB), type_name=type_name, seed=seed)
+
+
+def write_model(
+    path: Path,
+    architecture: str,
+    keys: dict[str, Any],
+    shapes: dict[str, tuple[int, ...]],
+    *,
+    type_name: str = "F16",
+    seed: int = 0,
+) -> Path:
+    """Write a model of these keys (without the architecture) and tensors, with the tokenizer of the tiny llama."""
+    tokenizer = [kv for kv in open_source(str(cached_model("llama"))).metadata() if kv.key.startswith("tokenizer.")]
     metadata = [
         key_value("general.architecture", architecture),
         key_value("general.name", f"Tiny {architecture}"),
@@ -52,13 +66,15 @@ def foreign_model(path: Path, architecture: str, *, type_name: str = "F16", seed
     ]
     rng = np.random.default_rng(seed)
     entries, data = [], []
-    for name, shape in _shapes(architecture, vocab).items():
+    for name, shape in shapes.items():
         kind = "F32" if len(shape) == 1 else "F16" if name == "position_embd.weight" else type_name
-        if name.endswith("ffn_gate_inp.weight"):
+        if name.endswith(("ffn_gate_inp.weight", "ssm_conv1d.weight", "ssm_a")):
             kind = "F32"
         array = rng.standard_normal(shape, dtype=np.float32) * (0.1 if len(shape) == 1 else 1.5 / np.sqrt(shape[-1]))
         if "norm.weight" in name:
             array += 1
+        if name.endswith("ssm_a"):
+            array = -np.abs(array)
         entries.append((name, shape, TYPES[kind]))
         data.append(encode(array.reshape(-1, shape[-1]).astype(np.float32), kind))
     write_container(path, architecture, metadata, entries, data)

@@ -91,10 +91,7 @@ def check_parameters(
             )
     for name in present:
         if name not in needed and name not in ignored:
-            raise InputError(
-                f"{label} has a tensor {name} that its architecture does not have, so it would be lost; "
-                "choose another model."
-            )
+            raise InputError(f"{label} has a tensor {name} that its architecture does not have; choose another model.")
 
 
 def hash_files(paths: Iterable[Path], *, named: bool = True) -> str:

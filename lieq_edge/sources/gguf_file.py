@@ -1,7 +1,8 @@
 """Models in GGUF files, unquantised or quantised; key-values and tokenizer are carried over as they are.
 
-An architecture with a ``Family`` is read as transformers has it, too. Of any other one that llama.cpp runs, the tensors
-are distinguished by their names, and the model is measured through llama.cpp.
+An architecture with a ``Family`` is read as transformers has it, too. Of any other one that llama.cpp runs, and of a
+variant that the family does not describe, the tensors are distinguished by their names, and the model is measured
+through llama.cpp.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ from ..gguf.header import StoredTensor, type_name
 from ..gguf.splits import read_model
 from ..gguf.vocabulary_check import check_vocabulary
 from ..llama import library as ggml
+from ..llama.engine import Engine
 from ..llama.vocabulary import Vocabulary
 from .base import Array, TensorSpec, TokenizingSource
 from .checks import check_finite, check_parameters, hash_files, read_bytes, sensible
 from .families import COMPUTED, Dims, Family, family_of_architecture
+from .gguf_keys import check_keys
 from .weights.gguf_tensors import count_blocks, is_encoded
 
 _FLOATS = ("F32", "F16", "BF16")
 _NOT_CARRIED = ("general.file_type", "general.quantization_version")
+_SHORT = 16  # tokens of a context that is made to see whether llama.cpp runs the model
 
 
 class GgufSource(TokenizingSource):
@@ -73,25 +77,56 @@ class GgufSource(TokenizingSource):
             raise InputError(f"{path} holds no tokenizer; convert the model to GGUF again.")
         self._family: tuple[Family, Dims] | None = None
         family = family_of_architecture(architecture, self._get(Keys.LLM.EXPERT_COUNT) or 0)
-        if family is not None:
-            self._read_family(family, shapes)
-        else:
+        self.n_blocks = blocks
+        notes: list[str] = []
+        if family is None:
             self.in_transformers = False
-            self.n_blocks = blocks
             # An architecture that llama.cpp does not know is refused now, not after long work.
             _ = self.vocabulary
-        self.warnings = tuple(self._loss())
+        else:
+            try:
+                self._read_family(family, shapes)
+            except InputError as error:
+                notes.append(self._leave_to_llama(family, error))
+        self.warnings = (*notes, *self._loss())
 
     def _read_family(self, family: Family, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Describe the model as transformers has it.
+
+        Raises:
+            InputError: it has a key or a tensor that the family's description lacks, or the other way round.
+        """
         computed = {name: self.read(name) for name in COMPUTED & shapes.keys()}
-        self._config = family.config_of_keys(self._get, shapes, computed, self.label)
-        dims = family.dims(self._config, self.label)
-        self._family = family, dims
-        self.n_blocks = dims.blocks
-        self._names = family.gguf_names(dims)
-        parameters = family.parameters(dims)
-        needed = {name: family.gguf_shape(name, parameters[hf]) for name, hf in self._names.items()}
+        asked = set()
+
+        def get(key: str) -> Any:
+            asked.add(key)
+            return self._get(key)
+
+        config = family.config_of_keys(get, shapes, computed, self.label)
+        dims = family.dims(config, self.label)
+        names, parameters = family.gguf_names(dims), family.parameters(dims)
+        needed = {name: family.gguf_shape(name, parameters[hf]) for name, hf in names.items()}
         check_parameters(needed, shapes, set(family.computed_names), self.label)
+        check_keys(self._header.metadata, asked, family, config, dims, self.label)
+        self._config, self._names, self._family = config, names, (family, dims)
+
+    def _leave_to_llama(self, family: Family, error: InputError) -> str:
+        """Measure the model through llama.cpp, for which the file is one that it loads; a note that gives the reason.
+
+        Raises:
+            InputError: it does not: ``error``, which names what the file lacks.
+        """
+        try:
+            Engine(self._path, context=_SHORT, threads=1, label=self.label).close()
+        except InputError:
+            raise error from None
+        self.in_transformers = False
+        reason = str(error).rpartition(";")[0]
+        return (
+            f"{reason}. It is not the {family.title} that transformers runs, so it is run through llama.cpp, which "
+            "gives no gradients for --metric loss and for a --rounding with feedback."
+        )
 
     def _get(self, key: str) -> Any:
         return self._header.get(key.format(arch=self.architecture))

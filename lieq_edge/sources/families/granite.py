@@ -47,7 +47,7 @@ class Granite(Llama):
         self, get: Get, shapes: dict[str, tuple[int, ...]], computed: Mapping[str, Array], label: str
     ) -> dict[str, Any]:
         if get(Keys.Rope.SCALING_FINETUNED) is False:
-            raise InputError(f"{label} is a Granite without rotary positions, which is not read; choose another model.")
+            raise InputError(f"{label} has no rotary positions, which transformers' Granite has; choose another model.")
         config = super().config_of_keys(get, shapes, computed, label)
         for name, key in _SCALES.items():
             if value := get(key):

@@ -46,5 +46,5 @@ class Olmo2(Family):
         self, get: Get, shapes: dict[str, tuple[int, ...]], computed: Mapping[str, Array], label: str
     ) -> dict[str, Any]:
         if get(Keys.Attention.SLIDING_WINDOW):
-            raise InputError(f"{label} is an OLMo 3 (it has sliding windows), which is not read; choose another model.")
+            raise InputError(f"{label} has sliding windows, as OLMo 3 has; choose another model.")
         return super().config_of_keys(get, shapes, computed, label)
