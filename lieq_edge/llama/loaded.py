@@ -48,8 +48,8 @@ class LoadedVocabulary:
     def tokenize(self, text: str, parse_special: bool) -> list[int]:
         return _tokenize(self.pointer, text, add_special=False, parse_special=parse_special)
 
-    def ends(self, token: int) -> bool:
-        return bool(Api.llama_vocab_is_eog(self.pointer, token))
+    def ends(self) -> list[int]:
+        return [token for token in range(self.n_tokens) if Api.llama_vocab_is_eog(self.pointer, token)]
 
     def detokenize(self, ids: Sequence[int], special: bool) -> str:
         data = b"".join(self._piece(token, special) for token in ids)
@@ -196,9 +196,10 @@ def tokenize(worker: Worker, handle: int, texts: list[str], parse_special: bool)
     return [vocabulary.tokenize(text, parse_special) for text in texts]
 
 
-def ends(worker: Worker, handle: int, token: int) -> bool:
-    """Whether llama.cpp ends a generation at ``token``."""
-    return bool(worker.objects[handle].ends(token))
+def ends(worker: Worker, handle: int) -> list[int]:
+    """All tokens at which llama.cpp ends a generation."""
+    ids: list[int] = worker.objects[handle].ends()
+    return ids
 
 
 def detokenize(worker: Worker, handle: int, rows: list[list[int]], special: bool) -> list[str]:

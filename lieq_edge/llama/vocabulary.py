@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -79,9 +80,10 @@ class Vocabulary:
             rows += loaded.call("tokenize", parcel, parse_special, seconds=seconds)
         return rows
 
-    def ends(self, token: int) -> bool:
-        """Whether llama.cpp ends a generation at ``token``."""
-        return bool(self._alive().call("ends", token, seconds=text_seconds(1)))
+    @functools.cached_property
+    def ends(self) -> frozenset[int]:
+        """All tokens at which llama.cpp ends a generation, by the file's keys or by their names."""
+        return frozenset(self._alive().call("ends", seconds=text_seconds(self.n_tokens)))
 
     def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
         """The text of ``ids``; special tokens are left out unless ``special``, broken UTF-8 becomes U+FFFD.

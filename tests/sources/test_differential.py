@@ -259,7 +259,7 @@ def check_ends(tokenizer: Any, vocabulary: Vocabulary, directory: Path) -> None:
         ends = json.loads((directory / "config.json").read_text()).get("eos_token_id")
     ends = ends if isinstance(ends, list) else [ends]
     for index in (*ends, tokenizer.eos_token_id):
-        assert index is None or index >= WIDE or vocabulary.ends(index), index
+        assert index is None or index >= WIDE or index in vocabulary.ends, index
 
 
 def check_weights(source: Source, directory: Path) -> None:

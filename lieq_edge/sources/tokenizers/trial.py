@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from gguf import GGUFValueType, Keys, TokenType
+from gguf import GGUFValueType, TokenType
 
 from ...errors import InputError
 from ...gguf.container import KeyValue, write_container
@@ -18,6 +18,7 @@ from ...store import Entry
 from ...system.files import temporary_folder
 from .battery import BATTERY, special_strings
 from .conversations import check_conversations
+from .ends import end_notes, with_ends
 from .hard_strings import HARD_STRINGS
 from .pieces import Encoder, Pieces
 from .roles import text_limits
@@ -66,8 +67,6 @@ CANDIDATES: tuple[str, ...] = (
     "chameleon",
     "default",
 )
-
-_END_KEYS = (Keys.Tokenizer.EOT_ID, Keys.Tokenizer.EOM_ID)
 
 _SAMPLE = 2000
 _MARKS_AND_CAPITALS = ("Lu", "Lt", "Mn", "Mc", "Me")
@@ -144,18 +143,18 @@ def settle(
     check_vocabulary(by_key.get, label)
     with _loader(values, architecture) as load:
         fit = _best(pieces, _ordered(pieces, candidates), load, label)
-        values, vocabulary, notes = _with_ends(pieces, _with_pre(values, fit.name), fit, label)
-    if vocabulary is None:
+    plain, vocabulary = _with_pre(values, fit.name), fit.vocabulary
+    values = with_ends(pieces, plain, vocabulary)
+    if values != plain:
         with _loader(values, architecture) as load:
             vocabulary = load(fit.name)
-        missing = [index for index in pieces.ends if not vocabulary.ends(index)]
-        notes += _missing_ends(pieces, missing, label)
     conversations = check_conversations(vocabulary, pieces, label)
     spaces = _check_special(vocabulary, pieces, label) or conversations
-    plain = _notes(pieces, fit, label)
-    if _puts_space(pieces) and (spaces or plain) and all(_begins_with_space(d.text) for d in fit.differences):
-        plain, spaces = [_space_note(label)], []
-    return Trial(values, vocabulary, (*pieces.notes, *plain, *text_limits(pieces).notes, *notes, *spaces))
+    notes = _notes(pieces, fit, label)
+    if _puts_space(pieces) and (spaces or notes) and all(_begins_with_space(d.text) for d in fit.differences):
+        notes, spaces = [_space_note(label)], []
+    ends = end_notes(pieces, vocabulary, label)
+    return Trial(values, vocabulary, (*pieces.notes, *notes, *text_limits(pieces).notes, *ends, *spaces))
 
 
 def to_entry(trial: Trial) -> Entry:
@@ -308,34 +307,6 @@ def _notes(pieces: Pieces, fit: _Fit, label: str) -> list[str]:
 def _with_pre(values: list[KeyValue], name: str) -> list[KeyValue]:
     # Behind tokenizer.ggml.model, where llama.cpp's converter writes it.
     return [values[0], KeyValue(PRE_KEY, name, GGUFValueType.STRING), *values[1:]]
-
-
-def _with_ends(
-    pieces: Pieces, values: list[KeyValue], fit: _Fit, label: str
-) -> tuple[list[KeyValue], Vocabulary | None, list[str]]:
-    """Key-values with a key for ends of a text that llama.cpp would not know; the vocabulary too where none is needed.
-
-    llama.cpp ends a generation at EOS, at tokens that it knows by name, and at those of ``eot_token_id`` and
-    ``eom_token_id``; a file can hold no more.
-    """
-    missing = [index for index in pieces.ends if not fit.vocabulary.ends(index)]
-    if not missing:
-        return values, fit.vocabulary, []
-    keys = zip(_END_KEYS, missing, strict=False)
-    ends = [KeyValue(key, index, GGUFValueType.UINT32) for key, index in keys]
-    roles = [i for i, kv in enumerate(values) if kv.key.endswith("_token_id")]
-    place = roles[-1] + 1 if roles else len(values)
-    return [*values[:place], *ends, *values[place:]], None, []
-
-
-def _missing_ends(pieces: Pieces, missing: list[int], label: str) -> list[str]:
-    if not missing:
-        return []
-    names = ", ".join(repr(pieces.tokens[index]) for index in missing)
-    return [
-        f"transformers ends a reply of {label} at {names} too, for which a GGUF file has no key left; give llama.cpp "
-        "these as stop words."
-    ]
 
 
 def _compare(vocabulary: Vocabulary, strings: Sequence[str], expected: Sequence[list[int]]) -> list[Difference]:

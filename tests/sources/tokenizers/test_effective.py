@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from gguf import TokenType
-from settled import values
+from settled import notes, values
 from tiny import CHAT_TEMPLATE, cached_model
 
 from lieq_edge.errors import InputError
@@ -147,14 +147,13 @@ def test_the_template_of_a_processor(tmp_path: Path) -> None:
 def test_an_end_of_turn_outside_the_tokenizer_ends_a_reply(tmp_path: Path, place: str) -> None:
     model = Model(tmp_path)
     model.edit("tokenizer.json", lambda d: d["added_tokens"][2].update(content="<|finished|>"))
-    assert not model.open().vocabulary.ends(509)
+    assert 509 not in model.open().vocabulary.ends
     model.edit(place, lambda d: d.update(eos_token_id=[511, 509]))
     source = model.open()
     keys = values(source)
     assert (keys["ggml.eos_token_id"], keys["ggml.eot_token_id"]) == (511, 509)
-    assert source.vocabulary.ends(509)
-    assert source.vocabulary.ends(511)
-    assert source.warnings == ()
+    assert {509, 511} <= source.vocabulary.ends
+    assert notes(source) == []
 
 
 def test_ends_that_no_key_is_left_for_are_reported(tmp_path: Path) -> None:
@@ -163,7 +162,7 @@ def test_ends_that_no_key_is_left_for_are_reported(tmp_path: Path) -> None:
     source = model.open()
     keys = values(source)
     assert (keys["ggml.eot_token_id"], keys["ggml.eom_token_id"]) == (5, 6)
-    assert [source.vocabulary.ends(index) for index in (511, 5, 6, 7)] == [True, True, True, False]
+    assert {511, 5, 6, 7} - source.vocabulary.ends == {7}
     assert any("no key left" in note and repr(keys["ggml.tokens"][7]) in note for note in source.warnings)
 
 
@@ -185,7 +184,7 @@ def test_a_sentencepiece_model_with_chat_tokens_ends_at_theirs(tmp_path: Path) -
     assert keys["ggml.eos_token_id"] == 513
     assert keys["ggml.tokens"][512:514] == ["<|im_start|>", "<|im_end|>"]
     assert keys["ggml.token_type"][512:514] == [TokenType.CONTROL, TokenType.CONTROL]
-    assert source.vocabulary.ends(2)  # config.json still has it
+    assert 2 in source.vocabulary.ends  # config.json still has it
 
 
 PLACES = ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json", "tokenizer.json")
@@ -345,7 +344,9 @@ def test_white_space_that_a_special_token_takes_is_a_note(tmp_path: Path) -> Non
         "{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] }}{% endfor %}"
     )
     (model.path / "chat_template.jinja").write_text(template)
-    (note,) = model.open().warnings or [values(source := model.open()) and source.warnings[0]]
+    source = model.open()
+    _ = source.vocabulary
+    (note,) = notes(source)
     assert "special tokens" in note
 
 
@@ -384,3 +385,28 @@ def test_types_of_pieces_are_read_from_the_proto() -> None:
     kinds = spm_model.piece_types((directory / "tokenizer.model").read_bytes())
     assert len(kinds) == 512
     assert {1, 2, 3, 4, 6} <= set(kinds)
+
+
+def test_ends_that_llama_cpp_knows_by_name_alone_are_a_note(tmp_path: Path) -> None:
+    """No key of a file takes them away."""
+    model = Model(tmp_path)
+    source = model.open()
+    keys = values(source)
+    named = {index for index, token in enumerate(keys["ggml.tokens"]) if token == "<|end_of_text|>"}
+    assert source.vocabulary.ends == {keys["ggml.eos_token_id"]} | named
+    assert any("'<|end_of_text|>' too" in note and "'<|eot_id|>' only" in note for note in source.warnings)
+    model.edit("generation_config.json", lambda d: d.update(eos_token_id=[511, *named]))
+    assert model.open().vocabulary.ends == source.vocabulary.ends
+    source = model.open()
+    _ = source.vocabulary
+    assert source.warnings == ()
+
+
+def test_without_an_end_llama_cpp_takes_a_token_for_one(tmp_path: Path) -> None:
+    """Its default, token 11 of byte-level vocabularies, which the file cannot take back."""
+    model = Model(tmp_path)
+    model.edit("tokenizer_config.json", lambda d: d.pop("eos_token"))
+    model.edit("config.json", lambda d: d.pop("eos_token_id"))
+    source = model.open()
+    assert 11 in source.vocabulary.ends
+    assert any("transformers ends one at no token only" in note for note in source.warnings)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from settled import notes
 from tiny import LLAMA3_REGEX, QWEN2_REGEX, sample_text
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.trainers import BpeTrainer
@@ -94,14 +95,14 @@ def test_published_rules_are_found_and_exact(tmp_path: Path, name: str) -> None:
         if trial.vocabulary.tokenize(text) != original.encode(text, add_special_tokens=False).ids
     ]
     if name not in APPROXIMATE:
-        assert (different, trial.warnings) == ([], ())
+        assert (different, notes(trial)) == ([], [])
         return
     # llama.cpp's forms of these two rules know neither combining marks nor capitals outside ASCII.
     assert 5 < len(different) < 40
     assert "नमस्ते दुनिया! क्या हाल है? हिन्दी में लिखा हुआ वाक्य। क्षत्रिय" in different
     assert all(not text.isascii() for text in different)
-    assert len(trial.warnings) == 1
-    assert "but for combining marks" in trial.warnings[0]
+    assert len(notes(trial)) == 1
+    assert "but for combining marks" in notes(trial)[0]
 
 
 @pytest.mark.parametrize("name", ODD)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from gguf import TokenType
-from settled import settled, values
+from settled import notes, settled, values
 from tiny import CHAT_TEMPLATE, cached_model, sample_text
 
 from lieq_edge.errors import InputError
@@ -87,7 +87,7 @@ def test_pieces_that_a_sentencepiece_model_defines_itself(tmp_path: Path) -> Non
     found = values(source)
     turn = found["ggml.tokens"].index("<start_of_turn>")
     assert found["ggml.token_type"][turn] == TokenType.USER_DEFINED
-    assert source.warnings == ()
+    assert notes(source) == []
 
 
 def test_sentencepiece_from_json_equals_that_from_the_model() -> None:
@@ -152,7 +152,7 @@ def test_pre_tokenizer_is_found_by_trial(edit: Callable[..., Path], rule: dict[s
     directory = edit(cached_model("llama"), "tokenizer.json", lambda d: d.update(pre_tokenizer=rule))
     trial = settled(directory)
     assert pre(trial) == name
-    assert trial.warnings == ()
+    assert notes(trial) == []
 
 
 def test_trial_does_not_depend_on_the_first_guess(edit: Callable[..., Path]) -> None:
@@ -216,8 +216,8 @@ def test_files_that_disagree_about_bos_are_reported(edit: Callable[..., Path], s
         (directory / "tokenizer.json").write_text(json.dumps({**document, "post_processor": rule}))
     source = open_source(str(directory))
     assert source.adds_bos is not says
-    assert len(source.warnings) == 1
-    assert f"add_bos_token = {str(says).lower()}" in source.warnings[0]
+    assert len(notes(source)) == 1
+    assert f"add_bos_token = {str(says).lower()}" in notes(source)[0]
 
 
 def test_spaces_around_special_tokens_are_a_warning(edit: Callable[..., Path]) -> None:
@@ -227,8 +227,8 @@ def test_spaces_around_special_tokens_are_a_warning(edit: Callable[..., Path]) -
 
     source = open_source(str(edit(cached_model("llama"), "tokenizer.json", strip)))
     assert source.metadata()
-    assert len(source.warnings) == 1
-    assert "special tokens" in source.warnings[0]
+    assert len(notes(source)) == 1
+    assert "special tokens" in notes(source)[0]
 
 
 def test_tokens_beyond_the_embedding_are_refused(edit: Callable[..., Path]) -> None:
