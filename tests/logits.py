@@ -72,8 +72,10 @@ def llama_logits(path: Path, ids: list[int]) -> Logits:
     return llama_run(path, [ids]).logits[0]
 
 
-def transformers_run(directory: Path, prompts: list[list[int]], new: int = 0, *, gelu_table: bool = False) -> Run:
-    """Run transformers' own loading of a directory; ``new`` tokens follow each prompt.
+def transformers_run(
+    directory: Path, prompts: list[list[int]], new: int = 0, *, gelu_table: bool = False, ends: bool = False
+) -> Run:
+    """Run transformers' own loading of a directory; ``new`` tokens follow each prompt, or fewer where it ``ends``.
 
     With ``gelu_table`` the MLP's GELU is ggml's, which looks it up by a half-precision number in a table of such
     (``ggml_table_gelu_f16``).
@@ -91,8 +93,9 @@ def transformers_run(directory: Path, prompts: list[list[int]], new: int = 0, *,
             row = torch.tensor([ids])
             logits.append(model(row).logits[0].double().numpy())
             if new:
+                options = {} if ends else {"eos_token_id": None}
                 row = model.generate(
-                    row, attention_mask=torch.ones_like(row), do_sample=False, max_new_tokens=new, eos_token_id=None
+                    row, attention_mask=torch.ones_like(row), do_sample=False, max_new_tokens=new, **options
                 )
             greedy.append(row[0, len(ids) :].tolist())
     return Run(logits, greedy)

@@ -20,5 +20,5 @@ def settled(directory: Path, rows: int = 512) -> Trial:
 
 
 def notes(opened: Source | Trial) -> list[str]:
-    """The notes, but for the one about ends that llama.cpp knows by name: every tiny tokenizer has such tokens."""
-    return [note for note in opened.warnings if "whatever a file says" not in note]
+    """The notes, but for those about ends that only llama.cpp knows: every tiny tokenizer has some."""
+    return [note for note in opened.warnings if "whatever a file says" not in note and "file ends a reply" not in note]

@@ -173,6 +173,11 @@ class HuggingFaceSource(TokenizingSource):
         classes = self._config.get("architectures") or []
         if _HEAD_NAME in needed and _HEAD_NAME not in self._stored and self._family.body_name in classes:
             raise no_head(self._family.body_name, label)
+        if _HEAD_NAME in needed and _HEAD_NAME not in self._stored and embedding in self._stored:
+            raise InputError(
+                f"{label} has no output head ({_HEAD_NAME}), which its configuration asks for (tie_word_embeddings is "
+                "false); fetch the whole model, or set tie_word_embeddings to true if the head is the embedding."
+            )
         # Tables that older checkpoints carry along, and a head that tied models save though it is their embedding.
         suffixes = ("rotary_emb.inv_freq", ".masked_bias", *self._family.ignored_suffixes)
         ignored = {name for name in self._stored if name.endswith(suffixes)} | {_HEAD_NAME}

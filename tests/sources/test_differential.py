@@ -1,4 +1,4 @@
-"""Directories of every make, with transformers as the oracle for ids, templates, ends of a reply and weights.
+"""Directories of every make, with transformers as the oracle for ids, templates, weights, logits and ends of a reply.
 
 The cases are the same in every run. ``LIEQ_DIFFERENTIAL_CASES=500`` tries more; a case that fails belongs into
 ``SEEN``, where it stays.
@@ -19,7 +19,7 @@ import pytest
 from gguf import TokenType
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
-from logits import export_float32
+from logits import export_float32, llama_run, transformers_run
 from settled import values
 from tiny import cached_model
 
@@ -30,6 +30,10 @@ from lieq_edge.sources.tokenizers.tokenizer import read_pieces
 
 CASES = int(os.environ.get("LIEQ_DIFFERENTIAL_CASES", "60"))
 ROWS, WIDE = 512, 528
+PROMPT, REPLY = [40, 300, 41, 17, 90, 255, 301], 12
+"""Ids that every tokenizer has, and most tokens of a reply."""
+CLOSE = 0.01
+"""Of the spread of the logits; llama.cpp looks GELU and SiLU up in half precision."""
 
 KINDS: dict[str, tuple[str, str]] = {
     "llama3": ("llama", "bpe"),
@@ -73,6 +77,8 @@ class Case:
         added_in: where tokens are added.
         special: whether they are special.
         ends: token ids of generation_config.json.
+        stop: which token of the model's own reply is an end as well; 0 for none.
+        stop_in: ``generation`` or ``model``, the configuration that says so.
         names: how the weights are called.
         dtype: of the weights.
         tied: the head is the embedding.
@@ -87,6 +93,8 @@ class Case:
     added_in: str = "none"
     special: bool = False
     ends: tuple[int, ...] = ()
+    stop: int = 0
+    stop_in: str = "generation"
     names: str = "plain"
     dtype: str = "float32"
     tied: bool = True
@@ -105,6 +113,8 @@ def cases() -> st.SearchStrategy[Case]:
         added_in=st.sampled_from(PLACES),
         special=st.booleans(),
         ends=st.lists(st.integers(0, ROWS - 1), max_size=3).map(tuple),
+        stop=st.integers(0, 6),
+        stop_in=st.sampled_from(("generation", "model")),
         names=st.sampled_from(("plain", "no model.", "model. twice", "head only")),
         dtype=st.sampled_from(("float32", "float16", "bfloat16")),
         tied=st.booleans(),
@@ -120,6 +130,10 @@ SEEN: tuple[Case, ...] = (
     Case(kind="sentencepiece as json", template="marked", tied=False),
     Case(kind="gemma", added_in="additional_special_tokens", template="marked", dtype="bfloat16"),
     Case(tokens_as="absent", template_in="file"),
+    Case(kind="qwen2", stop=4),
+    Case(kind="gemma", stop=3, stop_in="model", dtype="bfloat16"),
+    Case(kind="sentencepiece", stop=2, ends=(7,)),
+    Case(kind="qwen2", ends=(0,), stop=1, stop_in="model"),
 )
 
 
@@ -144,7 +158,19 @@ def make(case: Case, folder: Path) -> Path:
     if case.ends:
         (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": list(case.ends)}))
     _rename(directory, case)
+    if case.stop:
+        _stop(directory, case)
     return directory
+
+
+def _stop(directory: Path, case: Case) -> None:
+    """Make an end of a token that the model's reply to ``PROMPT`` has."""
+    reply = transformers_run(directory, [PROMPT], case.stop).greedy[0]
+    path = directory / ("generation_config.json" if case.stop_in == "generation" else "config.json")
+    settings = json.loads(path.read_text()) if path.exists() else {}
+    ends = settings.get("eos_token_id", [])
+    ends = [*(ends if isinstance(ends, list) else [ends]), reply[-1]]
+    path.write_text(json.dumps({**settings, "eos_token_id": ends if len(ends) > 1 else ends[0]}))
 
 
 def _set_end(directory: Path, config: dict[str, Any], case: Case) -> None:
@@ -262,6 +288,22 @@ def check_ends(tokenizer: Any, vocabulary: Vocabulary, directory: Path) -> None:
         assert index is None or index >= WIDE or index in vocabulary.ends, index
 
 
+def check_run(vocabulary: Vocabulary, source: Source, directory: Path, path: Path) -> None:
+    """Logits, and the token at which a reply ends; ``path`` is the file in float32."""
+    expected = transformers_run(directory, [PROMPT], REPLY, ends=True)
+    computed = llama_run(path, [PROMPT], REPLY)
+    spread = expected.logits[0] - expected.logits[0].mean(-1, keepdims=True)
+    difference = np.square(expected.logits[0] - computed.logits[0]).mean() / np.square(spread).mean()
+    assert difference**0.5 < CLOSE
+    ours = computed.greedy[0]
+    stop = next((i + 1 for i, token in enumerate(ours) if token in vocabulary.ends), REPLY)
+    if ours[:stop] != expected.greedy[0]:
+        # At an end that transformers' generate does not have, and a note has said so.
+        theirs = expected.greedy[0]
+        assert ours[:stop] == theirs[:stop]
+        assert any("whatever a file says" in note or "The written file ends" in note for note in source.warnings)
+
+
 def check_weights(source: Source, directory: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -292,6 +334,10 @@ def check_weights(source: Source, directory: Path) -> None:
 @example(case=SEEN[5])
 @example(case=SEEN[6])
 @example(case=SEEN[7])
+@example(case=SEEN[8])
+@example(case=SEEN[9])
+@example(case=SEEN[10])
+@example(case=SEEN[11])
 def test_a_directory_becomes_what_transformers_makes_of_it(case: Case) -> None:
     with tempfile.TemporaryDirectory(prefix="lieq-test-") as name:
         directory = make(case, Path(name))
@@ -302,6 +348,7 @@ def test_a_directory_becomes_what_transformers_makes_of_it(case: Case) -> None:
         check_conversations(tokenizer, vocabulary, source, keys)
         if not any("no key left" in note for note in source.warnings):
             check_ends(tokenizer, vocabulary, directory)
+            check_run(vocabulary, source, directory, path)
         check_weights(source, directory)
 
 

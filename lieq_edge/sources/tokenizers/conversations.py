@@ -67,6 +67,13 @@ def check_conversations(vocabulary: Vocabulary, pieces: Pieces, label: str) -> l
     return notes
 
 
+def template_notes(pieces: Pieces, label: str) -> list[str]:
+    """A note about a chat template that renders no conversation, so that none could be compared."""
+    if "default" not in pieces.original.templates or any(True for _ in _rendered(pieces)):
+        return []
+    return [f"transformers renders no conversation by the chat template of {label}; it is written as it is."]
+
+
 def _rendered(pieces: Pieces) -> Iterator[str]:
     if "default" in pieces.original.templates:
         for messages, prompt in CONVERSATIONS:

@@ -43,10 +43,14 @@ def end_notes(pieces: Pieces, vocabulary: Vocabulary, label: str) -> list[str]:
             f"transformers ends a reply of {label} at {_names(pieces, missing)} too, for which a GGUF file has no key "
             "left; give llama.cpp these as stop words."
         )
+    names = _names(pieces, pieces.reply_ends)
+    only = f"transformers ends one at {names} only" if names else "transformers ends one at no token"
     if named := sorted(vocabulary.ends - set(pieces.ends)):
+        notes.append(f"llama.cpp ends a reply of {label} at {_names(pieces, named)} too, whatever a file says; {only}.")
+    if others := [index for index in pieces.ends if index in vocabulary.ends and index not in pieces.reply_ends]:
         notes.append(
-            f"llama.cpp ends a reply of {label} at {_names(pieces, named)} too, whatever a file says; transformers ends "
-            f"one at {_names(pieces, pieces.ends) or 'no token'} only."
+            f"The written file ends a reply of {label} at {_names(pieces, others)} too, as the tokenizer or "
+            f"config.json has it; {only}."
         )
     return notes
 

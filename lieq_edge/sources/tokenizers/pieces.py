@@ -26,7 +26,8 @@ class Pieces:
         encode: ids of a text by the original tokenizer, which finds added tokens in it and adds nothing.
         original: the tokenizer as transformers loads it.
         special_ids: ids by role (``bos``, ``eos``, ...), in the order in which they are written.
-        ends: ids at which transformers ends a text.
+        ends: ids that end a text by any of the model's files.
+        reply_ends: those at which transformers' ``generate`` ends a reply.
         reference: a second encoder whose tokens are right too: sentencepiece itself, where transformers only has a
             conversion of its model.
         likely: pre-tokenizer to try first.
@@ -43,6 +44,7 @@ class Pieces:
     original: Original
     special_ids: dict[str, int] = field(default_factory=dict)
     ends: tuple[int, ...] = ()
+    reply_ends: tuple[int, ...] = ()
     reference: Encoder | None = None
     likely: str = "default"
     nearest: str | None = None

@@ -78,7 +78,7 @@ def configured(directory: Path) -> Configured:
 
 
 def special_ids(pieces: Pieces, settings: Configured) -> tuple[dict[str, int], tuple[int, ...]]:
-    """Ids by role in the order in which they are written, and all ids at which transformers ends a text.
+    """Ids by role in the order in which they are written, and all ids that end a text by any of the files.
 
     Args:
         pieces: the vocabulary, with the ids that it knows itself.
@@ -99,6 +99,14 @@ def special_ids(pieces: Pieces, settings: Configured) -> tuple[dict[str, int], t
     ends = [roles["eos"]] if "eos" in roles else []
     ends += _ids(settings.generation, "eos", rows) + _ids(settings.model, "eos", rows)
     return roles, tuple(dict.fromkeys(ends))
+
+
+def reply_ends(pieces: Pieces, settings: Configured) -> tuple[int, ...]:
+    """Ids at which transformers' ``generate`` ends a reply: it asks config.json only where there is no
+    generation_config.json."""
+    rows = len(pieces.tokens)
+    chosen = settings.generation if is_plain_file(settings.directory / _GENERATION_FILE) else settings.model
+    return tuple(dict.fromkeys(_ids(chosen, "eos", rows)))
 
 
 def text_limits(pieces: Pieces) -> TextLimits:

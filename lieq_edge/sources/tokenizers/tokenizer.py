@@ -18,7 +18,7 @@ from ..plain_files import is_plain_file, read_json
 from .bpe import is_byte_level, read_byte_level
 from .original import Original, load_original
 from .pieces import Pieces
-from .roles import Configured, configured, ignored_settings, special_ids, text_limits
+from .roles import Configured, configured, ignored_settings, reply_ends, special_ids, text_limits
 from .sentencepieces import read_sentencepieces
 from .spm_model import declared_tokens, read_spm, write_json
 
@@ -39,6 +39,9 @@ _BESIDE = (
 
 _TEMPLATES = "additional_chat_templates"
 
+_OTHER_FORMS = ("tekken.json", "*.tiktoken", "tiktoken.model", "tokenizer.model.v*", "vocab.txt")
+"""Vocabularies of Mistral, of tiktoken, and of WordPiece."""
+
 
 def read_pieces(directory: Path, rows: int) -> Pieces:
     """Read the vocabulary of a directory.
@@ -54,13 +57,21 @@ def read_pieces(directory: Path, rows: int) -> Pieces:
     spm = None
     if is_plain_file(directory / SENTENCEPIECE_FILE):
         spm = read_spm(directory / SENTENCEPIECE_FILE)
-    if is_plain_file(directory / JSON_FILE):
-        original = load_original(directory, directory / JSON_FILE)
-    elif spm is not None:
-        original = _load_converted(directory)
-    else:
-        original = load_original(directory, directory / PAIR_FILES[0])
     settings = configured(directory)
+    try:
+        if is_plain_file(directory / JSON_FILE):
+            original = load_original(directory, directory / JSON_FILE)
+        elif spm is not None:
+            original = _load_converted(directory)
+        else:
+            original = load_original(directory, directory / PAIR_FILES[0])
+    except InputError as error:
+        if "custom code" not in str(error):
+            raise
+        raise InputError(
+            f"The tokenizer of {directory} is a class of its own ({settings.tokenizer.get('tokenizer_class')}), whose "
+            "code is not run; choose another model, or give a GGUF file of this one."
+        ) from error
     added, notes = _added(original, settings, rows)
     if is_byte_level(original.document):
         pieces = read_byte_level(original, added, rows)
@@ -69,7 +80,7 @@ def read_pieces(directory: Path, rows: int) -> Pieces:
         if spm is not None and not is_plain_file(directory / JSON_FILE):
             pieces = replace(pieces, reference=spm.encode)
     ids, ends = special_ids(pieces, settings)
-    pieces = replace(pieces, special_ids=ids, ends=ends)
+    pieces = replace(pieces, special_ids=ids, ends=ends, reply_ends=reply_ends(pieces, settings))
     return replace(pieces, notes=(*notes, *ignored_settings(pieces, settings)))
 
 
@@ -85,6 +96,12 @@ def check_files(directory: Path) -> None:
     if any(is_plain_file(directory / name) for name in names):
         return
     if not all(is_plain_file(directory / name) for name in PAIR_FILES):
+        for pattern in _OTHER_FORMS:
+            for path in sorted(directory.glob(pattern)):
+                raise InputError(
+                    f"{directory} holds its tokenizer as {path.name} only, a form that is not read; add the "
+                    f"{JSON_FILE} that transformers makes of it."
+                )
         raise InputError(
             f"{directory} holds neither {JSON_FILE} nor {SENTENCEPIECE_FILE}; add the model's tokenizer files to it."
         )

@@ -17,7 +17,7 @@ from ...llama.vocabulary import PRE_KEY, Vocabulary
 from ...store import Entry
 from ...system.files import temporary_folder
 from .battery import BATTERY, special_strings
-from .conversations import check_conversations
+from .conversations import check_conversations, template_notes
 from .ends import end_notes, with_ends
 from .hard_strings import HARD_STRINGS
 from .pieces import Encoder, Pieces
@@ -152,8 +152,10 @@ def settle(
     spaces = _check_special(vocabulary, pieces, label) or conversations
     notes = _notes(pieces, fit, label)
     if _puts_space(pieces) and (spaces or notes) and all(_begins_with_space(d.text) for d in fit.differences):
-        notes, spaces = [_space_note(label)], []
+        strips = _takes_space(pieces)
+        notes, spaces = [_space_note(label, alone=not strips)], spaces if strips else []
     ends = end_notes(pieces, vocabulary, label)
+    ends += template_notes(pieces, label)
     return Trial(values, vocabulary, (*pieces.notes, *notes, *text_limits(pieces).notes, *ends, *spaces))
 
 
@@ -257,12 +259,17 @@ def _puts_space(pieces: Pieces) -> bool:
     return pieces.model != "gpt2" and pieces.tokens[pieces.encode("a")[0]].startswith("▁")
 
 
-def _space_note(label: str) -> str:
+def _takes_space(pieces: Pieces) -> bool:
+    """Whether an added token takes the white space beside it, or stands between white space only."""
+    entries = pieces.original.document.get("added_tokens") or []
+    return any(entry.get(flag) for entry in entries for flag in ("lstrip", "rstrip", "single_word"))
+
+
+def _space_note(label: str, *, alone: bool) -> str:
     return (
         f"llama.cpp puts a space before texts and behind special tokens for {label}, as sentencepiece does; "
-        "transformers puts none before a text that begins with a space, and none behind special tokens. All other "
-        "texts give the same tokens."
-    )
+        "transformers puts none before a text that begins with a space, and none behind special tokens."
+    ) + (" All other texts give the same tokens." if alone else "")
 
 
 def _begins_with_space(text: str) -> bool:
