@@ -258,7 +258,7 @@ class HuggingFaceSource(TokenizingSource):
     def metadata(self) -> list[KeyValue]:
         writer = GGUFWriter(None, self.architecture)
         writer.add_type("model")
-        writer.add_name(self._name)
+        writer.add_name(self._trial.name)
         with sensible(f"Settings of {self.label}"):
             self._family.write(self._config, self._dims, writer)
             settings = writer_values(writer)
@@ -277,14 +277,15 @@ class HuggingFaceSource(TokenizingSource):
     @functools.cached_property
     def _trial(self) -> Trial:
         # transformers, which reads the tokenizer, takes seconds to import.
-        parts = {"label": self.label, "architecture": self.architecture}
+        parts = {"label": self.label, "architecture": self.architecture, "name": self._name}
         entry = self._cache.get("tokenizer", parts)
         if entry is not None:
             trial = of_entry(entry, self.architecture)
         else:
             with sensible(f"The tokenizer files of {self.label}"):
                 pieces = read_pieces(self._directory, self._dims.vocab)
-                trial = settle(pieces, key_values(self._directory, pieces), self.architecture, self.label)
+                values = key_values(self._directory, pieces)
+                trial = settle(pieces, values, self.architecture, self.label, name=self._name)
             self._cache.put("tokenizer", parts, to_entry(trial))
         self.warnings += trial.warnings
         return trial

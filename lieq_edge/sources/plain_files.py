@@ -10,20 +10,24 @@ from typing import Any
 
 from ..errors import InputError
 
+_POINTER, _POINTER_BYTES = b"version https://git-lfs", 1024
+
 
 def is_plain_file(path: Path) -> bool:
     """Whether ``path`` is there as a file, or as a link to one.
 
     Raises:
-        InputError: it is a pipe, a socket or a device.
+        InputError: it is a pipe, a socket or a device, or stands for a file that Git has not fetched.
     """
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
     except (OSError, ValueError):
         return False
-    if stat.S_ISREG(mode):
+    if stat.S_ISREG(status.st_mode):
+        if status.st_size < _POINTER_BYTES and read_plain(path).startswith(_POINTER):
+            raise InputError(f"{path} is a pointer of Git LFS instead of the file itself; run 'git lfs pull' there.")
         return True
-    if stat.S_ISDIR(mode):
+    if stat.S_ISDIR(status.st_mode):
         return False
     raise InputError(f"{path} is not a regular file (a pipe, a socket or a device); give the model's own files.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -77,3 +78,20 @@ def _likely(document: dict[str, Any]) -> tuple[str, bool]:
     if "\\\\p{N}" in rule:
         return "qwen2", True
     return ("smollm" if '"Digits"' in rule else "gpt-2"), True
+
+
+@functools.cache
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-ins for the 256 bytes (``bytes_to_unicode``)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+def text_of(token: str) -> str:
+    """The text of a token; empty where its bytes are no UTF-8."""
+    alphabet = _byte_alphabet()
+    try:
+        return bytes(alphabet[c] for c in token).decode("utf-8")
+    except (KeyError, UnicodeDecodeError):
+        return ""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gguf import GGUFValueType, TokenType
 
@@ -17,6 +18,7 @@ from ...llama.vocabulary import PRE_KEY, Vocabulary
 from ...store import Entry
 from ...system.files import temporary_folder
 from .battery import BATTERY, special_strings
+from .bpe import text_of
 from .conversations import check_conversations, template_notes
 from .ends import end_notes, with_ends
 from .hard_strings import HARD_STRINGS
@@ -68,6 +70,9 @@ CANDIDATES: tuple[str, ...] = (
     "default",
 )
 
+_ACTED_ON = re.compile("(phi)-?(3)|(?<=modern)-(?=bert)", re.IGNORECASE)
+"""Names of models by which llama.cpp changes tokens (llama-vocab.cpp), whatever the file says of these."""
+
 _SAMPLE = 2000
 _MARKS_AND_CAPITALS = ("Lu", "Lt", "Mn", "Mc", "Me")
 _MOST_SPECIAL = 24
@@ -103,11 +108,13 @@ class Trial:
         key_values: the tokenizer's, ``tokenizer.ggml.pre`` included.
         vocabulary: llama.cpp's tokenizer.
         warnings: sentences for the user.
+        name: the model's name in the file.
     """
 
     key_values: list[KeyValue]
     vocabulary: Vocabulary
     warnings: tuple[str, ...]
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,8 +132,12 @@ def settle(
     architecture: str,
     label: str,
     candidates: Sequence[str] = CANDIDATES,
+    name: str = "",
 ) -> Trial:
     """Load the vocabulary in llama.cpp with each candidate until one tokenizes as the original does.
+
+    Of a name by which llama.cpp would choose a treatment of tokens, a neutral form is tried too; the one with fewer
+    differences is taken.
 
     Args:
         pieces: the original.
@@ -134,6 +145,7 @@ def settle(
         architecture: GGUF architecture; llama.cpp wants it in any file.
         label: the model's name, for messages.
         candidates: values of ``tokenizer.ggml.pre``; a sentencepiece vocabulary has ``default`` only.
+        name: the model's name.
 
     Raises:
         InputError: no candidate does (the message shows the first difference of the best), or rendered conversations
@@ -141,12 +153,32 @@ def settle(
     """
     by_key = {kv.key: kv.value for kv in values}
     check_vocabulary(by_key.get, label)
-    with _loader(values, architecture) as load:
+    neutral = _ACTED_ON.sub(r"\1 \2", name)
+    if neutral == name:
+        return _settle_as(name, pieces, values, architecture, label, candidates)
+    plain = _settle_as(neutral, pieces, values, architecture, label, candidates)
+    with contextlib.suppress(InputError):  # llama.cpp does not load a vocabulary that lacks Phi-3's tokens
+        named = _settle_as(name, pieces, values, architecture, label, candidates)
+        if len(named.warnings) <= len(plain.warnings):
+            return named
+    note = f"The written file calls {label} {neutral!r}, because llama.cpp changes tokens of files called {name!r}."
+    return replace(plain, warnings=(*plain.warnings, note))
+
+
+def _settle_as(
+    name: str,
+    pieces: Pieces,
+    values: list[KeyValue],
+    architecture: str,
+    label: str,
+    candidates: Sequence[str],
+) -> Trial:
+    with _loader(values, architecture, name) as load:
         fit = _best(pieces, _ordered(pieces, candidates), load, label)
     plain, vocabulary = _with_pre(values, fit.name), fit.vocabulary
     values = with_ends(pieces, plain, vocabulary)
     if values != plain:
-        with _loader(values, architecture) as load:
+        with _loader(values, architecture, name) as load:
             vocabulary = load(fit.name)
     conversations = check_conversations(vocabulary, pieces, label)
     spaces = _check_special(vocabulary, pieces, label) or conversations
@@ -156,21 +188,21 @@ def settle(
         notes, spaces = [_space_note(label, alone=not strips)], spaces if strips else []
     ends = end_notes(pieces, vocabulary, label)
     ends += template_notes(pieces, label)
-    return Trial(values, vocabulary, (*pieces.notes, *notes, *text_limits(pieces).notes, *ends, *spaces))
+    return Trial(values, vocabulary, (*pieces.notes, *notes, *text_limits(pieces).notes, *ends, *spaces), name)
 
 
 def to_entry(trial: Trial) -> Entry:
     """A trial as an entry of the cache."""
     values = [[kv.key, kv.value, int(kv.type), kv.item_type] for kv in trial.key_values]
-    return Entry(record={"values": values, "warnings": list(trial.warnings)})
+    return Entry(record={"values": values, "warnings": list(trial.warnings), "name": trial.name})
 
 
 def of_entry(entry: Entry, architecture: str) -> Trial:
     """The trial of an entry, its vocabulary loaded again; the original tokenizer is not needed."""
     values = [KeyValue(*row) for row in entry.record["values"]]
-    name = next(kv.value for kv in values if kv.key == PRE_KEY)
-    with _loader(values, architecture) as load:
-        return Trial(values, load(name), tuple(entry.record["warnings"]))
+    pre, name = next(kv.value for kv in values if kv.key == PRE_KEY), entry.record["name"]
+    with _loader(values, architecture, name) as load:
+        return Trial(values, load(pre), tuple(entry.record["warnings"]), name)
 
 
 def _ordered(pieces: Pieces, candidates: Sequence[str]) -> list[str]:
@@ -179,13 +211,14 @@ def _ordered(pieces: Pieces, candidates: Sequence[str]) -> list[str]:
     return sorted(candidates, key=lambda name: name != pieces.likely)
 
 
-@contextmanager
-def _loader(values: list[KeyValue], architecture: str) -> Iterator[Callable[[str], Vocabulary]]:
+@contextlib.contextmanager
+def _loader(values: list[KeyValue], architecture: str, name: str) -> Iterator[Callable[[str], Vocabulary]]:
     """Load a vocabulary with a pre-tokenizer's name."""
     with temporary_folder() as folder:
         path = folder / "vocabulary.gguf"
-        head = KeyValue("general.architecture", architecture, GGUFValueType.STRING)
-        write_container(path, architecture, [head, *values], [], [])
+        general = {"general.architecture": architecture, "general.name": name}
+        head = [KeyValue(key, value, GGUFValueType.STRING) for key, value in general.items()]
+        write_container(path, architecture, [*head, *values], [], [])
         yield lambda name: Vocabulary(path, pre=name)
 
 
@@ -328,8 +361,7 @@ def _compare(vocabulary: Vocabulary, strings: Sequence[str], expected: Sequence[
 def _vocabulary_sample(pieces: Pieces) -> list[str]:
     """Texts of ordinary tokens, evenly over the vocabulary: a wrong token list or merge shows here."""
     if pieces.model == "gpt2":
-        alphabet = _byte_alphabet()
-        texts = [_decode(token, alphabet) for token in _every(pieces, TokenType.NORMAL, _SAMPLE)]
+        texts = [text_of(token) for token in _every(pieces, TokenType.NORMAL, _SAMPLE)]
     else:
         texts = [token.replace("▁", " ") for token in _every(pieces, TokenType.NORMAL, _SAMPLE)]
     return [text for text in texts if text and unicodedata.is_normalized("NFC", text)]
@@ -338,20 +370,6 @@ def _vocabulary_sample(pieces: Pieces) -> list[str]:
 def _every(pieces: Pieces, kind: int, most: int) -> list[str]:
     chosen = [token for token, type_ in zip(pieces.tokens, pieces.types, strict=True) if type_ == kind]
     return chosen[:: max(1, len(chosen) // most)]
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-ins for the 256 bytes (``bytes_to_unicode``)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
-
-
-def _decode(token: str, alphabet: dict[str, int]) -> str:
-    try:
-        return bytes(alphabet[c] for c in token).decode("utf-8")
-    except (KeyError, UnicodeDecodeError):
-        return ""
 
 
 def _check_special(vocabulary: Vocabulary, pieces: Pieces, label: str) -> list[str]:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from edited import FLAGS, Model, widen
+from logits import export_float32
 from settled import values
 
 from lieq_edge.errors import InputError
+from lieq_edge.llama.vocabulary import Vocabulary
 
 
 def test_ends_that_llama_cpp_knows_by_name_alone_are_a_note(tmp_path: Path) -> None:
@@ -76,3 +78,46 @@ def test_a_tokenizer_in_another_form_is_named(tmp_path: Path, name: str) -> None
     (model.path / "tokenizer.json").rename(model.path / name)
     with pytest.raises(InputError, match=f"as {name} only"):
         model.open()
+
+
+def named(folder: Path, name: str, **options: Any) -> Model:
+    model = Model(folder, **options)
+    model.path = model.path.rename(folder / name)
+    return model
+
+
+@pytest.mark.parametrize("name", ["Phi-3-and-me", "distilled-from-phi3", "modern-bert-sized"])
+def test_a_name_that_llama_cpp_acts_on_is_written_otherwise(tmp_path: Path, name: str) -> None:
+    """It would take white space behind special tokens, or not load a vocabulary without Phi-3's tokens at all."""
+    model = named(tmp_path, name)
+    source = model.open()
+    kept = next(kv.value for kv in source.metadata() if kv.key == "general.name")
+    assert Vocabulary(export_float32(source, tmp_path / "m.gguf")).n_tokens == 512
+    if name.startswith("modern"):
+        assert kept == name  # it makes no difference here
+    else:
+        assert kept.casefold().replace("phi 3", "") in name.casefold()
+        assert any(repr(kept) in note and repr(name) in note for note in source.warnings)
+
+
+def test_the_name_of_a_phi_3_stays(tmp_path: Path) -> None:
+    """Its special tokens take the white space behind them, as llama.cpp has it for files of that name only."""
+    model = named(tmp_path, "Phi-3-mini", tokenizer="sentencepiece")
+    widen(model.path)
+    texts = ("<|endoftext|>", "<|user|>", "<|end|>")
+    decoder = {
+        str(512 + i): {**FLAGS, "special": True, "rstrip": i > 0, "content": text} for i, text in enumerate(texts)
+    }
+    template = "{% for m in messages %}<|user|>\n{{ m.content }}<|end|>\n{% endfor %}"
+    model.edit("tokenizer_config.json", lambda d: d.update(added_tokens_decoder=decoder, chat_template=template))
+    source = model.open()
+    assert next(kv.value for kv in source.metadata() if kv.key == "general.name") == "Phi-3-mini"
+    assert not any("The written file calls" in note for note in source.warnings)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors", "config.json", "tokenizer_config.json"])
+def test_a_pointer_of_git_lfs_is_called_one(tmp_path: Path, name: str) -> None:
+    model = Model(tmp_path)
+    (model.path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n")
+    with pytest.raises(InputError, match=f"{name} is a pointer of Git LFS"):
+        model.keys()
