@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from .evidence.blocks.plot import plot_layers
     from .evidence.blocks.records import Diagnostics, describe_inputs
     from .gguf.inspect import FileReport, inspect_file
-    from .pipeline.export import export_model, write
+    from .pipeline.export import export_model, export_models, write
+    from .pipeline.frontier import plot_frontier
     from .pipeline.gather import Evidence, gather
     from .pipeline.job import Job, resolve
+    from .pipeline.outputs import output_paths
     from .pipeline.plan import allocate, analyze_model, plan_model, plan_saved
     from .pipeline.report import ExportReport
     from .pipeline.validation import check_gate, validate_against
@@ -39,9 +41,11 @@ _MODULES = {
     "errors": ("GateError", "InputError"),
     "evidence.blocks.records": ("Diagnostics", "describe_inputs"),
     "gguf.inspect": ("FileReport", "inspect_file"),
-    "pipeline.export": ("export_model", "write"),
+    "pipeline.export": ("export_model", "export_models", "write"),
+    "pipeline.frontier": ("plot_frontier",),
     "pipeline.gather": ("Evidence", "gather"),
     "pipeline.job": ("Job", "resolve"),
+    "pipeline.outputs": ("output_paths",),
     "pipeline.plan": ("allocate", "analyze_model", "plan_model", "plan_saved"),
     "pipeline.report": ("ExportReport",),
     "pipeline.validation": ("check_gate", "validate_against"),
@@ -71,6 +75,7 @@ __all__ = [
     "check_gate",
     "describe_inputs",
     "export_model",
+    "export_models",
     "gather",
     "inspect_file",
     "load_json",
@@ -78,8 +83,10 @@ __all__ = [
     "make_plan",
     "merge",
     "open_source",
+    "output_paths",
     "plan_model",
     "plan_saved",
+    "plot_frontier",
     "plot_layers",
     "resolve",
     "save_json",

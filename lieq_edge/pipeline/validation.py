@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ..blockwise.threads import restored_threads
 from ..errors import GateError, InputError
 from ..gguf.splits import first_part
@@ -15,6 +17,7 @@ from ..system.exclusive import one_at_a_time
 from ..system.progress import Progress, reporting_to
 from ..texts.windows import builtin_text, load_text, longest_window
 from ..validate.perplexity import Validation, validate
+from ..validate.protocol import reference_parts, scored_positions
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,18 @@ def reference_of(source: Source) -> Path | Source:
     and the model is never whole in memory.
     """
     return source if source.gguf_path is None else source.gguf_path
+
+
+def reference_stored(source: Source, request: ValidationRequest, cache: Cache) -> bool:
+    """True if the original's part of the scores is in the cache."""
+    if not request.reference or source.gguf_path is not None:
+        return False
+    ids = np.array(source.tokenize(request.text, add_bos=source.adds_bos), np.int32)
+    count = min(len(ids) // request.context, request.chunks or len(ids))
+    windows = ids[: count * request.context].reshape(count, request.context)
+    if source.adds_bos and source.bos_id is not None:
+        windows[:, 0] = source.bos_id
+    return cache.has("reference", reference_parts(windows, scored_positions(request.context)))
 
 
 def validation_text(path: Path | None) -> tuple[str, str]:
