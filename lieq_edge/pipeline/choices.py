@@ -35,6 +35,8 @@ def check_combination(settings: Settings) -> None:
         raise InputError(f"--{chooses_types[0]} is for --metric loss only; leave it out.")
     if chooses_types and settings.gives("levels"):
         raise InputError(f"--levels and --{chooses_types[0]} are of two methods; leave one out.")
+    if settings.max_ppl_ratio is not None and not settings.validation:
+        raise InputError("--max-ppl-ratio needs the validation; leave out --max-ppl-ratio or --no-validate.")
     if settings.imatrix is not None and (settings.gives("calibration") or settings.gives("calibration_tokens")):
         raise InputError("--imatrix takes the place of a calibration text; leave --calibration out.")
 
