@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import InputError
 from ..gguf.splits import read_model
 from ..gguf.types import TYPES
 from ..system.files import atomic_path, temporary_folder
@@ -61,7 +62,7 @@ def quantize(path: Path, out: Path, preset: Preset, *, threads: int | None = Non
         Bytes of the written file.
 
     Raises:
-        InputError: llama.cpp refuses, with its reason, or ends on the file.
+        InputError: a type is unknown, or llama.cpp refuses, with its reason, or ends on the file.
     """
     label = label or str(path)
     with temporary_folder() as folder, atomic_path(out) as temporary:
@@ -133,4 +134,8 @@ def _saved(path: Path, imatrix: Columns) -> Path:
 
 
 def _type_id(name: str | None) -> int | None:
-    return None if name is None else TYPES[name].id
+    if name is None:
+        return None
+    if name not in TYPES:
+        raise InputError(f"lieq-edge has no ggml type {name}; choose one of {', '.join(TYPES)}.")
+    return TYPES[name].id
