@@ -41,10 +41,11 @@ if TYPE_CHECKING:
     from lieq_edge.llama.encoders import Packed, encode
     from lieq_edge.llama.engine import Engine, available_threads
     from lieq_edge.llama.library import dequantize
-    from lieq_edge.llama.log import captured_log
+    from lieq_edge.llama.quantize import Preset, quantize
     from lieq_edge.llama.session import Floats, observed
     from lieq_edge.pipeline.validation import validation_text
     from lieq_edge.pipeline.write import write_model
+    from lieq_edge.presets.names import FILE_TYPES
     from lieq_edge.rounding.encode import encode_tensors
     from lieq_edge.sources import DEMO, demo_path
     from lieq_edge.sources.base import Array, Source
