@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .evidence.blocks.plot import plot_layers
     from .evidence.blocks.records import Diagnostics, describe_inputs
     from .gguf.inspect import FileReport, inspect_file
+    from .llama.chat import Chat, open_chat
+    from .llama.speed import Speed, measure_speed
     from .pipeline.export import export_model, write
     from .pipeline.gather import Evidence, gather
     from .pipeline.job import Job, resolve
@@ -39,6 +41,8 @@ _MODULES = {
     "errors": ("GateError", "InputError"),
     "evidence.blocks.records": ("Diagnostics", "describe_inputs"),
     "gguf.inspect": ("FileReport", "inspect_file"),
+    "llama.chat": ("Chat", "open_chat"),
+    "llama.speed": ("Speed", "measure_speed"),
     "pipeline.export": ("export_model", "write"),
     "pipeline.gather": ("Evidence", "gather"),
     "pipeline.job": ("Job", "resolve"),
@@ -54,6 +58,7 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Chat",
     "Diagnostics",
     "Event",
     "Evidence",
@@ -65,6 +70,7 @@ __all__ = [
     "Plan",
     "PlanOptions",
     "Settings",
+    "Speed",
     "Validation",
     "allocate",
     "analyze_model",
@@ -76,7 +82,9 @@ __all__ = [
     "load_json",
     "load_recipe",
     "make_plan",
+    "measure_speed",
     "merge",
+    "open_chat",
     "open_source",
     "plan_model",
     "plan_saved",

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from . import loaded, timed
+from . import loaded, timed, writer
 from .shared_memory import SharedMemory
 from .worker import Worker, limit_memory, peak_bytes
 
@@ -31,5 +31,6 @@ def main(address: int | str) -> None:
             "release": Worker.release,
             **loaded.FUNCTIONS,
             **timed.FUNCTIONS,
+            **writer.FUNCTIONS,
         }
     )
