@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .evidence.blocks.plot import plot_layers
     from .evidence.blocks.records import Diagnostics, describe_inputs
     from .gguf.inspect import FileReport, inspect_file
+    from .llama.chat import Chat, open_chat
+    from .llama.speed import Speed, measure_speed
     from .pipeline.export import export_model, export_models, write
     from .pipeline.frontier import plot_frontier
     from .pipeline.gather import Evidence, gather
@@ -41,6 +43,8 @@ _MODULES = {
     "errors": ("GateError", "InputError"),
     "evidence.blocks.records": ("Diagnostics", "describe_inputs"),
     "gguf.inspect": ("FileReport", "inspect_file"),
+    "llama.chat": ("Chat", "open_chat"),
+    "llama.speed": ("Speed", "measure_speed"),
     "pipeline.export": ("export_model", "export_models", "write"),
     "pipeline.frontier": ("plot_frontier",),
     "pipeline.gather": ("Evidence", "gather"),
@@ -58,6 +62,7 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Chat",
     "Diagnostics",
     "Event",
     "Evidence",
@@ -69,6 +74,7 @@ __all__ = [
     "Plan",
     "PlanOptions",
     "Settings",
+    "Speed",
     "Validation",
     "allocate",
     "analyze_model",
@@ -81,7 +87,9 @@ __all__ = [
     "load_json",
     "load_recipe",
     "make_plan",
+    "measure_speed",
     "merge",
+    "open_chat",
     "open_source",
     "output_paths",
     "plan_model",
