@@ -68,7 +68,10 @@ def plan_saved(saved: Diagnostics, settings: Settings) -> Plan:
             f"The metric {allocator.metric} needs the model itself; give it instead of saved measurements."
         )
     check_saved(saved, settings)
-    return allocator.plan(saved, parse_budget(settings.budget), {})
+    budget = parse_budget(settings.budget)
+    if budget.kind == "preset":
+        raise InputError(f"The size of {budget.text} depends on the model; give it instead of saved measurements.")
+    return allocator.plan(saved, budget, {})
 
 
 def _metric_of(settings: Settings) -> str:
