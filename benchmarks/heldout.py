@@ -2,7 +2,7 @@
 
     python -m benchmarks.heldout other.txt
 
-Two packages are downloaded with pip: chatterbot-corpus 1.3.3 (English dialogues) and XStatic-jQuery 3.7.1.1 (jQuery with
+Two packages are downloaded with pip: chatterbot-corpus 1.3.3 (English dialogues) and XStatic-jQuery 3.7.1.1 (jQuery and
 its comments). Parts of both take turns. None of it is in any calibration text of lieq-edge.
 """
 

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from lieq_edge.system.files import atomic_path, check_output, check_space
     from lieq_edge.system.memory import peak_rss_bytes
     from lieq_edge.system.progress import Terminal, log, receive_with, stage
+    from lieq_edge.system.schedule import latest_schedule
     from lieq_edge.texts.documentation import stdlib_text
     from lieq_edge.texts.info import TextInfo
     from lieq_edge.texts.windows import (
