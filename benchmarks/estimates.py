@@ -2,8 +2,8 @@
 
     python -m benchmarks.estimates demo wide qwen.gguf --work work --out estimates
 
-Each model is exported from nothing, and then at another budget. The estimates are those that ``export`` reports before it
-begins. Written are OUT.md and OUT.json; exports whose rows OUT.json has are not made again.
+Each model is exported from nothing, and then at another budget. The estimates are those that ``export`` reports before
+it begins. Written are OUT.md and OUT.json; exports whose rows OUT.json has are not made again.
 """
 
 from __future__ import annotations
