@@ -18,17 +18,21 @@ if TYPE_CHECKING:
     from .evidence.blocks.plot import plot_layers
     from .evidence.blocks.records import Diagnostics, describe_inputs
     from .gguf.inspect import FileReport, inspect_file
+    from .page.answers import Answer
+    from .page.write import write_page
     from .pipeline.export import export_model, write
     from .pipeline.gather import Evidence, gather
     from .pipeline.job import Job, resolve
     from .pipeline.plan import allocate, analyze_model, plan_model, plan_saved
     from .pipeline.report import ExportReport
     from .pipeline.validation import check_gate, validate_against
-    from .settings import Settings, load_recipe, merge
+    from .recipe import Recipe, list_recipes, load_recipe, read_recipe
+    from .settings import Settings, merge
     from .sources import open_source
     from .system.jsonio import load_json, save_json, to_json
     from .system.progress import Event
     from .validate.perplexity import Validation
+    from .validate.scored import ScoredFile
 
 # Here, because nothing of this package may load llama.cpp before.
 share_openmp()
@@ -39,21 +43,26 @@ _MODULES = {
     "errors": ("GateError", "InputError"),
     "evidence.blocks.records": ("Diagnostics", "describe_inputs"),
     "gguf.inspect": ("FileReport", "inspect_file"),
+    "page.answers": ("Answer",),
+    "page.write": ("write_page",),
     "pipeline.export": ("export_model", "write"),
     "pipeline.gather": ("Evidence", "gather"),
     "pipeline.job": ("Job", "resolve"),
     "pipeline.plan": ("allocate", "analyze_model", "plan_model", "plan_saved"),
     "pipeline.report": ("ExportReport",),
     "pipeline.validation": ("check_gate", "validate_against"),
-    "settings": ("Settings", "load_recipe", "merge"),
+    "recipe": ("Recipe", "list_recipes", "load_recipe", "read_recipe"),
+    "settings": ("Settings", "merge"),
     "sources": ("open_source",),
     "system.progress": ("Event",),
     "system.jsonio": ("load_json", "save_json", "to_json"),
     "validate.perplexity": ("Validation",),
+    "validate.scored": ("ScoredFile",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Answer",
     "Diagnostics",
     "Event",
     "Evidence",
@@ -64,6 +73,8 @@ __all__ = [
     "Job",
     "Plan",
     "PlanOptions",
+    "Recipe",
+    "ScoredFile",
     "Settings",
     "Validation",
     "allocate",
@@ -73,6 +84,7 @@ __all__ = [
     "export_model",
     "gather",
     "inspect_file",
+    "list_recipes",
     "load_json",
     "load_recipe",
     "make_plan",
@@ -81,11 +93,13 @@ __all__ = [
     "plan_model",
     "plan_saved",
     "plot_layers",
+    "read_recipe",
     "resolve",
     "save_json",
     "to_json",
     "validate_against",
     "write",
+    "write_page",
 ]
 
 

@@ -12,6 +12,7 @@ from .cache_command import app as cache
 from .export_command import export
 from .file_commands import inspect, validate
 from .plan_command import plan
+from .recipes_command import app as recipes
 
 app = typer.Typer(
     add_completion=False,
@@ -21,6 +22,7 @@ app = typer.Typer(
 for command in (export, analyze, plan, validate, inspect):
     app.command()(command)
 app.add_typer(cache, name="cache")
+app.add_typer(recipes, name="recipes")
 
 
 def _version(value: bool) -> None:

@@ -44,7 +44,7 @@ from .flags import (
     ThreadsFlag,
     TypesFlag,
 )
-from .given import given_settings, load_saved
+from .given import given_settings, introduce, load_saved
 
 
 def export(
@@ -100,6 +100,7 @@ def export(
 ) -> None:
     """Measure, allocate, quantise, write and validate: one GGUF under a budget."""
     set_quiet(quiet)
+    introduce(recipe)
     if out is None and not dry_run:
         raise api.InputError("--out is missing: give the GGUF file to write, or --dry-run to see the plan only.")
     settings, saved = given_settings(context, recipe), load_saved(diagnostics)

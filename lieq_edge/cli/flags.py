@@ -54,7 +54,10 @@ CalibrationTokensFlag = Annotated[
 StrictFlag = Annotated[bool, typer.Option("--strict-types", help="Refuse types that do not fit a tensor's rows.")]
 TextFlag = Annotated[Path | None, typer.Option(help="Text to score on; default: built in.")]
 ContextFlag = Annotated[int, typer.Option(min=8, help="Tokens of a window.")]
-RecipeFlag = Annotated[Path | None, typer.Option(help="YAML file with settings; flags win over it.")]
+RecipeFlag = Annotated[
+    Path | None,
+    typer.Option(help="Settings: a name of `lieq-edge recipes list`, or a YAML file; flags win over it."),
+]
 CacheDirFlag = Annotated[
     Path | None,
     typer.Option(help="Folder of the cache; default: LIEQ_CACHE_DIR, or the platform's folder for caches."),
