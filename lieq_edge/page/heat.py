@@ -10,7 +10,7 @@ from math import prod
 from ..gguf.names import HEAD
 from ..gguf.types import TYPES
 from ..pipeline.report import TensorReport
-from .numbers import size
+from ..system.units import size_text
 
 # Colours of the style sheet, by the nominal bits from which they count.
 _SHADES = (2, 3, 4, 5, 6, 8, 16, 32)
@@ -138,7 +138,7 @@ def heat_map(tensors: Sequence[TensorReport]) -> HeatMap | None:
             _shade(tensor),
             tensor.type,
             f"{tensor.name}: {tensor.type}, {8 * tensor.nbytes / prod(tensor.shape):.2f} bits a weight, "
-            f"{size(tensor.nbytes)}",
+            f"{size_text(tensor.nbytes)}",
         )
         for tensor in inside
     )

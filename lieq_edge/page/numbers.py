@@ -13,15 +13,6 @@ MISSING = "–"
 
 # Line ends and tabs of texts stay, and what joins letters and emoji.
 _KEPT = frozenset("\n\t\u200c\u200d")
-_UNITS = ((1e9, "GB", 2), (1e6, "MB", 1), (1e3, "kB", 1))
-
-
-def size(count: float) -> str:
-    """Bytes as ``90.0 MB``."""
-    for unit, name, digits in _UNITS:
-        if count >= 0.99995 * unit:  # less would be shown as 1000 of the smaller unit
-            return f"{count / unit:.{digits}f} {name}"
-    return f"{count:.0f} bytes"
 
 
 def number(value: float | None) -> str:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from ..pipeline.report import ExportReport
+from ..system.units import size_text
 from ..validate.perplexity import Validation
 from ..validate.scored import ScoredFile
 from .answers import Answer
 from .frontier import Frontier, Point, frontier
 from .heat import HeatMap, RoleBytes, bytes_by_role, heat_map, loss_by_block
-from .numbers import decimals, file_name, number, percent, size
+from .numbers import decimals, file_name, number, percent
 
 # A wide picture and one for a phone: letters keep their size.
 _WIDE, _NARROW = (860, 400), (360, 340)
@@ -193,7 +194,7 @@ def _tiles(report: ExportReport) -> tuple[Tile, ...]:
     weights = sum(prod(tensor.shape) for tensor in report.tensors)
     half = f"{percent(report.file_bytes / (2 * weights), 0)} of 16-bit weights" if weights else ""
     tiles = [
-        Tile("Size", size(report.file_bytes), half),
+        Tile("Size", size_text(report.file_bytes), half),
         Tile("Bits a weight", decimals(report.file_bpw), f"{decimals(report.bpw)} in the blocks"),
     ]
     scores = report.validation

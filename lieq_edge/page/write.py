@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ..errors import InputError
 from ..pipeline.report import ExportReport
 from ..system.files import check_output, write_output
+from ..system.units import size_text
 from ..validate.scored import ScoredFile
 from ..version import __version__
 from . import numbers
@@ -67,7 +68,8 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("size", "number", "with_error", "decimals", "percent", "setting"):
+    environment.filters["size"] = size_text
+    for name in ("number", "with_error", "decimals", "percent", "setting"):
         environment.filters[name] = getattr(numbers, name)
     view = make_view(reports, compared, answers, command)
     return environment.get_template("page.html").render(page=view, version=__version__)

@@ -59,7 +59,12 @@ def export_model(
     cache = cache_of(settings)
     command = {"model": model, "out": os.path.abspath(out), "settings": to_json(settings)}
     # A killed export resumes even if its file was written already: unfinished work is stored until all is done.
-    with reporting_to(progress), one_at_a_time(), restored_threads(), cache.run("export", command) as started:
+    with (
+        reporting_to(progress),
+        one_at_a_time(),
+        restored_threads(),
+        cache.labelled(model).run("export", command) as started,
+    ):
         replace = force or _is_own(out, started)
         check_output(out, force=replace)
         sweep(out)

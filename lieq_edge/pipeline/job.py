@@ -110,6 +110,7 @@ def resolve(
         for path in source.read_files:
             files.remember(path)
         results = (cache_of(settings) if cache is None else cache).about(model=source.content_hash).guarded(files.check)
+        results = results.labelled(source.label)
         source.use_cache(results)
         _settle_tokenizer(source)
     if out is not None:
