@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .evidence.blocks.plot import plot_layers
     from .evidence.blocks.records import Diagnostics, describe_inputs
     from .gguf.inspect import FileReport, inspect_file
+    from .llama.chat import Chat, open_chat
+    from .llama.speed import Speed, measure_speed
     from .page.answers import Answer
     from .page.write import write_page
     from .pipeline.export import export_model, write
@@ -43,6 +45,8 @@ _MODULES = {
     "errors": ("GateError", "InputError"),
     "evidence.blocks.records": ("Diagnostics", "describe_inputs"),
     "gguf.inspect": ("FileReport", "inspect_file"),
+    "llama.chat": ("Chat", "open_chat"),
+    "llama.speed": ("Speed", "measure_speed"),
     "page.answers": ("Answer",),
     "page.write": ("write_page",),
     "pipeline.export": ("export_model", "write"),
@@ -63,6 +67,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Answer",
+    "Chat",
     "Diagnostics",
     "Event",
     "Evidence",
@@ -76,6 +81,7 @@ __all__ = [
     "Recipe",
     "ScoredFile",
     "Settings",
+    "Speed",
     "Validation",
     "allocate",
     "analyze_model",
@@ -88,7 +94,9 @@ __all__ = [
     "load_json",
     "load_recipe",
     "make_plan",
+    "measure_speed",
     "merge",
+    "open_chat",
     "open_source",
     "plan_model",
     "plan_saved",

@@ -9,12 +9,13 @@ main thread has not ended the work after a moment, another thread ends the proce
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -24,6 +25,8 @@ _PATIENCE = 0.6
 
 _asked = False
 _number = int(signal.SIGINT)
+# Interrupts that ``caught`` took, and that ``_end_late`` has still to pass over.
+_forgiven = 0
 
 
 def watch(leave: Callable[[int], object] | None = None) -> None:
@@ -77,6 +80,32 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
+@contextlib.contextmanager
+def caught() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C in the block end nothing; the value says whether it came. A second one counts as elsewhere.
+
+    For work that the user may stop without leaving the program. Outside the main thread nothing is caught.
+    """
+    came = False
+
+    def take(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        global _forgiven
+        if came:
+            _remember(number, frame)
+        came = True
+        _forgiven += 1
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, take)
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _remember(number: int, frame: FrameType | None) -> None:
     global _asked, _number
     again, _asked, _number = _asked, True, number
@@ -95,7 +124,11 @@ def _imports(frame: FrameType | None) -> bool:
 
 def _end_late(reader: socket.socket, leave: Callable[[int], object]) -> None:
     """Wait for an interrupt, give the main thread a moment, and end the process."""
+    global _forgiven
     while number := reader.recv(1):
         if number[0] in _SIGNALS:
             time.sleep(_PATIENCE)
+            if number[0] == signal.SIGINT and _forgiven:
+                _forgiven -= 1
+                continue
             leave(128 + number[0])
