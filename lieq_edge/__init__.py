@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .gguf.inspect import FileReport, inspect_file
     from .llama.chat import Chat, open_chat
     from .llama.speed import Speed, measure_speed
-    from .page.answers import Answer
+    from .page.answers import Answer, make_answers
     from .page.write import write_page
     from .pipeline.export import export_model, write
     from .pipeline.gather import Evidence, gather
@@ -47,7 +47,7 @@ _MODULES = {
     "gguf.inspect": ("FileReport", "inspect_file"),
     "llama.chat": ("Chat", "open_chat"),
     "llama.speed": ("Speed", "measure_speed"),
-    "page.answers": ("Answer",),
+    "page.answers": ("Answer", "make_answers"),
     "page.write": ("write_page",),
     "pipeline.export": ("export_model", "write"),
     "pipeline.gather": ("Evidence", "gather"),
@@ -93,6 +93,7 @@ __all__ = [
     "list_recipes",
     "load_json",
     "load_recipe",
+    "make_answers",
     "make_plan",
     "measure_speed",
     "merge",
