@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .gguf.inspect import FileReport, inspect_file
     from .llama.chat import Chat, open_chat
     from .llama.speed import Speed, measure_speed
+    from .page.answers import Answer, make_answers
+    from .page.write import write_page
     from .pipeline.export import export_model, export_models, write
     from .pipeline.frontier import plot_frontier
     from .pipeline.gather import Evidence, gather
@@ -28,11 +30,13 @@ if TYPE_CHECKING:
     from .pipeline.plan import allocate, analyze_model, plan_model, plan_saved
     from .pipeline.report import ExportReport
     from .pipeline.validation import check_gate, validate_against
-    from .settings import Settings, load_recipe, merge
+    from .recipe import Recipe, list_recipes, load_recipe, read_recipe
+    from .settings import Settings, merge
     from .sources import open_source
     from .system.jsonio import load_json, save_json, to_json
     from .system.progress import Event
     from .validate.perplexity import Validation
+    from .validate.scored import ScoredFile
 
 # Here, because nothing of this package may load llama.cpp before.
 share_openmp()
@@ -45,6 +49,8 @@ _MODULES = {
     "gguf.inspect": ("FileReport", "inspect_file"),
     "llama.chat": ("Chat", "open_chat"),
     "llama.speed": ("Speed", "measure_speed"),
+    "page.answers": ("Answer", "make_answers"),
+    "page.write": ("write_page",),
     "pipeline.export": ("export_model", "export_models", "write"),
     "pipeline.frontier": ("plot_frontier",),
     "pipeline.gather": ("Evidence", "gather"),
@@ -53,15 +59,18 @@ _MODULES = {
     "pipeline.plan": ("allocate", "analyze_model", "plan_model", "plan_saved"),
     "pipeline.report": ("ExportReport",),
     "pipeline.validation": ("check_gate", "validate_against"),
-    "settings": ("Settings", "load_recipe", "merge"),
+    "recipe": ("Recipe", "list_recipes", "load_recipe", "read_recipe"),
+    "settings": ("Settings", "merge"),
     "sources": ("open_source",),
     "system.progress": ("Event",),
     "system.jsonio": ("load_json", "save_json", "to_json"),
     "validate.perplexity": ("Validation",),
+    "validate.scored": ("ScoredFile",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Answer",
     "Chat",
     "Diagnostics",
     "Event",
@@ -73,6 +82,8 @@ __all__ = [
     "Job",
     "Plan",
     "PlanOptions",
+    "Recipe",
+    "ScoredFile",
     "Settings",
     "Speed",
     "Validation",
@@ -84,8 +95,10 @@ __all__ = [
     "export_models",
     "gather",
     "inspect_file",
+    "list_recipes",
     "load_json",
     "load_recipe",
+    "make_answers",
     "make_plan",
     "measure_speed",
     "merge",
@@ -96,11 +109,13 @@ __all__ = [
     "plan_saved",
     "plot_frontier",
     "plot_layers",
+    "read_recipe",
     "resolve",
     "save_json",
     "to_json",
     "validate_against",
     "write",
+    "write_page",
 ]
 
 

@@ -149,6 +149,7 @@ def open_for(model: str | Path, settings: Settings, cache: Cache | None = None) 
         for path in source.read_files:
             files.remember(path)
         results = (cache_of(settings) if cache is None else cache).about(model=source.content_hash).guarded(files.check)
+        results = results.labelled(source.label)
         source.use_cache(results)
         _settle_tokenizer(source)
     runtime = open_runtime(source, threads=settings.threads)
