@@ -18,17 +18,21 @@ if TYPE_CHECKING:
     from .evidence.blocks.plot import plot_layers
     from .evidence.blocks.records import Diagnostics, describe_inputs
     from .gguf.inspect import FileReport, inspect_file
+    from .pipeline.compare import check_comparison, compare_presets
     from .pipeline.export import export_model, write
     from .pipeline.gather import Evidence, gather
     from .pipeline.job import Job, resolve
     from .pipeline.plan import allocate, analyze_model, plan_model, plan_saved
     from .pipeline.report import ExportReport
-    from .pipeline.validation import check_gate, validate_against
+    from .pipeline.validation import check_gate, check_gates, score_files, validate_against
+    from .presets.names import PRESETS, preset_name
+    from .presets.sizes import preset_bytes
     from .settings import Settings, load_recipe, merge
     from .sources import open_source
     from .system.jsonio import load_json, save_json, to_json
     from .system.progress import Event
     from .validate.perplexity import Validation
+    from .validate.scored import ScoredFile, better_choice, comparison_note
 
 # Here, because nothing of this package may load llama.cpp before.
 share_openmp()
@@ -39,21 +43,26 @@ _MODULES = {
     "errors": ("GateError", "InputError"),
     "evidence.blocks.records": ("Diagnostics", "describe_inputs"),
     "gguf.inspect": ("FileReport", "inspect_file"),
+    "pipeline.compare": ("check_comparison", "compare_presets"),
     "pipeline.export": ("export_model", "write"),
     "pipeline.gather": ("Evidence", "gather"),
     "pipeline.job": ("Job", "resolve"),
     "pipeline.plan": ("allocate", "analyze_model", "plan_model", "plan_saved"),
     "pipeline.report": ("ExportReport",),
-    "pipeline.validation": ("check_gate", "validate_against"),
+    "pipeline.validation": ("check_gate", "check_gates", "score_files", "validate_against"),
+    "presets.names": ("PRESETS", "preset_name"),
+    "presets.sizes": ("preset_bytes",),
     "settings": ("Settings", "load_recipe", "merge"),
     "sources": ("open_source",),
     "system.progress": ("Event",),
     "system.jsonio": ("load_json", "save_json", "to_json"),
     "validate.perplexity": ("Validation",),
+    "validate.scored": ("ScoredFile", "better_choice", "comparison_note"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "PRESETS",
     "Diagnostics",
     "Event",
     "Evidence",
@@ -64,11 +73,17 @@ __all__ = [
     "Job",
     "Plan",
     "PlanOptions",
+    "ScoredFile",
     "Settings",
     "Validation",
     "allocate",
     "analyze_model",
+    "better_choice",
+    "check_comparison",
     "check_gate",
+    "check_gates",
+    "compare_presets",
+    "comparison_note",
     "describe_inputs",
     "export_model",
     "gather",
@@ -81,8 +96,11 @@ __all__ = [
     "plan_model",
     "plan_saved",
     "plot_layers",
+    "preset_bytes",
+    "preset_name",
     "resolve",
     "save_json",
+    "score_files",
     "to_json",
     "validate_against",
     "write",

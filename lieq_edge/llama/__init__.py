@@ -2,6 +2,6 @@
 
 ggml's encoders and decoders (``library``, ``encoders``) run in this process. Models and tokenizers (``vocabulary``,
 ``engine``, ``session``, ``reload``, ``speed``) run in another one, which may die of them, and files are quantised there
-(``quantize``): ``child`` is this end of it, and ``serve``, ``worker``, ``loaded``, ``timed``, ``quantizer``, ``observer``
-and ``log`` are the other.
+(``quantize``): ``child`` is this end of it, and ``serve``, ``worker``, ``loaded``, ``timed``, ``quantizer``,
+``observer`` and ``log`` are the other.
 """

@@ -106,9 +106,10 @@ class Piece(Source):
             return self._source.to_hf(name, array)
         return original[self._rows] if name in _VOCABULARY else original
 
-    def tokenize(self, text: str, *, add_bos: bool = False) -> list[int]:
+    def tokenize(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> list[int]:
         place = {row: index for index, row in enumerate(self._rows)}
-        return [place[token] for token in self._source.tokenize(text, add_bos=add_bos) if token in place]
+        ids = self._source.tokenize(text, add_bos=add_bos, parse_special=parse_special)
+        return [place[token] for token in ids if token in place]
 
     @property
     def bos_id(self) -> int | None:
