@@ -53,6 +53,10 @@ CalibrationTokensFlag = Annotated[
 ]
 StrictFlag = Annotated[bool, typer.Option("--strict-types", help="Refuse types that do not fit a tensor's rows.")]
 TextFlag = Annotated[Path | None, typer.Option(help="Text to score on; default: built in.")]
+ParseSpecialFlag = Annotated[
+    bool,
+    typer.Option("--parse-special", help="Read special tokens in the text as tokens, as in rendered conversations."),
+]
 ContextFlag = Annotated[int, typer.Option(min=8, help="Tokens of a window.")]
 RecipeFlag = Annotated[Path | None, typer.Option(help="YAML file with settings; flags win over it.")]
 CacheDirFlag = Annotated[
