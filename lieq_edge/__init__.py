@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from .evidence.blocks.plot import plot_layers
     from .evidence.blocks.records import Diagnostics, describe_inputs
     from .gguf.inspect import FileReport, inspect_file
+    from .llama.chat import Chat, open_chat
+    from .llama.speed import Speed, measure_speed
     from .pipeline.compare import check_comparison, compare_presets
-    from .pipeline.export import export_model, write
+    from .pipeline.export import export_model, export_models, write
+    from .pipeline.frontier import plot_frontier
     from .pipeline.gather import Evidence, gather
     from .pipeline.job import Job, resolve
+    from .pipeline.outputs import output_paths
     from .pipeline.plan import allocate, analyze_model, plan_model, plan_saved
     from .pipeline.report import ExportReport
     from .pipeline.validation import check_gate, check_gates, score_files, validate_against
@@ -43,10 +47,14 @@ _MODULES = {
     "errors": ("GateError", "InputError"),
     "evidence.blocks.records": ("Diagnostics", "describe_inputs"),
     "gguf.inspect": ("FileReport", "inspect_file"),
+    "llama.chat": ("Chat", "open_chat"),
+    "llama.speed": ("Speed", "measure_speed"),
     "pipeline.compare": ("check_comparison", "compare_presets"),
-    "pipeline.export": ("export_model", "write"),
+    "pipeline.export": ("export_model", "export_models", "write"),
+    "pipeline.frontier": ("plot_frontier",),
     "pipeline.gather": ("Evidence", "gather"),
     "pipeline.job": ("Job", "resolve"),
+    "pipeline.outputs": ("output_paths",),
     "pipeline.plan": ("allocate", "analyze_model", "plan_model", "plan_saved"),
     "pipeline.report": ("ExportReport",),
     "pipeline.validation": ("check_gate", "check_gates", "score_files", "validate_against"),
@@ -63,6 +71,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "PRESETS",
+    "Chat",
     "Diagnostics",
     "Event",
     "Evidence",
@@ -75,6 +84,7 @@ __all__ = [
     "PlanOptions",
     "ScoredFile",
     "Settings",
+    "Speed",
     "Validation",
     "allocate",
     "analyze_model",
@@ -86,15 +96,20 @@ __all__ = [
     "comparison_note",
     "describe_inputs",
     "export_model",
+    "export_models",
     "gather",
     "inspect_file",
     "load_json",
     "load_recipe",
     "make_plan",
+    "measure_speed",
     "merge",
+    "open_chat",
     "open_source",
+    "output_paths",
     "plan_model",
     "plan_saved",
+    "plot_frontier",
     "plot_layers",
     "preset_bytes",
     "preset_name",

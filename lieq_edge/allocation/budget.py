@@ -18,6 +18,8 @@ _UNITS = {
     "mib": 2**20,
     "gib": 2**30,
 }
+# No type has more.
+_MOST_BITS = 16
 _PATTERN = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
@@ -47,6 +49,11 @@ def parse_budget(text: str) -> Budget:
     if match:
         number, unit = float(match[1]), match[2].lower()
         if math.isfinite(number) and number > 0:
+            if unit == "" and number > _MOST_BITS:
+                raise InputError(
+                    f"--budget {text.strip()}: {match[1]} MB or {match[1]} bits? Write {match[1]}MB for the size of "
+                    f"the file; a number without a unit is nominal bits a weight, {_MOST_BITS} at most."
+                )
             if unit == "":
                 return Budget("nominal", number, text.strip())
             if unit == "bpw":
@@ -54,5 +61,6 @@ def parse_budget(text: str) -> Budget:
             if unit in _UNITS:
                 return Budget("bytes", float(math.floor(number * _UNITS[unit])), text.strip())
     raise InputError(
-        f"The budget {text!r} is not understood; write 2.1 (nominal bits), 3.0bpw (bits a weight) or 90MB (file size)."
+        f"The budget {text!r} is not understood; write 90MB (size of the file), 3.0bpw (bits a weight), Q4_K_M (size "
+        "of llama.cpp's preset) or 2.1 (nominal bits)."
     )

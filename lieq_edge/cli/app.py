@@ -8,17 +8,19 @@ import typer
 
 from ..version import __version__
 from .analyze_command import analyze
+from .bench_command import bench
 from .cache_command import app as cache
+from .chat_command import chat
 from .export_command import export
 from .file_commands import inspect, validate
 from .plan_command import plan
 
 app = typer.Typer(
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Make a small mixed-precision GGUF of a language model: bits go to the blocks that matter.",
 )
-for command in (export, analyze, plan, validate, inspect):
+for command in (export, analyze, plan, validate, inspect, chat, bench):
     app.command()(command)
 app.add_typer(cache, name="cache")
 

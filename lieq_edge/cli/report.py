@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -33,11 +34,12 @@ def announce_plan(plan: Plan) -> None:
         _plan_table(plan, Printer(sys.stderr), fallbacks=False)
 
 
-def show_plan(plan: Plan, *, as_json: bool) -> None:
-    """Print a plan: bits and types of each block, sizes, fallbacks."""
+def show_plans(plans: Sequence[Plan], *, as_json: bool) -> None:
+    """Print plans: bits and types of each block, sizes, fallbacks."""
     if as_json:
-        print_json(plan)
-    else:
+        print_json(plans[0] if len(plans) == 1 else list(plans))
+        return
+    for plan in plans:
         _plan_table(plan, Printer())
 
 
@@ -69,25 +71,40 @@ def show_diagnostics(diagnostics: Diagnostics, *, as_json: bool) -> None:
         printer.line(f"Probe text: {probe.name}, {probe.tokens} tokens, SHA-256 {probe.sha256[:16]}")
 
 
-def show_export(report: ExportReport, *, as_json: bool) -> None:
-    """Print the sizes and scores of a written file."""
-    if as_json:
-        print_json(report)
-        return
+def show_export(report: ExportReport, *, verbose: bool = False) -> None:
+    """Print size and scores of a written file, what it was compared with, and what to do next."""
     printer = Printer()
-    printer.line(f"Wrote {report.out}: {report.file_bytes / 1e6:.1f} MB")
-    printer.line(
-        f"  block weights: {report.nominal_bits:.3f} nominal bits, {report.bpw:.3f} bits a weight in the file; "
-        f"all weights: {report.file_bpw:.3f}"
-    )
-    if report.fallbacks:
-        _print_fallbacks(report.fallbacks, printer)
+    size = f"{report.file_bytes / 1e6:.1f} MB, {report.file_bpw:.2f} bits a weight"
+    printer.line(f"Wrote {report.out}: {size}")
     if report.validation is not None:
         _print_validation(report.validation, printer)
-    for note in report.notes():
-        printer.line(f"  {note}")
+    printer.line(f"  {report.method}")
+    if verbose:
+        printer.line(
+            f"  block weights: {report.nominal_bits:.3f} nominal bits, {report.bpw:.3f} bits a weight in the file; "
+            f"all weights: {report.file_bpw:.3f}"
+        )
+        if report.fallbacks:
+            _print_fallbacks(report.fallbacks, printer)
+        for note in report.notes():
+            printer.line(f"  {note}")
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items())
     printer.line(f"  time: {seconds}; peak memory {report.peak_rss_bytes / 1e6:.0f} MB")
+    printer.line(f"  next: llama-cli -m {shlex.quote(report.out)}")
+
+
+def show_frontier(reports: Sequence[ExportReport]) -> None:
+    """Print size and scores of several files of one model, the smallest first."""
+    rows = []
+    for report in sorted(reports, key=lambda one: one.file_bytes):
+        scores = report.validation
+        kld = None if scores is None else scores.kld
+        ppl = None if scores is None else scores.ppl
+        top1 = None if scores is None or scores.top1 is None else 100 * scores.top1
+        sizes = [f"{report.file_bytes / 1e6:.1f}", f"{report.file_bpw:.2f}"]
+        rows.append([report.out, report.budget, *sizes, *map(_number, (kld, report.predicted_loss, ppl, top1))])
+    columns = ("file", "budget", "MB", "bits a weight", "KL divergence", "predicted", "PPL", "same top token, %")
+    Printer().table("Size against quality", [(name, i > 1) for i, name in enumerate(columns)], rows)
 
 
 def show_validation(validation: Validation, *, as_json: bool) -> None:

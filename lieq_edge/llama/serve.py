@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from . import loaded, quantizer, timed
+from . import loaded, quantizer, timed, writer
 from .shared_memory import SharedMemory
 from .worker import Worker, limit_memory, peak_bytes
 
@@ -32,5 +32,6 @@ def main(address: int | str) -> None:
             **loaded.FUNCTIONS,
             **quantizer.FUNCTIONS,
             **timed.FUNCTIONS,
+            **writer.FUNCTIONS,
         }
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from ..errors import InputError
+from ..gguf.splits import first_part
 from ..system.progress import stage
 from ..system.threads import available_threads
 from .child import Child, encoded_path
@@ -41,7 +42,7 @@ class Speed:
 
 
 def measure_speed(
-    path: Path, *, prompt: int = 256, generated: int = 64, repeats: int = 3, threads: int | None = None
+    path: str | Path, *, prompt: int = 256, generated: int = 64, repeats: int = 3, threads: int | None = None
 ) -> Speed:
     """Measure a GGUF file as llama-bench does: prompt and answer apart, each from an empty memory, after a warm-up.
 
@@ -61,6 +62,7 @@ def measure_speed(
     for name, value in given.items():
         if value is not None and value < 1:
             raise InputError(f"{name} has to be at least 1; got {value}.")
+    path = first_part(Path(path).expanduser())
     label = str(path)
     check_file(path, label)
     context = max(prompt, generated)

@@ -38,6 +38,7 @@ class ExportReport:
 
     Attributes:
         file_bytes: size of the written file.
+        method: sentence about the metric and the rounding, and how to get the others.
         nominal_bits: average code bits of the block weights.
         bpw: physical bits a weight of the block weights.
         file_bpw: physical bits a weight of all weights.
@@ -60,6 +61,7 @@ class ExportReport:
     metric: str
     budget: str
     rounding: str
+    method: str
     embedding_types: dict[str, str]
     layers: tuple[LayerReport, ...]
     fallbacks: dict[str, str]
@@ -107,6 +109,7 @@ def make_report(
         metric=plan.metric,
         budget=plan.budget,
         rounding=job.rounder.name,
+        method=job.method.sentence,
         embedding_types={t.name: t.type for t in plan.tensors if t.name in (EMBEDDING, HEAD)},
         layers=layer_reports(plan, evidence.diagnostics),
         fallbacks=plan.fallbacks,

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ..blockwise.threads import restored_threads
 from ..errors import GateError, InputError
 from ..gguf.splits import first_part
@@ -17,6 +19,7 @@ from ..system.exclusive import one_at_a_time
 from ..system.progress import Progress, reporting_to
 from ..texts.windows import builtin_text, load_text, longest_window
 from ..validate.perplexity import Validation, validate_files
+from ..validate.protocol import reference_parts, scored_positions
 from ..validate.scored import ScoredFile, short_names
 
 
@@ -63,11 +66,9 @@ def validation_request(settings: Settings) -> ValidationRequest | None:
     """The request of the settings; None if the file is not to be scored.
 
     Raises:
-        InputError: the text cannot be read, or a gate is set and nothing is scored.
+        InputError: the text cannot be read.
     """
     if not settings.validation:
-        if settings.max_ppl_ratio is not None:
-            raise InputError("--max-ppl-ratio needs the validation; leave out --max-ppl-ratio or --no-validate.")
         return None
     text, name = validation_text(settings.text)
     compared = settings.reference or settings.max_ppl_ratio is not None
@@ -106,6 +107,20 @@ def reference_of(source: Source) -> Path | Source:
     and the model is never whole in memory.
     """
     return source if source.gguf_path is None else source.gguf_path
+
+
+def reference_stored(source: Source, request: ValidationRequest, cache: Cache) -> bool:
+    """True if the original's part of the scores is in the cache."""
+    if not request.reference or source.gguf_path is not None:
+        return False
+    ids = np.array(
+        source.tokenize(request.text, add_bos=source.adds_bos, parse_special=request.parse_special), np.int32
+    )
+    count = min(len(ids) // request.context, request.chunks or len(ids))
+    windows = ids[: count * request.context].reshape(count, request.context)
+    if source.adds_bos and source.bos_id is not None:
+        windows[:, 0] = source.bos_id
+    return cache.has("reference", reference_parts(windows, scored_positions(request.context)))
 
 
 def validation_text(path: Path | None) -> tuple[str, str]:
