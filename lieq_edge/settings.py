@@ -90,6 +90,7 @@ class Settings(BaseModel):
         text: file to validate on; None takes the built-in text.
         context: tokens of a window of the validation.
         chunks: windows of the validation; None takes the whole text.
+        parse_special: True reads special tokens in the text as tokens, as they stand in rendered conversations.
         revision: branch, tag or commit of a hub id.
         lora: directory of a PEFT adapter to merge into the weights.
         allow_pickle: True reads pickled weights where there are no safetensors.
@@ -131,6 +132,7 @@ class Settings(BaseModel):
     text: PathSetting | None = None
     context: Annotated[int, Field(ge=8, le=_MOST_TOKENS)] = 512
     chunks: Annotated[int, Field(ge=1, le=_MOST_TOKENS)] | None = 16
+    parse_special: bool = False
     revision: str | None = None
     lora: PathSetting | None = None
     allow_pickle: bool = False

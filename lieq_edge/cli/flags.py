@@ -50,9 +50,7 @@ EffortFlag = Annotated[
 ]
 RecipeFlag = Annotated[
     Path | None,
-    typer.Option(
-        rich_help_panel=FIRST, help="Settings: a name of `lieq-edge recipes list`, or a YAML file; flags win over it."
-    ),
+    typer.Option(rich_help_panel=FIRST, help="Name of `lieq-edge recipes list`, or a YAML file; flags win."),
 ]
 QuietFlag = Annotated[
     bool, typer.Option("--quiet", "-q", rich_help_panel=FIRST, help="No progress and no notes on stderr.")
@@ -144,6 +142,14 @@ ImatrixFlag = Annotated[
 ]
 
 TextFlag = Annotated[Path | None, typer.Option(rich_help_panel=VALIDATION, help="Text to score on; default: built in.")]
+ParseSpecialFlag = Annotated[
+    bool,
+    typer.Option(
+        "--parse-special",
+        rich_help_panel=VALIDATION,
+        help="Read special tokens in the text as tokens, as in rendered conversations.",
+    ),
+]
 ContextFlag = Annotated[int, typer.Option(min=8, rich_help_panel=VALIDATION, help="Tokens of a window.")]
 
 SeedFlag = Annotated[

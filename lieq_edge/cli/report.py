@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..gguf.inspect import FileReport
     from ..pipeline.report import ExportReport
     from ..validate.perplexity import Validation
+    from ..validate.scored import ScoredFile
 
 
 def print_json(value: Any) -> None:
@@ -112,6 +113,51 @@ def show_validation(validation: Validation, *, as_json: bool) -> None:
         print_json(validation)
     else:
         _print_validation(validation, Printer())
+
+
+def show_scores(rows: Sequence[ScoredFile], *, as_json: bool) -> None:
+    """Print the scores of one file, as ``show_validation`` with speeds where they were measured, or of several."""
+    if len(rows) > 1:
+        show_comparison(rows, as_json=as_json)
+        return
+    (row,) = rows
+    speeds = {"prefill": row.prefill, "decode": row.decode}
+    if row.decode is None:
+        show_validation(row.validation, as_json=as_json)
+    elif as_json:
+        print_json({**api.to_json(row.validation), **speeds})
+    else:
+        printer = Printer()
+        _print_validation(row.validation, printer)
+        printer.line(f"  tokens a second: {_number(row.prefill)} of a prompt, {_number(row.decode)} of an answer")
+
+
+def show_comparison(rows: Sequence[ScoredFile], *, as_json: bool) -> None:
+    """Print a row for each file: size, perplexity, distance from the original and, where measured, speed."""
+    if as_json:
+        print_json(list(rows))
+        return
+    first = rows[0].validation
+    compared, timed = first.reference_ppl is not None, any(row.decode is not None for row in rows)
+    columns = ["file", "MB", "PPL"]
+    columns += ["KL divergence", "median", "99.9 %", "same top token, %"] if compared else []
+    columns += ["prompt, tokens/s", "answer, tokens/s"] if timed else []
+    cells = []
+    for row in rows:
+        scores = row.validation
+        cell = [row.name, f"{row.file_bytes / 1e6:.1f}", f"{scores.ppl:.2f}"]
+        if compared:
+            top1 = None if scores.top1 is None else 100 * scores.top1
+            mean = f"{_number(scores.kld)} +/- {_number(scores.kld_se)}"
+            cell += [mean, _number(scores.kld_p50), _number(scores.kld_p999), _number(top1)]
+        if timed:
+            cell += [_number(row.prefill), _number(row.decode)]
+        cells.append(cell)
+    printer = Printer()
+    title = f"{first.tokens} tokens of {first.text.name}"
+    if first.reference_ppl is not None:
+        title += f"; perplexity of the original {first.reference_ppl:.2f}"
+    printer.table(title, [(name, index > 0) for index, name in enumerate(columns)], cells)
 
 
 def show_inspection(report: FileReport, *, as_json: bool) -> None:

@@ -145,6 +145,20 @@ def _place_of(job: Job, request: LossRequest, rounding: bool, work: ExitStack) -
     return None
 
 
+def imatrix_of(job: Job, evidence: Evidence) -> Importances | None:
+    """What llama-imatrix would measure on the job's text; None where it reads no text.
+
+    Error feedback and allocation by loss weigh inputs by the loss and need no importances; they are measured now, if
+    the cache has none.
+    """
+    if evidence.importances:
+        return evidence.importances
+    if not isinstance(job.calibration, CalibrationText):
+        return None
+    windows, evidence.calibration = job.windows
+    return _importances(job, windows)
+
+
 def _importances(job: Job, windows: Windows) -> Importances:
     parts = _importance_parts(windows)
     entry = job.cache.get("importance", parts)
