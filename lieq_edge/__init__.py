@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .page.answers import Answer, make_answers
     from .page.write import write_page
     from .pipeline.compare import check_comparison, compare_presets
-    from .pipeline.export import export_model, export_models, write
+    from .pipeline.export import export_model, export_models
     from .pipeline.frontier import plot_frontier
     from .pipeline.gather import Evidence, gather
     from .pipeline.job import Job, resolve
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from .pipeline.plan import allocate, analyze_model, plan_model, plan_saved
     from .pipeline.report import ExportReport
     from .pipeline.validation import check_gate, check_gates, score_files, validate_against
-    from .presets.names import PRESETS, preset_name
+    from .pipeline.write_stage import write
+    from .presets.names import NEAREST, PRESETS, preset_name
     from .presets.sizes import preset_bytes
     from .recipe import Recipe, list_recipes, load_recipe, read_recipe
     from .settings import Settings, merge
@@ -55,7 +56,8 @@ _MODULES = {
     "page.answers": ("Answer", "make_answers"),
     "page.write": ("write_page",),
     "pipeline.compare": ("check_comparison", "compare_presets"),
-    "pipeline.export": ("export_model", "export_models", "write"),
+    "presets.names": ("NEAREST", "PRESETS", "preset_name"),
+    "pipeline.export": ("export_model", "export_models"),
     "pipeline.frontier": ("plot_frontier",),
     "pipeline.gather": ("Evidence", "gather"),
     "pipeline.job": ("Job", "resolve"),
@@ -64,8 +66,8 @@ _MODULES = {
     "pipeline.report": ("ExportReport",),
     "recipe": ("Recipe", "list_recipes", "load_recipe", "read_recipe"),
     "settings": ("Settings", "merge"),
+    "pipeline.write_stage": ("write",),
     "pipeline.validation": ("check_gate", "check_gates", "score_files", "validate_against"),
-    "presets.names": ("PRESETS", "preset_name"),
     "presets.sizes": ("preset_bytes",),
     "sources": ("open_source",),
     "system.progress": ("Event",),
@@ -76,6 +78,7 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "NEAREST",
     "PRESETS",
     "Answer",
     "Chat",

@@ -78,6 +78,9 @@ def show_export(report: ExportReport, *, verbose: bool = False) -> None:
     printer.line(f"Wrote {report.out}: {size}")
     if report.validation is not None:
         _print_validation(report.validation, printer)
+    if report.compared:
+        show_comparison(report.compared, as_json=False)
+        printer.line(f"  {api.comparison_note(report.compared)}")
     printer.line(f"  {report.method}")
     if verbose:
         printer.line(
