@@ -14,6 +14,7 @@ from ..allocation.plan import Plan
 from ..blockwise.threads import restored_threads
 from ..errors import InputError
 from ..evidence.blocks.records import Diagnostics
+from ..presets.names import NEAREST, preset_name
 from ..settings import Settings
 from ..store import NO_CACHE, Cache, Run, open_cache
 from ..system.exclusive import one_at_a_time
@@ -125,6 +126,8 @@ def export_models(
         check_distinct([work.job.out for work in works if work.job.out is not None])
         schedule = schedule_of([work.job for work in works], presets=len(presets))
         announce(schedule)
+        for sentence in dict.fromkeys(work.job.method.sentence for work in works):
+            log(f"Note: {sentence}")
         with following(schedule):
             return [_make(work, schedule, presets, on_plan, on_file) for work in works]
 
@@ -170,7 +173,6 @@ def _make(
     on_file: Callable[[ExportReport], None] | None,
 ) -> ExportReport:
     job = replace(work.job, schedule=schedule)
-    log(f"Note: {job.method.sentence}")
     with gather(job) as evidence:
         plan = allocate(job, evidence)
         if on_plan is not None:
@@ -178,7 +180,9 @@ def _make(
         report = write(job, evidence, plan, started=work.started, replace=work.replaces)
         if presets and job.out is not None:
             with step_of(schedule, COMPARE):
-                compared = compare_presets(job, evidence, job.out, presets, ours=report.validation)
+                own = preset_name(job.settings.budget)
+                named = [own if name == NEAREST and own else name for name in presets]
+                compared = compare_presets(job, evidence, job.out, named, ours=report.validation)
             report = replace(report, compared=compared)
     if on_file is not None:
         on_file(report)

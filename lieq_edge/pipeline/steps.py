@@ -140,16 +140,16 @@ def _steps(job: Job, machine: Machine, stored: frozenset[str], presets: int) -> 
     tokens, written = (text.tokens, text.is_written) if text is not None else (0, False)
     if job.settings.parity and job.source.in_transformers and job.out is not None and not known(PARITY):
         yield PARITY, cost.parity()
-    if job.allocator.needs and job.saved is None:
-        yield MEASURE, 0.2 if known(MEASURE) else cost.blocks(job.allocator.needs, job.blocks.probe_tokens)
+    if job.allocator.needs and job.saved is None and not known(MEASURE):
+        yield MEASURE, cost.blocks(job.allocator.needs, job.blocks.probe_tokens)
     if tokens:
         if written and not known(TEXT):
             yield TEXT, cost.writing(tokens)
-        if job.allocator.predicts or job.rounder.follow is not None:
+        if (job.allocator.predicts or job.rounder.follow is not None) and not known(LOSSES):
             types = len(candidate_types(describe(job.source).tensors, "k", strict=False).popitem()[1])
-            yield LOSSES, 1.0 if known(LOSSES) else cost.losses(tokens, types, job.rounder.follow)
-        if job.rounder.weighs and job.out is not None:
-            yield IMPORTANCES, 0.3 if known(IMPORTANCES) else cost.importances(tokens)
+            yield LOSSES, cost.losses(tokens, types, job.rounder.follow)
+        if job.rounder.weighs and job.out is not None and not known(IMPORTANCES):
+            yield IMPORTANCES, cost.importances(tokens)
     if job.out is not None:
         yield WRITE, cost.rounding(job.rounder.follow, tokens)
         if job.validation is not None:
