@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .pipeline.plan import allocate, analyze_model, plan_model, plan_saved
     from .pipeline.report import ExportReport
     from .pipeline.validation import check_gate, validate_against
+    from .publish.publication import Publication, publish_files
     from .settings import Settings, load_recipe, merge
     from .sources import open_source
     from .system.jsonio import load_json, save_json, to_json
@@ -49,6 +50,7 @@ _MODULES = {
     "pipeline.plan": ("allocate", "analyze_model", "plan_model", "plan_saved"),
     "pipeline.report": ("ExportReport",),
     "pipeline.validation": ("check_gate", "validate_against"),
+    "publish.publication": ("Publication", "publish_files"),
     "settings": ("Settings", "load_recipe", "merge"),
     "sources": ("open_source",),
     "system.progress": ("Event",),
@@ -69,6 +71,7 @@ __all__ = [
     "Job",
     "Plan",
     "PlanOptions",
+    "Publication",
     "Settings",
     "Speed",
     "Validation",
@@ -89,6 +92,7 @@ __all__ = [
     "plan_model",
     "plan_saved",
     "plot_layers",
+    "publish_files",
     "resolve",
     "save_json",
     "to_json",
