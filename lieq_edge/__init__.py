@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .pipeline.write_stage import write
     from .presets.names import NEAREST, PRESETS, preset_name
     from .presets.sizes import preset_bytes
+    from .publish.publication import Publication, publish_files
     from .recipe import Recipe, list_recipes, load_recipe, read_recipe
     from .settings import Settings, merge
     from .sources import open_source
@@ -69,6 +70,7 @@ _MODULES = {
     "pipeline.write_stage": ("write",),
     "pipeline.validation": ("check_gate", "check_gates", "score_files", "validate_against"),
     "presets.sizes": ("preset_bytes",),
+    "publish.publication": ("Publication", "publish_files"),
     "sources": ("open_source",),
     "system.progress": ("Event",),
     "system.jsonio": ("load_json", "save_json", "to_json"),
@@ -92,6 +94,7 @@ __all__ = [
     "Job",
     "Plan",
     "PlanOptions",
+    "Publication",
     "Recipe",
     "ScoredFile",
     "Settings",
@@ -126,6 +129,7 @@ __all__ = [
     "plot_layers",
     "preset_bytes",
     "preset_name",
+    "publish_files",
     "read_recipe",
     "resolve",
     "save_json",

@@ -26,7 +26,6 @@ from .choices import check_combination
 from .compare import check_comparison, compare_presets
 from .gather import gather
 from .job import Job, cache_of, open_for, resolve
-from .outputs import default_path
 from .plan import allocate
 from .report import ExportReport
 from .steps import COMPARE, announce, schedule_of
@@ -119,9 +118,9 @@ def export_models(
         opened = open_for(model, files[0][1], cache)
         works = []
         for out, settings in files:
-            path = default_path(opened, settings) if out is None else Path(out).expanduser()
-            started, replaces = claims.get(path) or _claim(path, str(model), settings, cache, force, stack)
-            job = resolve(model, settings, saved=saved, out=path, opened=opened)
+            job = resolve(model, settings, saved=saved, out=out, opened=opened, name_file=True)
+            assert job.out is not None
+            started, replaces = claims.get(job.out) or _claim(job.out, str(model), settings, cache, force, stack)
             works.append(_Work(job, started, replaces))
         check_distinct([work.job.out for work in works if work.job.out is not None])
         schedule = schedule_of([work.job for work in works], presets=len(presets))
