@@ -81,6 +81,7 @@ def show_export(report: ExportReport, *, verbose: bool = False) -> None:
     if report.compared:
         show_comparison(report.compared, as_json=False)
         printer.line(f"  {api.comparison_note(report.compared)}")
+    printer.line(f"  next: llama-cli -m {shlex.quote(report.out)}")
     printer.line(f"  {report.method}")
     if verbose:
         printer.line(
@@ -93,7 +94,6 @@ def show_export(report: ExportReport, *, verbose: bool = False) -> None:
             printer.line(f"  {note}")
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items() if value >= 0.05)
     printer.line(f"  time: {seconds}; peak memory {report.peak_rss_bytes / 1e6:.0f} MB")
-    printer.line(f"  next: llama-cli -m {shlex.quote(report.out)}")
 
 
 def show_frontier(reports: Sequence[ExportReport]) -> None:
