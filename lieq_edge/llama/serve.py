@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from . import loaded, quantizer, timed, writer
+from . import loaded, quantizer, rendering, timed, writer
 from .shared_memory import SharedMemory
 from .worker import Worker, limit_memory, peak_bytes
 
@@ -31,6 +31,7 @@ def main(address: int | str) -> None:
             "release": Worker.release,
             **loaded.FUNCTIONS,
             **quantizer.FUNCTIONS,
+            **rendering.FUNCTIONS,
             **timed.FUNCTIONS,
             **writer.FUNCTIONS,
         }

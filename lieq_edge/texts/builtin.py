@@ -7,17 +7,17 @@ than they give, documentation of Python follows.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 
 import numpy as np
 from gguf import Keys
 
+from ..llama.rendering import Message, render_conversations
 from ..sources.base import Source
 from .documentation import stdlib_text
 from .info import TextInfo
-from .rendering import Message, Renderer
 
 SEPARATOR = "\n---\n"
 # Shares of the tokens, in turns: conversations are what small models are used for.
@@ -36,8 +36,7 @@ def builtin_tokens(source: Source, *, tokens: int, seed: int) -> tuple[list[int]
     Returns:
         At least ``tokens`` ids, if Python's documentation is long enough; and the record of the text.
     """
-    kinds = {kind: iter(_shuffled(pieces, kind, seed)) for kind, pieces in _pieces().items()}
-    renderer = _renderer(source)
+    kinds = {kind: iter(_shuffled(pieces, kind, seed)) for kind, pieces in _texts(source).items()}
     counts = dict.fromkeys(kinds, 0)
     ids: list[int] = []
     texts: list[str] = []
@@ -48,7 +47,7 @@ def builtin_tokens(source: Source, *, tokens: int, seed: int) -> tuple[list[int]
         if piece is None:
             del kinds[kind]
             continue
-        text, special = renderer.render(piece) if isinstance(piece, tuple) else (f"{piece}\n\n", False)
+        text, special = piece
         new = source.tokenize(text, parse_special=special)
         counts[kind] += len(new)
         ids += new
@@ -62,29 +61,8 @@ def builtin_tokens(source: Source, *, tokens: int, seed: int) -> tuple[list[int]
     return ids, TextInfo.of(name, "".join(texts), len(ids))
 
 
-@cache
-def _pieces() -> dict[str, tuple[str | tuple[Message, ...], ...]]:
-    folder = files(__package__) / "shipped"
-
-    def read(name: str) -> str:
-        return (folder / name).read_text(encoding="utf-8")
-
-    conversations = (json.loads(line)["messages"] for line in read("conversations.jsonl").splitlines() if line)
-    return {
-        "prose": tuple(read("prose.txt").strip().split(SEPARATOR)),
-        "code": tuple(read("code.txt").strip().split(SEPARATOR)),
-        "conversations": tuple(map(tuple, conversations)),
-    }
-
-
-def _shuffled(
-    pieces: tuple[str | tuple[Message, ...], ...], kind: str, seed: int
-) -> Iterator[str | tuple[Message, ...]]:
-    order = np.random.default_rng([seed, *kind.encode()]).permutation(len(pieces))
-    return (pieces[index] for index in order)
-
-
-def _renderer(source: Source) -> Renderer:
+def _texts(source: Source) -> dict[str, list[tuple[str, bool]]]:
+    """Pieces of each kind as text, and whether special tokens in them count as tokens."""
     values = {kv.key: kv.value for kv in source.metadata() if kv.key.startswith("tokenizer.")}
     tokens = values.get(Keys.Tokenizer.LIST, [])
 
@@ -93,8 +71,34 @@ def _renderer(source: Source) -> Renderer:
         return str(tokens[index]) if isinstance(index, int) and 0 <= index < len(tokens) else ""
 
     template = values.get(Keys.Tokenizer.CHAT_TEMPLATE)
-    return Renderer(
+    conversations = render_conversations(
+        shipped_conversations(),
         template if isinstance(template, str) else None,
         bos=text_of(Keys.Tokenizer.BOS_ID),
         eos=text_of(Keys.Tokenizer.EOS_ID),
+        label=source.label,
     )
+    plain = {kind: [(f"{piece}\n\n", False) for piece in shipped_pieces(kind)] for kind in ("prose", "code")}
+    return {**plain, "conversations": conversations}
+
+
+@cache
+def shipped_pieces(kind: str) -> tuple[str, ...]:
+    """The pieces of ``prose`` or ``code``."""
+    return tuple(_read(f"{kind}.txt").strip().split(SEPARATOR))
+
+
+@cache
+def shipped_conversations() -> tuple[tuple[Message, ...], ...]:
+    """Messages of each conversation."""
+    lines = _read("conversations.jsonl").splitlines()
+    return tuple(tuple(json.loads(line)["messages"]) for line in lines if line)
+
+
+def _read(name: str) -> str:
+    return (files(__package__) / "shipped" / name).read_text(encoding="utf-8")
+
+
+def _shuffled(pieces: Sequence[tuple[str, bool]], kind: str, seed: int) -> Iterator[tuple[str, bool]]:
+    order = np.random.default_rng([seed, *kind.encode()]).permutation(len(pieces))
+    return (pieces[index] for index in order)

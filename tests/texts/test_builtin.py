@@ -8,23 +8,22 @@ from pathlib import Path
 from tiny import cached_model
 
 from lieq_edge import open_source
-from lieq_edge.texts import builtin
-from lieq_edge.texts.builtin import builtin_tokens
+from lieq_edge.texts.builtin import builtin_tokens, shipped_conversations, shipped_pieces
 from lieq_edge.texts.windows import calibration_windows
 
 
 def test_the_shipped_pieces_are_whole() -> None:
-    pieces = builtin._pieces()
-    assert len(pieces["prose"]) > 40
-    assert len(pieces["code"]) > 20
-    assert len(pieces["conversations"]) > 50
-    for kind in ("prose", "code"):
-        assert all(isinstance(piece, str) and 200 < len(piece) < 4000 for piece in pieces[kind])
-    for talk in pieces["conversations"]:
-        roles = [message["role"] for message in talk]  # type: ignore[index]
+    for kind, least in (("prose", 40), ("code", 20)):
+        pieces = shipped_pieces(kind)
+        assert len(pieces) > least
+        assert all(200 < len(piece) < 4000 for piece in pieces)
+    conversations = shipped_conversations()
+    assert len(conversations) > 50
+    for talk in conversations:
+        roles = [message["role"] for message in talk]
         asked = roles[1:] if roles[0] == "system" else roles
         assert asked == ["user", "assistant"] * (len(asked) // 2)
-        assert all(message["content"].strip() for message in talk)  # type: ignore[index]
+        assert all(message["content"].strip() for message in talk)
 
 
 def test_the_same_seed_gives_the_same_tokens_and_another_one_others() -> None:

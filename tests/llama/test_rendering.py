@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from lieq_edge.texts.rendering import Renderer
+from lieq_edge.llama.rendering import render_conversations
+
+
+def rendered(template: str | None, bos: str = "") -> tuple[str, bool]:
+    (one,) = render_conversations([TALK], template, bos=bos, eos="</s>", label="a model")
+    return one
+
 
 TALK = (
     {"role": "system", "content": "Be brief."},
@@ -19,7 +25,7 @@ PLAIN = "Be brief.\n\nQuestion: Two and two?\n\nAnswer: Four.\n\n"
 
 
 def test_a_template_renders_the_whole_conversation() -> None:
-    text, special = Renderer(CHATML).render(TALK)
+    text, special = rendered(CHATML)
     assert special
     assert text == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nTwo and two?<|im_end|>\n"
@@ -29,18 +35,18 @@ def test_a_template_renders_the_whole_conversation() -> None:
 
 def test_a_template_without_a_system_role_gets_it_with_the_question() -> None:
     template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
-    text, special = Renderer(template).render(TALK)
+    text, special = rendered(template)
     assert special
     assert text.startswith("<|im_start|>user\nBe brief.\n\nTwo and two?<|im_end|>")
 
 
 def test_tags_for_training_are_passed_over() -> None:
     template = "{{ bos_token }}{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}|{% endfor %}"
-    assert Renderer(template, bos="<s>").render(TALK) == ("<s>Be brief.|Two and two?|Four.|", True)
+    assert rendered(template, bos="<s>") == ("<s>Be brief.|Two and two?|Four.|", True)
 
 
 def test_a_date_is_always_the_same() -> None:
-    assert Renderer("{{ strftime_now('%Y-%m-%d') }}").render(TALK) == ("2026-01-01", True)
+    assert rendered("{{ strftime_now('%Y-%m-%d') }}") == ("2026-01-01", True)
 
 
 @pytest.mark.parametrize(
@@ -54,4 +60,4 @@ def test_a_date_is_always_the_same() -> None:
     ],
 )
 def test_without_a_usable_template_the_text_is_plain(template: str | None) -> None:
-    assert Renderer(template).render(TALK) == (PLAIN, False)
+    assert rendered(template) == (PLAIN, False)

@@ -1,9 +1,15 @@
-"""Conversations as text, by a chat template of the model (Jinja) or without one."""
+"""Conversations as text, by a chat template (Jinja) or without one; a template runs in the process of llama.cpp."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from ..errors import InputError
+from ..system.progress import log
+from .child import shared
+from .limits import text_seconds
 
 Message = Mapping[str, str]
 """``role`` (system, user or assistant) and ``content``."""
@@ -12,8 +18,51 @@ Message = Mapping[str, str]
 _MOST_CHARACTERS = 1 << 20
 
 
+def render_conversations(
+    conversations: Sequence[Sequence[Message]], template: str | None, *, bos: str, eos: str, label: str
+) -> list[tuple[str, bool]]:
+    """The text of each conversation, and whether the template gave it, so that special tokens in it count as tokens.
+
+    Args:
+        conversations: messages of each.
+        template: Jinja source, in the dialect of ``apply_chat_template``; None for models without one.
+        bos: text of the token that begins a text.
+        eos: text of the token that ends one.
+        label: name of the model, for messages.
+    """
+    texts: list[str | None] = [None] * len(conversations)
+    if template is not None:
+        plain = [[dict(message) for message in messages] for messages in conversations]
+        size = sum(len(message["content"]) for messages in plain for message in messages)
+        child = shared()
+        child.allow_memory(Path(label))
+        try:
+            texts = child.call("render_all", template, bos, eos, plain, label=label, seconds=text_seconds(size))
+        except InputError as error:
+            log(f"Note: the chat template of {label} is of no use for the calibration text: {error}")
+    pairs = zip(conversations, texts, strict=True)
+    return [(_plain(messages), False) if text is None else (text, True) for messages, text in pairs]
+
+
+def _plain(messages: Sequence[Message]) -> str:
+    names = {"system": "", "user": "Question: ", "assistant": "Answer: "}
+    return "\n\n".join(names[m["role"]] + m["content"] for m in messages) + "\n\n"
+
+
+def render_all(
+    worker: object, template: str, bos: str, eos: str, conversations: Sequence[Sequence[Message]]
+) -> list[str | None]:
+    """The worker's part of ``render_conversations``."""
+    renderer = Renderer(template, bos=bos, eos=eos)
+    return [renderer.render(messages) for messages in conversations]
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {"render_all": render_all}
+"""Functions that the parent may call, by name."""
+
+
 class Renderer:
-    """Renders conversations by a template; one that the template refuses is rendered without it."""
+    """Renders conversations by a template."""
 
     def __init__(self, template: str | None, *, bos: str = "", eos: str = "") -> None:
         """Compile a template.
@@ -26,15 +75,14 @@ class Renderer:
         self._given = {"bos_token": bos, "eos_token": eos}
         self._template: Any = None if template is None else _compile(template)
 
-    def render(self, messages: Sequence[Message]) -> tuple[str, bool]:
-        """A conversation as text, and whether the template gave it, so that special tokens in it count as tokens."""
+    def render(self, messages: Sequence[Message]) -> str | None:
+        """A conversation as text; None where there is no template, or it refuses the conversation."""
         if self._template is not None:
             for attempt in (messages, _without_system(messages)):
                 text = self._by_template(attempt)
                 if text is not None:
-                    return text, True
-        names = {"system": "", "user": "Question: ", "assistant": "Answer: "}
-        return "\n\n".join(names[m["role"]] + m["content"] for m in messages) + "\n\n", False
+                    return text
+        return None
 
     def _by_template(self, messages: Sequence[Message]) -> str | None:
         try:
@@ -45,6 +93,8 @@ class Renderer:
                 size += len(part)
                 if size > _MOST_CHARACTERS:
                     return None
+        except MemoryError:
+            raise
         except Exception:  # templates raise errors of their own, e.g. where they know no system role
             return None
         return "".join(parts)
