@@ -22,19 +22,25 @@ if TYPE_CHECKING:
     from .llama.speed import Speed, measure_speed
     from .page.answers import Answer, make_answers
     from .page.write import write_page
-    from .pipeline.export import export_model, write
+    from .pipeline.compare import check_comparison, compare_presets
+    from .pipeline.export import export_model, export_models
+    from .pipeline.frontier import plot_frontier
     from .pipeline.gather import Evidence, gather
     from .pipeline.job import Job, resolve
+    from .pipeline.outputs import output_paths
     from .pipeline.plan import allocate, analyze_model, plan_model, plan_saved
     from .pipeline.report import ExportReport
-    from .pipeline.validation import check_gate, validate_against
+    from .pipeline.validation import check_gate, check_gates, score_files, validate_against
+    from .pipeline.write_stage import write
+    from .presets.names import NEAREST, PRESETS, preset_name
+    from .presets.sizes import preset_bytes
     from .recipe import Recipe, list_recipes, load_recipe, read_recipe
     from .settings import Settings, merge
     from .sources import open_source
     from .system.jsonio import load_json, save_json, to_json
     from .system.progress import Event
     from .validate.perplexity import Validation
-    from .validate.scored import ScoredFile
+    from .validate.scored import ScoredFile, better_choice, comparison_note
 
 # Here, because nothing of this package may load llama.cpp before.
 share_openmp()
@@ -49,23 +55,31 @@ _MODULES = {
     "llama.speed": ("Speed", "measure_speed"),
     "page.answers": ("Answer", "make_answers"),
     "page.write": ("write_page",),
-    "pipeline.export": ("export_model", "write"),
+    "pipeline.compare": ("check_comparison", "compare_presets"),
+    "presets.names": ("NEAREST", "PRESETS", "preset_name"),
+    "pipeline.export": ("export_model", "export_models"),
+    "pipeline.frontier": ("plot_frontier",),
     "pipeline.gather": ("Evidence", "gather"),
     "pipeline.job": ("Job", "resolve"),
+    "pipeline.outputs": ("output_paths",),
     "pipeline.plan": ("allocate", "analyze_model", "plan_model", "plan_saved"),
     "pipeline.report": ("ExportReport",),
-    "pipeline.validation": ("check_gate", "validate_against"),
     "recipe": ("Recipe", "list_recipes", "load_recipe", "read_recipe"),
     "settings": ("Settings", "merge"),
+    "pipeline.write_stage": ("write",),
+    "pipeline.validation": ("check_gate", "check_gates", "score_files", "validate_against"),
+    "presets.sizes": ("preset_bytes",),
     "sources": ("open_source",),
     "system.progress": ("Event",),
     "system.jsonio": ("load_json", "save_json", "to_json"),
     "validate.perplexity": ("Validation",),
-    "validate.scored": ("ScoredFile",),
+    "validate.scored": ("ScoredFile", "better_choice", "comparison_note"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "NEAREST",
+    "PRESETS",
     "Answer",
     "Chat",
     "Diagnostics",
@@ -85,9 +99,15 @@ __all__ = [
     "Validation",
     "allocate",
     "analyze_model",
+    "better_choice",
+    "check_comparison",
     "check_gate",
+    "check_gates",
+    "compare_presets",
+    "comparison_note",
     "describe_inputs",
     "export_model",
+    "export_models",
     "gather",
     "inspect_file",
     "list_recipes",
@@ -99,12 +119,17 @@ __all__ = [
     "merge",
     "open_chat",
     "open_source",
+    "output_paths",
     "plan_model",
     "plan_saved",
+    "plot_frontier",
     "plot_layers",
+    "preset_bytes",
+    "preset_name",
     "read_recipe",
     "resolve",
     "save_json",
+    "score_files",
     "to_json",
     "validate_against",
     "write",

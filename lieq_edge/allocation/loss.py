@@ -50,9 +50,7 @@ def make_loss_plan(
     """
     options = options or PlanOptions(metric="loss", granularity="tensor")
     budget = parse_budget(budget) if isinstance(budget, str) else budget
-    free = [tensor for tensor in diagnostics.tensors if _is_free(tensor, budget, options, losses)]
-    free_names = {tensor.name for tensor in free}
-    fixed = {t.name: plan_fixed(t, diagnostics, options) for t in diagnostics.tensors if t.name not in free_names}
+    free, fixed = _divide(diagnostics, budget, losses, options)
     groups = _groups(free, options)
     items, choices = _items(groups, losses, budget)
     limit = _limit(budget, diagnostics, free, fixed)
@@ -73,6 +71,28 @@ def make_loss_plan(
         nominal=_nominal_bits(tensors, len(diagnostics.blocks)),
         predicted_loss=sum(predicted[t.name] for t in tensors if t.name in predicted),
     )
+
+
+def largest_budget(diagnostics: Diagnostics, budget: Budget, losses: Losses, options: PlanOptions) -> float:
+    """The largest budget of which anything is used, in the unit of ``budget``; arguments as ``make_loss_plan``."""
+    free, fixed = _divide(diagnostics, budget, losses, options)
+    items, _ = _items(_groups(free, options), losses, budget)
+    most = sum(max(option.cost for option in each) for each in items)
+    weights = sum(count_weights(tensor) for tensor in free)
+    if budget.kind == "nominal":
+        return most / weights
+    if budget.kind == "bpw":
+        return 8 * most / weights
+    return most + budget.value - _limit(budget, diagnostics, free, fixed)
+
+
+def _divide(
+    diagnostics: Diagnostics, budget: Budget, losses: Losses, options: PlanOptions
+) -> tuple[list[TensorInfo], dict[str, TensorPlan]]:
+    """Tensors whose types are chosen, and those whose types are fixed."""
+    free = [tensor for tensor in diagnostics.tensors if _is_free(tensor, budget, options, losses)]
+    names = {tensor.name for tensor in free}
+    return free, {t.name: plan_fixed(t, diagnostics, options) for t in diagnostics.tensors if t.name not in names}
 
 
 def _is_free(tensor: TensorInfo, budget: Budget, options: PlanOptions, losses: Losses) -> bool:

@@ -17,7 +17,7 @@ from .plan_command import plan
 from .recipes_command import app as recipes
 
 app = typer.Typer(
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Make a small mixed-precision GGUF of a language model: bits go to the blocks that matter.",
 )

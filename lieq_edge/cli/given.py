@@ -33,9 +33,20 @@ def given_flags(context: typer.Context) -> dict[str, Any]:
     return settings
 
 
-def given_settings(context: typer.Context, recipe: Path | None = None) -> api.Settings:
-    """Settings from the flags and a recipe; flags win."""
-    return api.merge(api.load_recipe(recipe) if recipe else {}, given_flags(context))
+def given_settings(context: typer.Context, recipe: Path | None = None, budget: str | None = None) -> api.Settings:
+    """Settings from the flags and a recipe; flags win.
+
+    Args:
+        context: context of the command.
+        recipe: recipe that the user names.
+        budget: the one of several budgets that these settings are for.
+    """
+    flags = given_flags(context)
+    if isinstance(flags.get("budget"), list):
+        del flags["budget"]
+    if budget is not None:
+        flags["budget"] = budget
+    return api.merge(api.load_recipe(recipe) if recipe else {}, flags)
 
 
 def load_saved(path: Path | None) -> api.Diagnostics | None:

@@ -107,9 +107,15 @@ class Engine:
         """Predictions scored in one window."""
         return self.context - 1 - self.first
 
-    def tokenize(self, text: str) -> Tokens:
-        """Token ids of the whole ``text``, BOS and EOS added by the model's rule (``common_tokenize``)."""
-        return np.array(self._loaded.call("tokenize_whole", text, seconds=text_seconds(len(text))), np.int32)
+    def tokenize(self, text: str, *, parse_special: bool = False) -> Tokens:
+        """Token ids of the whole ``text``, BOS and EOS added by the model's rule (``common_tokenize``).
+
+        Args:
+            text: the text.
+            parse_special: special tokens in the text become tokens; else they are read as text.
+        """
+        ids = self._loaded.call("tokenize_whole", text, parse_special, seconds=text_seconds(len(text)))
+        return np.array(ids, np.int32)
 
     def with_bos(self, windows: Tokens) -> Tokens:
         """Windows ``(n, context)`` as the model reads them: BOS in the first place where its rule wants that."""

@@ -251,8 +251,8 @@ def load_engine(worker: Worker, path: str, label: str, options: dict[str, Any]) 
     }
 
 
-def tokenize_whole(worker: Worker, handle: int, text: str) -> list[int]:
-    return _tokenize(worker.objects[handle].vocab, text, add_special=True, parse_special=False)
+def tokenize_whole(worker: Worker, handle: int, text: str, parse_special: bool) -> list[int]:
+    return _tokenize(worker.objects[handle].vocab, text, add_special=True, parse_special=parse_special)
 
 
 def run_windows(worker: Worker, handle: int, tokens: list[int], context: int, first: int) -> None:

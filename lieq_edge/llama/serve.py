@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from . import loaded, timed, writer
+from . import loaded, quantizer, timed, writer
 from .shared_memory import SharedMemory
 from .worker import Worker, limit_memory, peak_bytes
 
@@ -30,6 +30,7 @@ def main(address: int | str) -> None:
             "peak_bytes": peak_bytes,
             "release": Worker.release,
             **loaded.FUNCTIONS,
+            **quantizer.FUNCTIONS,
             **timed.FUNCTIONS,
             **writer.FUNCTIONS,
         }

@@ -15,6 +15,7 @@ from ..system.jsonio import to_json
 from ..system.memory import peak_rss_bytes
 from ..texts.info import TextInfo
 from ..validate.perplexity import Validation
+from ..validate.scored import ScoredFile
 from .gather import Evidence
 from .job import Job
 
@@ -69,6 +70,7 @@ class ExportReport:
 
     Attributes:
         file_bytes: size of the written file.
+        method: sentence about the metric and the rounding, and how to get the others.
         nominal_bits: average code bits of the block weights.
         bpw: physical bits a weight of the block weights.
         file_bpw: physical bits a weight of all weights.
@@ -81,6 +83,7 @@ class ExportReport:
         predicted_loss: sum of the predicted losses, nats a token; None if types were chosen otherwise.
         tensors: one record a tensor, in the order of the file.
         settings: every setting of the export that was of use, with its resolved value, by name.
+        compared: scores of the file and of presets of llama.cpp; empty if it was not compared with any.
     """
 
     model: str
@@ -93,6 +96,7 @@ class ExportReport:
     metric: str
     budget: str
     rounding: str
+    method: str
     embedding_types: dict[str, str]
     layers: tuple[LayerReport, ...]
     fallbacks: dict[str, str]
@@ -107,6 +111,7 @@ class ExportReport:
     geometry_inputs: str | None = None
     tensors: tuple[TensorReport, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    compared: tuple[ScoredFile, ...] = ()
 
     def notes(self) -> list[str]:
         """Sentences that explain the numbers."""
@@ -142,6 +147,7 @@ def make_report(
         metric=plan.metric,
         budget=plan.budget,
         rounding=job.rounder.name,
+        method=job.method.sentence,
         embedding_types={t.name: t.type for t in plan.tensors if t.name in (EMBEDDING, HEAD)},
         layers=layer_reports(plan, evidence.diagnostics),
         fallbacks=plan.fallbacks,

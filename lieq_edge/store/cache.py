@@ -47,6 +47,10 @@ class Cache(ABC):
         """The stored result of ``kind`` for ``parts``; None when there is none. A damaged entry is removed."""
 
     @abstractmethod
+    def has(self, kind: str, parts: Parts) -> bool:
+        """True if there is a result, whole or damaged, or unfinished or lasting work on it."""
+
+    @abstractmethod
     def put(self, kind: str, parts: Parts, entry: Entry) -> None:
         """Store an entry, if there is room and the folder can be written."""
 
@@ -86,6 +90,9 @@ class NoCache(Cache):
 
     def get(self, kind: str, parts: Parts) -> Entry | None:
         return None
+
+    def has(self, kind: str, parts: Parts) -> bool:
+        return False
 
     def put(self, kind: str, parts: Parts, entry: Entry) -> None:
         pass
@@ -164,6 +171,12 @@ class FolderCache(Cache):
         self._state.used.add(path)
         _touch(path)
         return entry
+
+    def has(self, kind: str, parts: Parts) -> bool:
+        if not self._is_usable():
+            return False
+        key = self._key(kind, parts)
+        return self.store.entry_path(kind, key).is_file() or self.store.run_path(kind, key).is_dir()
 
     def put(self, kind: str, parts: Parts, entry: Entry) -> None:
         self._guard()

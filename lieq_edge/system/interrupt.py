@@ -25,6 +25,7 @@ _PATIENCE = 0.6
 
 _asked = False
 _number = int(signal.SIGINT)
+_last_words: Callable[[], str] | None = None
 # Interrupts that ``caught`` took, and that ``_end_late`` has still to pass over.
 _forgiven = 0
 
@@ -65,6 +66,17 @@ def _print_but_interrupts(unraisable: Any) -> None:
 def came() -> bool:
     """True when an interrupt came that ``check`` has not raised yet; later errors may be caused by it."""
     return _asked
+
+
+def set_last_words(words: Callable[[], str] | None) -> None:
+    """Set what the program says after "Interrupted."; None says nothing."""
+    global _last_words
+    _last_words = words
+
+
+def last_words() -> str:
+    """What the program says after "Interrupted."."""
+    return "" if _last_words is None else _last_words()
 
 
 def exit_code() -> int:
