@@ -21,7 +21,7 @@ playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
-WIDTHS = (320, 400, 861, 1400)
+WIDTHS = (320, 400, 861, 1021, 1400)
 _HIDDEN = """
 () => [...document.querySelectorAll('main *')].filter(element => {
   if (!element.checkVisibility() || element.closest('.scroll, thead, details')) return false;
