@@ -61,6 +61,7 @@ def report(**changes: Any) -> ExportReport:
         metric="loss",
         budget="90MB",
         rounding="feedback",
+        method="Types by predicted loss.",
         embedding_types={"token_embd.weight": "Q6_K"},
         layers=(LayerReport(0, 1.0, 3.0, None, None, None, {"attn_q": "Q4_K"}),),
         fallbacks={"blk.0.attn_v.weight": "Q3_K -> IQ4_NL"},

@@ -59,6 +59,18 @@ def file_name(path: str) -> str:
     return PurePath(path).name or path
 
 
+def passages(text: str) -> list[tuple[str, bool]]:
+    """The parts of an answer, and whether each is code: what stands between lines of three backquotes."""
+    parts: list[tuple[list[str], bool]] = [([], False)]
+    for line in text.split("\n"):
+        if line.lstrip().startswith("```"):
+            parts.append(([], not parts[-1][1]))
+        else:
+            parts[-1][0].append(line)
+    joined = [("\n".join(lines).strip("\n"), is_code) for lines, is_code in parts]
+    return [part for part in joined if part[0].strip()]
+
+
 def shown(value: Any) -> Any:
     """Text in which nothing but letters takes effect: names, prompts and answers come from others.
 

@@ -69,7 +69,7 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["size"] = size_text
-    for name in ("number", "with_error", "decimals", "percent", "setting"):
+    for name in ("number", "with_error", "decimals", "percent", "setting", "passages"):
         environment.filters[name] = getattr(numbers, name)
     view = make_view(reports, compared, answers, command)
     return environment.get_template("page.html").render(page=view, version=__version__)

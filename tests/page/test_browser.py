@@ -21,12 +21,14 @@ playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
-WIDTHS = (400, 1400)
+WIDTHS = (320, 400, 861, 1021, 1400)
 _HIDDEN = """
 () => [...document.querySelectorAll('main *')].filter(element => {
   if (!element.checkVisibility() || element.closest('.scroll, thead, details')) return false;
   const box = element.getBoundingClientRect();
-  return box.width > 0 && (box.left < -0.5 || box.right > document.documentElement.clientWidth + 0.5);
+  const frame = element.closest('section').getBoundingClientRect();
+  const edge = document.documentElement.clientWidth;
+  return box.width > 0 && (box.left < frame.left - 0.5 || box.right > frame.right + 0.5 || frame.right > edge);
 }).map(element => element.outerHTML.slice(0, 200))
 """
 _CONTRAST = """

@@ -8,7 +8,7 @@ import pytest
 from page_reports import SCORES, bare, preset, report, tensor, tensors
 
 from lieq_edge.page.heat import bytes_by_role, heat_map, loss_by_block
-from lieq_edge.page.numbers import number, setting, shown, with_error
+from lieq_edge.page.numbers import number, passages, setting, shown, with_error
 from lieq_edge.page.view import make_view
 
 
@@ -146,3 +146,14 @@ def test_text_from_elsewhere_keeps_its_lines_and_loses_what_acts() -> None:
     assert shown("a\n\tb") == "a\n\tb"
     assert shown("a\x00\x1b[31m\u202eb\ud800") == "a  [31m b\ufffd"
     assert shown(3) == 3
+
+
+def test_code_in_an_answer_is_apart() -> None:
+    assert passages("Look:\n```python\nx = 1\n\n  y\n```\nDone.") == [
+        ("Look:", False),
+        ("x = 1\n\n  y", True),
+        ("Done.", False),
+    ]
+    assert passages("```\nnot closed") == [("not closed", True)]
+    assert passages("plain\ntext") == [("plain\ntext", False)]
+    assert passages(" \n") == []

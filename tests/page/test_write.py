@@ -75,7 +75,15 @@ def test_everything_that_was_measured_is_on_the_page() -> None:
     ]
     for part in ("Q3_K_M", "0.0125", "93.1 %", "What is 2 + 3?", "Five.\nOr so.", "lieq-edge export m -b 90MB"):
         assert part in text
-    for part in ("The adapter was merged.", "Q3_K -&gt; IQ4_NL", "SHA-256", "word for word", "180.0", "1.50 GB"):
+    for part in (
+        "Types by predicted loss.",
+        "The adapter was merged.",
+        "Q3_K -&gt; IQ4_NL",
+        "SHA-256",
+        "word for word",
+        "180.0",
+        "1.50 GB",
+    ):
         assert part in text
     tree = Tree(text)
     # Each picture is there for a wide and for a narrow screen, with a title and a description.
@@ -110,6 +118,7 @@ def test_names_and_texts_are_text() -> None:
         out=EVIL.replace("/", "_"),
         architecture=EVIL,
         warnings=(EVIL,),
+        method=EVIL,
         fallbacks={EVIL: EVIL},
         tensors=(*tensors(), evil),
         settings={EVIL: [EVIL]},
