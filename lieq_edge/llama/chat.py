@@ -255,7 +255,7 @@ def open_chat(
     )
 
 
-def answer(path: Path, messages: Messages, *, max_tokens: int = 96, threads: int | None = None) -> str:
+def answer(path: str | Path, messages: Messages, *, max_tokens: int = 96, threads: int | None = None) -> str:
     """The likeliest answer of a GGUF file: the same one each time on one machine with one number of threads.
 
     Args:

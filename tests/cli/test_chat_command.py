@@ -100,8 +100,9 @@ def test_neither_pytorch_nor_transformers_is_imported(words: list[str], tiny_ggu
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_a_terminal(tiny_gguf: Make) -> None:
-    """Ctrl-C stops an answer and not the conversation; Ctrl-D ends it."""
+@pytest.mark.parametrize(("end", "code"), [(b"\x04", 0), (b"/exit\n", 0), (b"\x03", 130)])
+def test_a_terminal(tiny_gguf: Make, end: bytes, code: int) -> None:
+    """Ctrl-C stops an answer and not the conversation; Ctrl-D, /exit, and Ctrl-C at the prompt end it."""
     import pty
 
     path = tiny_gguf("qwen2")
@@ -127,8 +128,8 @@ def test_a_terminal(tiny_gguf: Make) -> None:
         assert process.poll() is None
         os.write(controller, b"/reset\n")
         _until(controller, "> ")
-        os.write(controller, b"\x04")
-        assert process.wait(20) == 0
+        os.write(controller, end)
+        assert process.wait(20) == code
     finally:
         process.kill()
         os.close(controller)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny
 from changed import changed_file
+from parts import split
 
 from lieq_edge.errors import InputError
 from lieq_edge.llama.chat import Chat, answer, open_chat
@@ -64,15 +65,25 @@ def test_the_greedy_answer_is_that_of_llama_cpp_python(tiny_gguf: Make) -> None:
     assert ours == answer(path, question, max_tokens=16, threads=1)
 
 
-def test_an_answer_is_the_text_of_its_tokens(chat: Chat) -> None:
-    pieces = list(chat.say("Hello"))
-    assert len(pieces) > 3
-    start = len(chat._tokens(user("Hello")))
-    ids = chat._known[start:]
-    # The last token was drawn, and not read.
-    assert "".join(pieces).startswith(Vocabulary(chat.path).detokenize(ids).rstrip("\ufffd"))
-    assert len(ids) == 11
-    assert chat.messages == [*user("Hello"), {"role": "assistant", "content": "".join(pieces)}]
+@pytest.mark.parametrize(("family", "options"), [("qwen2", {}), ("llama", {"tokenizer": "sentencepiece-json"})])
+def test_an_answer_is_the_text_of_its_tokens(tiny_gguf: Make, family: str, options: dict[str, Any]) -> None:
+    with open_chat(tiny_gguf(family, **options), max_tokens=12, **GREEDY) as chat:
+        pieces = list(chat.say("Hello"))
+        assert len(pieces) > 3
+        ids = chat._known[len(chat._tokens(user("Hello"))) :]
+        # The last token was drawn, and not read.
+        assert len(ids) == 11
+        assert "".join(pieces).startswith(Vocabulary(chat.path).detokenize(ids).rstrip("\ufffd"))
+        assert chat.messages == [*user("Hello"), {"role": "assistant", "content": "".join(pieces)}]
+
+
+def test_a_space_that_the_tokenizer_puts_before_a_text_is_left_out(
+    tiny_gguf: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_chat(tiny_gguf("llama", tokenizer="sentencepiece-json"), **GREEDY) as chat:
+        data = iter([(5, "", False), (5, " two", False), (5, " words", False), (5, "", True)])
+        monkeypatch.setattr(chat, "_call", lambda function, *_, tokens: next(data) if function == "write" else 0)
+        assert list(chat.say("x")) == ["two", " words"]
 
 
 def test_a_character_of_several_tokens_comes_whole(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +135,25 @@ def test_a_second_message_reads_only_what_is_new(chat: Chat, monkeypatch: pytest
     with open_chat(chat.path, max_tokens=12, **GREEDY) as fresh:
         fresh.messages = chat.messages[:2]
         assert "".join(fresh.say("And then?")) == second
+
+
+def test_a_model_that_cannot_go_back_reads_everything_again(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    list(chat.say("Hello"))
+    second = list(chat.say("More"))
+    chat.messages = chat.messages[:2]
+    call = chat._call
+
+    def forgets(function: str, *arguments: Any, tokens: int) -> Any:
+        return call(function, *((0,) if function == "keep" else arguments), tokens=tokens)
+
+    monkeypatch.setattr(chat, "_call", forgets)
+    assert list(chat.say("More")) == second
+
+
+def test_any_part_of_a_model_will_do(tiny_gguf: Make, tmp_path: Path) -> None:
+    whole = tiny_gguf("qwen2")
+    part = split(whole, tmp_path)[1]
+    assert answer(part, user("Hello"), max_tokens=6, threads=1) == answer(whole, user("Hello"), max_tokens=6, threads=1)
 
 
 def test_reset_forgets(chat: Chat) -> None:
@@ -241,6 +271,7 @@ def test_templates_with_ways_of_their_own(tiny_gguf: Make, tmp_path: Path, templ
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "SecurityError"),
         ("{{ messages[0].content.x.y }}", "UndefinedError"),
         ("nothing of the message", "leaves the message out"),
+        ("{{ 'x' * 10 ** 15 }}", "not enough memory"),
         ("{{ 'x' * 20000000 }}{{ messages[0].content }}", "20,000,005 characters"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from changed import changed_file
+from parts import split
 
 from lieq_edge.errors import InputError
 from lieq_edge.llama.vocabulary import Vocabulary
@@ -178,6 +179,17 @@ def test_tokens_that_a_modelfile_cannot_hold_are_left_out(tiny_gguf: Make, tmp_p
     tokens[tokens.index("<|im_end|>")] = '"\nSYSTEM evil'
     odd = changed_file(tmp_path / "odd.gguf", source, {"tokenizer.ggml.tokens": tokens})
     assert end_tokens(describe(odd)) == ["<|endoftext|>"]
+
+
+def test_a_file_in_parts_is_one_row_and_no_modelfile(tiny_gguf: Make, tmp_path: Path) -> None:
+    parts = split(tiny_gguf("qwen2"), tmp_path)
+    one = describe(parts[1])
+    card = model_card([one])
+    assert f"| `{parts[0].name} and 2 more` | {sum(part.stat().st_size for part in parts) / 1e6:.1f} |" in card
+    assert f"llama-cli -m {parts[0].name}" in card
+    assert "ollama" not in card
+    with pytest.raises(InputError, match="llama-gguf-split --merge"):
+        modelfile(one, tmp_path / "Modelfile")
 
 
 def test_names_that_need_quotes(tiny_gguf: Make, tmp_path: Path) -> None:
