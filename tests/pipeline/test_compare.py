@@ -95,7 +95,7 @@ def test_the_nearest_preset_is_taken_and_nothing_is_measured_twice(
         report = write(job, evidence, allocate(job, evidence))
     first = compare_presets(job, evidence, out, [NEAREST], ours=report.validation)
     assert first[0].validation == report.validation
-    assert first[1].file_bytes <= out.stat().st_size
+    assert first[1].file_bytes <= 1.01 * out.stat().st_size
     for row in first:
         assert row.prefill is not None
         assert row.decode is not None
