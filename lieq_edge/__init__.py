@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .gguf.inspect import FileReport, inspect_file
     from .llama.chat import Chat, open_chat
     from .llama.speed import Speed, measure_speed
+    from .page.answers import Answer, make_answers
+    from .page.write import write_page
     from .pipeline.compare import check_comparison, compare_presets
     from .pipeline.export import export_model, export_models, write
     from .pipeline.frontier import plot_frontier
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
     from .pipeline.validation import check_gate, check_gates, score_files, validate_against
     from .presets.names import PRESETS, preset_name
     from .presets.sizes import preset_bytes
-    from .settings import Settings, load_recipe, merge
+    from .recipe import Recipe, list_recipes, load_recipe, read_recipe
+    from .settings import Settings, merge
     from .sources import open_source
     from .system.jsonio import load_json, save_json, to_json
     from .system.progress import Event
@@ -49,6 +52,8 @@ _MODULES = {
     "gguf.inspect": ("FileReport", "inspect_file"),
     "llama.chat": ("Chat", "open_chat"),
     "llama.speed": ("Speed", "measure_speed"),
+    "page.answers": ("Answer", "make_answers"),
+    "page.write": ("write_page",),
     "pipeline.compare": ("check_comparison", "compare_presets"),
     "pipeline.export": ("export_model", "export_models", "write"),
     "pipeline.frontier": ("plot_frontier",),
@@ -57,10 +62,11 @@ _MODULES = {
     "pipeline.outputs": ("output_paths",),
     "pipeline.plan": ("allocate", "analyze_model", "plan_model", "plan_saved"),
     "pipeline.report": ("ExportReport",),
+    "recipe": ("Recipe", "list_recipes", "load_recipe", "read_recipe"),
+    "settings": ("Settings", "merge"),
     "pipeline.validation": ("check_gate", "check_gates", "score_files", "validate_against"),
     "presets.names": ("PRESETS", "preset_name"),
     "presets.sizes": ("preset_bytes",),
-    "settings": ("Settings", "load_recipe", "merge"),
     "sources": ("open_source",),
     "system.progress": ("Event",),
     "system.jsonio": ("load_json", "save_json", "to_json"),
@@ -71,6 +77,7 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "PRESETS",
+    "Answer",
     "Chat",
     "Diagnostics",
     "Event",
@@ -82,6 +89,7 @@ __all__ = [
     "Job",
     "Plan",
     "PlanOptions",
+    "Recipe",
     "ScoredFile",
     "Settings",
     "Speed",
@@ -99,8 +107,10 @@ __all__ = [
     "export_models",
     "gather",
     "inspect_file",
+    "list_recipes",
     "load_json",
     "load_recipe",
+    "make_answers",
     "make_plan",
     "measure_speed",
     "merge",
@@ -113,12 +123,14 @@ __all__ = [
     "plot_layers",
     "preset_bytes",
     "preset_name",
+    "read_recipe",
     "resolve",
     "save_json",
     "score_files",
     "to_json",
     "validate_against",
     "write",
+    "write_page",
 ]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from .allocation.budget import parse_budget
@@ -14,7 +13,6 @@ from .errors import InputError
 from .gguf.types import LEVEL_TYPES
 from .rounding.table import ROUNDERS
 from .store.folder import parse_size
-from .system.files import read_text
 
 Granularity = Literal["block", "tensor"]
 Projections = Literal["qkv", "all"]
@@ -201,60 +199,13 @@ def sentence(error: ValidationError) -> str:
     return f"{flag} got {first['input']!r}: {message[:1].lower()}{message[1:]}."
 
 
-_LARGEST_RECIPE = 1 << 16
-_RECIPE_NOTES = ("description", "notes")
-_NULLS = ("", "~", "null", "Null", "NULL")
-
-
-def load_recipe(path: str | Path) -> dict[str, Any]:
-    """Read a recipe: a YAML file with ``description``, ``notes`` and any settings of an export.
-
-    Returns:
-        The settings that the recipe gives, by field name of ``Settings``.
-
-    Raises:
-        InputError: the file is missing, is not YAML, or holds an unknown or ill-typed setting.
-    """
-    document = _read_recipe(Path(path))
-    if not isinstance(document.get("description"), str):
-        raise InputError(f"The recipe {path} has no description; begin it with `description: ...`.")
-    values = {name: value for name, value in document.items() if name not in _RECIPE_NOTES and value not in _NULLS}
-    try:
-        checked = Settings(**{"budget": "2", **values})
-    except InputError as error:
-        raise InputError(f"The recipe {path} has a wrong setting: {error}") from error
-    return {name: getattr(checked, name) for name in values}
-
-
-def _read_recipe(path: Path) -> dict[str, Any]:
-    """Names and values of a YAML mapping, all scalars as text: no tag, date or number is interpreted."""
-    text = read_text(path, "the recipe")
-    if len(text) > _LARGEST_RECIPE:
-        raise InputError(f"The recipe {path} is larger than {_LARGEST_RECIPE // 1024} kB; it is not a recipe.")
-    try:
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
-        document = yaml.load(text, Loader=yaml.BaseLoader)  # reads text, lists and mappings only
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise InputError(f"The recipe {path} is not YAML: {reason}.") from error
-    if not isinstance(document, dict) or not isinstance(node, yaml.MappingNode):
-        raise InputError(f"The recipe {path} must hold settings, one `name: value` a line.")
-    names = [key.value for key, _ in node.value]
-    if not all(isinstance(name, str) for name in names):
-        raise InputError(f"The recipe {path} must hold settings, one `name: value` a line.")
-    for name in document:
-        if names.count(name) > 1:
-            raise InputError(f"The recipe {path} gives {name} twice; leave one out.")
-    return document
-
-
 def merge(recipe: dict[str, Any], given: dict[str, Any]) -> Settings:
     """Settings from a recipe and from explicit values, which win.
 
     Settings of a recipe that are of no use with an explicit metric or imatrix file are left out.
 
     Args:
-        recipe: settings of a recipe, from ``load_recipe``.
+        recipe: settings of a recipe, from ``recipe.load_recipe``.
         given: explicit values, by field name.
 
     Raises:

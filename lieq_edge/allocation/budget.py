@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import InputError
+from ..presets.names import preset_name
 
 _UNITS = {
     "b": 1,
@@ -29,22 +30,25 @@ class Budget:
 
     Attributes:
         kind: ``nominal`` (average code bits of the block weights, the paper's b), ``bpw`` (physical bits a weight
-            of the block weights) or ``bytes`` (of the finished file, metadata included).
-        value: limit in that unit.
+            of the block weights), ``bytes`` (of the finished file, metadata included) or ``preset`` (bytes that one of
+            llama.cpp's presets takes, which depend on the model).
+        value: limit in that unit; 0 for a preset.
         text: text of the user.
     """
 
-    kind: Literal["nominal", "bpw", "bytes"]
+    kind: Literal["nominal", "bpw", "bytes", "preset"]
     value: float
     text: str
 
 
 def parse_budget(text: str) -> Budget:
-    """Read ``2.1`` (nominal bits), ``3.0bpw`` or ``90MB``/``90MiB`` (kB, MB, GB are powers of ten).
+    """Read ``2.1`` (nominal bits), ``3.0bpw``, ``90MB``/``90MiB`` (kB, MB, GB are powers of ten) or ``Q4_K_M``.
 
     Raises:
         InputError: the text is none of these.
     """
+    if (preset := preset_name(text)) is not None:
+        return Budget("preset", 0.0, preset)
     match = _PATTERN.fullmatch(text)
     if match:
         number, unit = float(match[1]), match[2].lower()

@@ -7,6 +7,7 @@ knapsack over tensors. With ``granularity="block"`` all matrices of a block shar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ..errors import InputError
 from ..evidence.blocks.records import Diagnostics, TensorInfo
@@ -59,7 +60,8 @@ def make_loss_plan(
     types = dict(fixed)
     for group, made, index in zip(groups, choices, chosen, strict=True):
         types.update({tensor.name: plan for tensor, plan in zip(group, made[index], strict=True)})
-    tensors = tuple(types[tensor.name] for tensor in diagnostics.tensors)
+    predicted = {name: losses[name].get(tensor.type, 0.0) for name, tensor in types.items() if name in losses}
+    tensors = tuple(replace(types[t.name], predicted_loss=predicted.get(t.name)) for t in diagnostics.tensors)
     return summarise(
         diagnostics,
         budget,
@@ -67,7 +69,7 @@ def make_loss_plan(
         _scores(diagnostics, losses),
         tensors,
         nominal=_nominal_bits(tensors, len(diagnostics.blocks)),
-        predicted_loss=sum(losses[t.name].get(t.type, 0.0) for t in tensors if t.name in losses),
+        predicted_loss=sum(predicted[t.name] for t in tensors if t.name in predicted),
     )
 
 

@@ -14,6 +14,7 @@ from .chat_command import chat
 from .export_command import export
 from .file_commands import inspect, validate
 from .plan_command import plan
+from .recipes_command import app as recipes
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -23,6 +24,7 @@ app = typer.Typer(
 for command in (export, analyze, plan, validate, inspect, chat, bench):
     app.command()(command)
 app.add_typer(cache, name="cache")
+app.add_typer(recipes, name="recipes")
 
 
 def _version(value: bool) -> None:

@@ -53,7 +53,7 @@ from .flags import (
     TypesFlag,
     VerboseFlag,
 )
-from .given import given_settings, load_saved
+from .given import given_settings, introduce, load_saved
 
 
 def export(
@@ -145,6 +145,7 @@ def export(
 ) -> None:
     """Make a GGUF file of a size, as close to the model as it can be: measure, allocate, round, write, validate."""
     set_quiet(quiet)
+    introduce(recipe)
     budgets: list[str | None] = [*budget] if budget else [None]
     settings, saved = [given_settings(context, recipe, each) for each in budgets], load_saved(diagnostics)
     if dry_run:

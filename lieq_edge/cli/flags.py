@@ -49,7 +49,8 @@ EffortFlag = Annotated[
     typer.Option(rich_help_panel=FIRST, help="Time that the work may take: it decides rounding and calibration."),
 ]
 RecipeFlag = Annotated[
-    Path | None, typer.Option(rich_help_panel=FIRST, help="YAML file with settings; flags win over it.")
+    Path | None,
+    typer.Option(rich_help_panel=FIRST, help="Name of `lieq-edge recipes list`, or a YAML file; flags win."),
 ]
 QuietFlag = Annotated[
     bool, typer.Option("--quiet", "-q", rich_help_panel=FIRST, help="No progress and no notes on stderr.")

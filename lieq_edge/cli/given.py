@@ -9,6 +9,8 @@ import typer
 
 import lieq_edge as api
 
+from ..system.progress import log
+
 _REFUSALS = {"no_validate": "validation", "no_reference": "reference", "no_parity": "parity", "no_cache": "cache"}
 
 
@@ -50,3 +52,9 @@ def given_settings(context: typer.Context, recipe: Path | None = None, budget: s
 def load_saved(path: Path | None) -> api.Diagnostics | None:
     """Measurements that ``analyze --out`` saved; None without a file."""
     return None if path is None else api.load_json(api.Diagnostics, path)
+
+
+def introduce(recipe: Path | None) -> None:
+    """Report which recipe is used, with its notes; once for a command."""
+    if recipe is not None:
+        log(api.read_recipe(recipe).introduction)

@@ -44,7 +44,7 @@ from .flags import (
     ThreadsFlag,
     TypesFlag,
 )
-from .given import given_settings
+from .given import given_settings, introduce
 
 
 def plan(
@@ -85,6 +85,7 @@ def plan(
 ) -> None:
     """Share out the bits as `export` would; with saved measurements this needs no model."""
     set_quiet(quiet)
+    introduce(recipe)
     settings = given_settings(context, recipe)
     if out is not None:
         check_output(out, force=force)

@@ -150,7 +150,7 @@ def _claim(out: Path, model: str, settings: Settings, cache: Cache, force: bool,
     """The run of the command that writes ``out``, and whether it may replace a file there."""
     command = {"model": model, "out": os.path.abspath(out), "settings": to_json(settings)}
     # A killed export resumes even if its file was written already: unfinished work is stored until all is done.
-    started = stack.enter_context(cache.run("export", command))
+    started = stack.enter_context(cache.labelled(model).run("export", command))
     replaces = force or _is_own(out, started)
     check_output(out, force=replaces)
     sweep(out)

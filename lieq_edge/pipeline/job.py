@@ -149,6 +149,7 @@ def open_for(model: str | Path, settings: Settings, cache: Cache | None = None) 
         for path in source.read_files:
             files.remember(path)
         results = (cache_of(settings) if cache is None else cache).about(model=source.content_hash).guarded(files.check)
+        results = results.labelled(source.label)
         source.use_cache(results)
         _settle_tokenizer(source)
     runtime = open_runtime(source, threads=settings.threads)
@@ -185,6 +186,7 @@ def resolve(
     source, runtime = opened.source, opened.runtime
     if out is not None:
         _check_not_source(out, opened.model, source)
+    budget = _in_bytes(budget, source)
     method = choose_method(settings, budget, runtime, saved=saved is not None)
     rounder = choose_rounder(settings, method)
     allocator = choose_allocator(settings, method.metric, rounder)
@@ -266,6 +268,15 @@ def _check_runtime(
             runtime.require(measurement)
         if GEOMETRY in allocator.needs and settings.baseline == "network":
             runtime.require(NETWORK)
+
+
+def _in_bytes(budget: Budget, source: Source) -> Budget:
+    """A preset's budget as bytes; others as they are."""
+    if budget.kind != "preset":
+        return budget
+    from ..presets.sizes import preset_bytes
+
+    return Budget("bytes", float(preset_bytes(source, budget.text)), budget.text)
 
 
 def _note_ceiling(budget: Budget, most: float) -> None:

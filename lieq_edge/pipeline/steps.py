@@ -24,7 +24,7 @@ from ..texts.windows import CALIBRATION_CONTEXT, SALIENCY_TOKENS
 from .calibration import CalibrationText
 from .gather import stored_steps
 from .job import Job
-from .rates import Machine
+from .machine import Machine, measure_machine, measure_without_pytorch
 
 PARITY, MEASURE, TEXT, LOSSES, IMPORTANCES, WRITE, SCORE = (
     "parity",
@@ -97,23 +97,28 @@ def schedule_of(jobs: list[Job]) -> Schedule:
 
 def announce(schedule: Schedule) -> None:
     """Report what will be done, and how long it will take."""
+    if not schedule.steps:
+        return
     steps = "; ".join(f"{step.title} ({spoken(step.seconds)})" for step in schedule.steps)
     count = f"{schedule.count} steps" if schedule.count > 1 else "1 step"
     log(f"{count}, about {spoken(schedule.seconds)}: {steps}.")
 
 
 def _rates(job: Job, stored: frozenset[str]) -> Machine:
-    """Rates of this machine: the last measured ones where no step needs PyTorch, which takes seconds to import."""
-    needed = {PARITY, SCORE} if job.out is not None else set()
-    needed |= {MEASURE} if job.allocator.needs and job.saved is None else set()
-    needed |= {LOSSES} if job.allocator.predicts or job.rounder.follow is not None else set()
-    entry = job.cache.get("machine", {}) if needed <= stored else None
-    if entry is None:
-        from .machine import measure_machine
-
-        entry = Entry(record=asdict(measure_machine(job.threads)))
-        job.cache.put("machine", {}, entry)
-    return Machine(**entry.record)
+    """Rates of this machine, measured in PyTorch where a step needs that anyway; else the last measured ones."""
+    needed: set[str] = set()
+    if job.source.in_transformers and job.out is not None:
+        needed |= {PARITY, SCORE}
+    if job.source.in_transformers and job.allocator.needs and job.saved is None:
+        needed.add(MEASURE)
+    if job.allocator.predicts or job.rounder.follow is not None:
+        needed.add(LOSSES)
+    if needed <= stored:
+        entry = job.cache.get("machine", {})
+        return Machine(**entry.record) if entry is not None else measure_without_pytorch()
+    machine = measure_machine(job.threads)
+    job.cache.put("machine", {}, Entry(record=asdict(machine)))
+    return machine
 
 
 def _steps(job: Job, machine: Machine, stored: frozenset[str]) -> Iterator[tuple[str, float]]:
