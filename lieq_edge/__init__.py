@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .page.answers import Answer, make_answers
     from .page.write import write_page
     from .pipeline.compare import check_comparison, compare_presets
-    from .pipeline.export import export_model, export_models, write
+    from .pipeline.export import export_model, export_models
     from .pipeline.frontier import plot_frontier
     from .pipeline.gather import Evidence, gather
     from .pipeline.job import Job, resolve
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from .pipeline.plan import allocate, analyze_model, plan_model, plan_saved
     from .pipeline.report import ExportReport
     from .pipeline.validation import check_gate, check_gates, score_files, validate_against
-    from .presets.names import PRESETS, preset_name
+    from .pipeline.write_stage import write
+    from .presets.names import NEAREST, PRESETS, preset_name
     from .presets.sizes import preset_bytes
+    from .publish.publication import Publication, publish_files
     from .recipe import Recipe, list_recipes, load_recipe, read_recipe
     from .settings import Settings, merge
     from .sources import open_source
@@ -55,7 +57,8 @@ _MODULES = {
     "page.answers": ("Answer", "make_answers"),
     "page.write": ("write_page",),
     "pipeline.compare": ("check_comparison", "compare_presets"),
-    "pipeline.export": ("export_model", "export_models", "write"),
+    "presets.names": ("NEAREST", "PRESETS", "preset_name"),
+    "pipeline.export": ("export_model", "export_models"),
     "pipeline.frontier": ("plot_frontier",),
     "pipeline.gather": ("Evidence", "gather"),
     "pipeline.job": ("Job", "resolve"),
@@ -64,9 +67,10 @@ _MODULES = {
     "pipeline.report": ("ExportReport",),
     "recipe": ("Recipe", "list_recipes", "load_recipe", "read_recipe"),
     "settings": ("Settings", "merge"),
+    "pipeline.write_stage": ("write",),
     "pipeline.validation": ("check_gate", "check_gates", "score_files", "validate_against"),
-    "presets.names": ("PRESETS", "preset_name"),
     "presets.sizes": ("preset_bytes",),
+    "publish.publication": ("Publication", "publish_files"),
     "sources": ("open_source",),
     "system.progress": ("Event",),
     "system.jsonio": ("load_json", "save_json", "to_json"),
@@ -76,6 +80,7 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "NEAREST",
     "PRESETS",
     "Answer",
     "Chat",
@@ -89,6 +94,7 @@ __all__ = [
     "Job",
     "Plan",
     "PlanOptions",
+    "Publication",
     "Recipe",
     "ScoredFile",
     "Settings",
@@ -123,6 +129,7 @@ __all__ = [
     "plot_layers",
     "preset_bytes",
     "preset_name",
+    "publish_files",
     "read_recipe",
     "resolve",
     "save_json",

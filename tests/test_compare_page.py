@@ -18,6 +18,7 @@ from lieq_edge.sources import open_source
 
 PAGE = (Path(__file__).parents[1] / "docs" / "compare.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    lieq-edge (.*)$", PAGE, re.MULTILINE)
+WIDE = {"hidden": 256, "intermediate": 512}
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
@@ -33,22 +34,29 @@ def folder(tmp_path: Path, tiny_gguf: Callable[..., Path], monkeypatch: pytest.M
 
 
 def test_the_page_has_commands_and_snippets() -> None:
-    assert len(COMMANDS) == 3
+    assert len(COMMANDS) == 5
     assert len(SNIPPETS) == 2
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_runs(command: str, folder: Path) -> None:
-    words = [str(cached_model("llama")) if word == "MODEL" else word for word in shlex.split(command)]
+    exports = command.startswith("export")
+    model = cached_model("llama", **WIDE) if exports else cached_model("llama")
+    command = command.replace("-b 90MB", "-b 4.6bpw --calibration chats.txt --calibration-tokens 1024 --force")
+    words = [str(model) if word == "MODEL" else word for word in shlex.split(command)]
     done = run(*words, "--context", "64", "--chunks", "2", "--threads", "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout
+    if exports:
+        names = [line.split("│")[1].strip() for line in done.stdout.splitlines() if line.startswith("│")]
+        named = re.findall(r"--compare (Q\w+)", command)
+        assert names == ["model.gguf", *named] if named else len(names) == 2
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=["presets", "size"])
 def test_a_snippet_runs(snippet: str, folder: Path) -> None:
     (folder / "model.gguf").unlink()
-    model = cached_model("llama", hidden=256, intermediate=512)
+    model = cached_model("llama", **WIDE)
     text = folder / "chats.txt"
     texts = f"calibration={str(text)!r}, calibration_tokens=1024, text={str(text)!r}"
     small = f'budget="4.6bpw", {texts}, context=64, threads=1'

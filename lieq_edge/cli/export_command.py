@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ import lieq_edge as api
 
 from ..system import interrupt
 from ..system.files import check_output
-from ..system.progress import set_quiet
+from ..system.progress import log, set_quiet
 from ..system.schedule import latest_schedule
 from . import report
 from .flags import (
@@ -131,6 +132,20 @@ def export(
             help="Do not compare llama.cpp with transformers before the work.",
         ),
     ] = False,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=FIRST,
+            help="Make llama.cpp's preset of that size too, and say which is closer to the model; a name, e.g. Q4_K_M, "
+            "chooses it. Give it several times for several presets.",
+        ),
+    ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", rich_help_panel=FIRST, help="Write a page for the browser: pictures, scores, answers (HTML)."
+        ),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(rich_help_panel=VALIDATION, help="Draw size against KL divergence of all files as a PNG."),
@@ -153,8 +168,9 @@ def export(
     if dry_run:
         report.show_plans([api.plan_model(model, each, saved) for each in settings], as_json=json_output)
         return
-    if plot is not None:
-        check_output(plot, force=force)
+    for path in (plot, page):
+        if path is not None:
+            check_output(path, force=force)
     files = [(path, each) for path, each in zip(api.output_paths(model, out, settings), settings, strict=True)]
     interrupt.set_last_words(_last_words if settings[0].cache else None)
     done = api.export_models(
@@ -162,9 +178,12 @@ def export(
         files,
         saved=saved,
         force=force,
+        compare=compare or (),
         on_plan=None if json_output or quiet or not verbose else report.announce_plan,
         on_file=None if json_output else lambda made: report.show_export(made, verbose=verbose),
     )
+    if page is not None:
+        _write_page(page, model, done, settings[0], force=force)
     interrupt.set_last_words(None)
     if json_output:
         report.print_json(done[0] if len(done) == 1 else done)
@@ -174,6 +193,17 @@ def export(
         api.plot_frontier(done, plot, replace=force)
     for made in done:
         api.check_gate(made.validation, settings[0].max_ppl_ratio)
+
+
+def _write_page(
+    path: Path, model: str, done: Sequence[api.ExportReport], settings: api.Settings, *, force: bool
+) -> None:
+    source = api.open_source(model, revision=settings.revision, lora=settings.lora, allow_pickle=settings.allow_pickle)
+    answers = api.make_answers(source, done[0].out, threads=settings.threads)
+    compared = {row.name: row for made in done for row in made.compared}
+    command = shlex.join(["lieq-edge", *sys.argv[1:]])
+    api.write_page(path, done, compared=list(compared.values()), answers=answers, command=command, replace=force)
+    log(f"Wrote {path}.")
 
 
 def _last_words() -> str:

@@ -78,6 +78,10 @@ def show_export(report: ExportReport, *, verbose: bool = False) -> None:
     printer.line(f"Wrote {report.out}: {size}")
     if report.validation is not None:
         _print_validation(report.validation, printer)
+    if report.compared:
+        show_comparison(report.compared, as_json=False)
+        printer.line(f"  {api.comparison_note(report.compared)}")
+    printer.line(f"  next: llama-cli -m {shlex.quote(report.out)}")
     printer.line(f"  {report.method}")
     if verbose:
         printer.line(
@@ -88,9 +92,8 @@ def show_export(report: ExportReport, *, verbose: bool = False) -> None:
             _print_fallbacks(report.fallbacks, printer)
         for note in report.notes():
             printer.line(f"  {note}")
-    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items())
+    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items() if value >= 0.05)
     printer.line(f"  time: {seconds}; peak memory {report.peak_rss_bytes / 1e6:.0f} MB")
-    printer.line(f"  next: llama-cli -m {shlex.quote(report.out)}")
 
 
 def show_frontier(reports: Sequence[ExportReport]) -> None:
@@ -129,7 +132,7 @@ def show_scores(rows: Sequence[ScoredFile], *, as_json: bool) -> None:
     else:
         printer = Printer()
         _print_validation(row.validation, printer)
-        printer.line(f"  tokens a second: {_number(row.prefill)} of a prompt, {_number(row.decode)} of an answer")
+        printer.line(f"  tokens a second: {_speed(row.prefill)} of a prompt, {_speed(row.decode)} of an answer")
 
 
 def show_comparison(rows: Sequence[ScoredFile], *, as_json: bool) -> None:
@@ -151,7 +154,7 @@ def show_comparison(rows: Sequence[ScoredFile], *, as_json: bool) -> None:
             mean = f"{_number(scores.kld)} +/- {_number(scores.kld_se)}"
             cell += [mean, _number(scores.kld_p50), _number(scores.kld_p999), _number(top1)]
         if timed:
-            cell += [_number(row.prefill), _number(row.decode)]
+            cell += [_speed(row.prefill), _speed(row.decode)]
         cells.append(cell)
     printer = Printer()
     title = f"{first.tokens} tokens of {first.text.name}"
@@ -220,6 +223,10 @@ def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}"
+
+
+def _speed(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def _finite(value: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..presets.make import make_preset
+from ..presets.names import NEAREST
 from ..presets.original import written_original
 from ..presets.sizes import known_preset, nearest_preset, preset_sizes
 from ..settings import Settings
@@ -18,9 +19,6 @@ from ..validate.scored import SAME_SIZE, ScoredFile
 from .gather import Evidence, imatrix_of
 from .job import Job
 from .validation import scored_files, validate_exports
-
-NEAREST = "nearest"
-"""The largest of the usual presets whose file is no larger than ours."""
 
 
 def check_comparison(settings: Settings, presets: Sequence[str]) -> tuple[str, ...]:

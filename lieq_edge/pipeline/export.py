@@ -10,29 +10,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..allocation.budget import parse_budget
-from ..allocation.plan import Plan, TensorPlan
+from ..allocation.plan import Plan
 from ..blockwise.threads import restored_threads
 from ..errors import InputError
 from ..evidence.blocks.records import Diagnostics
-from ..llama.encoders import Packed
-from ..rounding.base import RoundingTask
+from ..presets.names import NEAREST, preset_name
 from ..settings import Settings
 from ..store import NO_CACHE, Cache, Run, open_cache
 from ..system.exclusive import one_at_a_time
-from ..system.files import check_output, check_space, output_target, sweep, temporary_folder
+from ..system.files import check_output, sweep, temporary_folder
 from ..system.jsonio import to_json
-from ..system.progress import Progress, log, reporting_to, stage
+from ..system.progress import Progress, log, reporting_to, step_of
 from ..system.schedule import Schedule, following
-from .calibration import NoCalibration
 from .choices import check_combination
-from .gather import Evidence, gather
+from .compare import check_comparison, compare_presets
+from .gather import gather
 from .job import Job, cache_of, open_for, resolve
-from .outputs import default_path
 from .plan import allocate
-from .report import ExportReport, make_report
-from .steps import announce, schedule_of
-from .validation import validate_export
-from .write import write_model
+from .report import ExportReport
+from .steps import COMPARE, announce, schedule_of
+from .write_stage import write
 
 Files = Sequence[tuple[str | Path | None, Settings]]
 """Path and settings of each file."""
@@ -45,6 +42,7 @@ def export_model(
     *,
     saved: Diagnostics | None = None,
     force: bool = False,
+    compare: Sequence[str] = (),
     on_plan: Callable[[Plan], None] | None = None,
     progress: Progress | None = None,
 ) -> ExportReport:
@@ -56,6 +54,7 @@ def export_model(
         settings: settings of the export.
         saved: saved measurements of the same model, to skip measuring.
         force: replace an existing file.
+        compare: presets of llama.cpp to make and score beside the file: their names, or ``nearest`` in size.
         on_plan: function that is called with the plan before anything is encoded.
         progress: function that receives steps and notes; None leaves the present receiver.
 
@@ -67,7 +66,10 @@ def export_model(
 
     The gate ``max_ppl_ratio`` is not applied here: see ``check_gate``.
     """
-    return export_models(model, [(out, settings)], saved=saved, force=force, on_plan=on_plan, progress=progress)[0]
+    (report,) = export_models(
+        model, [(out, settings)], saved=saved, force=force, compare=compare, on_plan=on_plan, progress=progress
+    )
+    return report
 
 
 def export_models(
@@ -76,6 +78,7 @@ def export_models(
     *,
     saved: Diagnostics | None = None,
     force: bool = False,
+    compare: Sequence[str] = (),
     on_plan: Callable[[Plan], None] | None = None,
     on_file: Callable[[ExportReport], None] | None = None,
     progress: Progress | None = None,
@@ -89,6 +92,7 @@ def export_models(
             a temporary one is used.
         saved: saved measurements of the same model, to skip measuring.
         force: replace existing files.
+        compare: presets of llama.cpp to make and score beside each file: their names, or ``nearest`` in size.
         on_plan: function that is called with each plan before anything is encoded.
         on_file: function that is called with the report of each file when it is written.
         progress: function that receives steps and notes; None leaves the present receiver.
@@ -106,6 +110,7 @@ def export_models(
         for _, settings in files:
             check_combination(settings)
             parse_budget(settings.budget)
+            presets = check_comparison(settings, compare)
         cache = _shared_cache(files, stack)
         explicit = [Path(out).expanduser() for out, _ in files if out is not None]
         check_distinct(explicit)
@@ -113,15 +118,17 @@ def export_models(
         opened = open_for(model, files[0][1], cache)
         works = []
         for out, settings in files:
-            path = default_path(opened, settings) if out is None else Path(out).expanduser()
-            started, replaces = claims.get(path) or _claim(path, str(model), settings, cache, force, stack)
-            job = resolve(model, settings, saved=saved, out=path, opened=opened)
+            job = resolve(model, settings, saved=saved, out=out, opened=opened, name_file=True)
+            assert job.out is not None
+            started, replaces = claims.get(job.out) or _claim(job.out, str(model), settings, cache, force, stack)
             works.append(_Work(job, started, replaces))
         check_distinct([work.job.out for work in works if work.job.out is not None])
-        schedule = schedule_of([work.job for work in works])
+        schedule = schedule_of([work.job for work in works], presets=len(presets))
         announce(schedule)
+        for sentence in dict.fromkeys(work.job.method.sentence for work in works):
+            log(f"Note: {sentence}")
         with following(schedule):
-            return [_make(work, schedule, on_plan, on_file) for work in works]
+            return [_make(work, schedule, presets, on_plan, on_file) for work in works]
 
 
 @dataclass(frozen=True)
@@ -160,16 +167,22 @@ def _claim(out: Path, model: str, settings: Settings, cache: Cache, force: bool,
 def _make(
     work: _Work,
     schedule: Schedule,
+    presets: Sequence[str],
     on_plan: Callable[[Plan], None] | None,
     on_file: Callable[[ExportReport], None] | None,
 ) -> ExportReport:
     job = replace(work.job, schedule=schedule)
-    log(f"Note: {job.method.sentence}")
     with gather(job) as evidence:
         plan = allocate(job, evidence)
         if on_plan is not None:
             on_plan(plan)
         report = write(job, evidence, plan, started=work.started, replace=work.replaces)
+        if presets and job.out is not None:
+            with step_of(schedule, COMPARE):
+                own = preset_name(job.settings.budget)
+                named = [own if name == NEAREST and own else name for name in presets]
+                compared = compare_presets(job, evidence, job.out, named, ours=report.validation)
+            report = replace(report, compared=compared)
     if on_file is not None:
         on_file(report)
     return report
@@ -187,71 +200,6 @@ def check_distinct(paths: Sequence[Path]) -> None:
         if real in seen:
             raise InputError(f"Two budgets would write {path}; put {{budget}} into --out, e.g. model-{{budget}}.gguf.")
         seen.add(real)
-
-
-def write(
-    job: Job, evidence: Evidence, plan: Plan, *, started: Run | None = None, replace: bool = False
-) -> ExportReport:
-    """Round, write, and score the file.
-
-    Args:
-        job: resolved job with an output file.
-        evidence: measurements; those that only rounding needs are released.
-        plan: types of all tensors.
-        started: run of the whole command, which remembers a finished file.
-        replace: True replaces an existing file, even one that appeared meanwhile.
-
-    Raises:
-        InputError: the rounding would ruin a type of the plan, or the disk has too little space.
-    """
-    assert job.out is not None
-    out = job.out
-    check_space(output_target(out).parent, plan.file_bytes)
-    wants_none = isinstance(job.calibration, NoCalibration) and job.calibration.wanted
-    job.rounder.check(plan, evidence.importances, allow_none=wants_none)
-    with job.step("quantize and write"), stage("Quantise and write", len(plan.tensors)) as advance:
-        file_bytes = write_model(
-            out,
-            job.source,
-            plan,
-            _encode(job, evidence, plan, advance),
-            calibration=evidence.calibration,
-            rounding=job.rounder.name,
-            ready=lambda path: _finish(job, path, started),
-            replace=replace,
-        )
-        # The end of the stage returns their memory, which scoring needs.
-        evidence.release()
-    validation = None
-    if job.validation is not None:
-        with job.step("validate"):
-            validation = validate_export(out, job.source, job.validation, threads=job.threads, cache=job.cache)
-    return make_report(job, evidence, plan, file_bytes, validation)
-
-
-def _encode(
-    job: Job, evidence: Evidence, plan: Plan, advance: Callable[[], None]
-) -> Iterator[tuple[TensorPlan, Packed]]:
-    """The tensors of the plan, rounded. Rounded blocks stay stored until all work is done."""
-    parts = job.rounder.resume_parts(plan, evidence.loss)
-    run = Run(None) if parts is None else evidence.work.enter_context(job.cache.run("rounding", parts))
-    task = RoundingTask(job.source, plan, evidence.importances, evidence.loss, job.threads, run, job.cache)
-    for tensor, packed in job.rounder.encode(task):
-        advance()
-        yield tensor, packed
-
-
-def _finish(job: Job, path: Path, started: Run | None) -> None:
-    """Check the model once more, then note the finished file before it gets its name: so it is known afterwards."""
-    job.files.check()
-    _remember(path, started)
-
-
-def _remember(path: Path, started: Run | None) -> None:
-    """Record the finished file before it gets its name, so that a later run recognises it."""
-    if started is not None:
-        status = path.stat()
-        started.save("written", {}, [status.st_ino, status.st_size, status.st_mtime_ns])
 
 
 def _is_own(out: Path, started: Run) -> bool:

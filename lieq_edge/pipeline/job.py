@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..allocation.base import Allocator
@@ -34,6 +34,7 @@ from .blocks import BlockChoice
 from .calibration import Calibration, CalibrationText
 from .choices import block_choice, check_combination, choose_allocator, choose_calibration, choose_rounder
 from .method import Method, choose_method
+from .outputs import default_path
 from .validation import ValidationRequest, validation_request
 
 
@@ -164,6 +165,7 @@ def resolve(
     out: str | Path | None = None,
     cache: Cache | None = None,
     opened: Opened | None = None,
+    name_file: bool = False,
 ) -> Job:
     """Decide everything that the settings leave open, and refuse the impossible before any time is spent.
 
@@ -174,18 +176,17 @@ def resolve(
         out: file to write; None for a plan only.
         cache: cache to use; None takes the one that the settings name.
         opened: the model, if it is open already.
+        name_file: a file without ``out`` gets a name by llama.cpp's convention, in the current folder.
 
     Raises:
         InputError: the model does not exist, or the settings cannot be met.
     """
-    out = None if out is None else Path(out).expanduser()
+    writes = out is not None or name_file
     check_combination(settings)
     budget = parse_budget(settings.budget)
-    validation = validation_request(settings) if out is not None else None
+    validation = validation_request(settings) if writes else None
     opened = opened or open_for(model, settings, cache)
     source, runtime = opened.source, opened.runtime
-    if out is not None:
-        _check_not_source(out, opened.model, source)
     budget = _in_bytes(budget, source)
     method = choose_method(settings, budget, runtime, saved=saved is not None)
     rounder = choose_rounder(settings, method)
@@ -198,7 +199,13 @@ def resolve(
             raise InputError(f"The saved measurements are of another model ({saved.model}); run analyze again.")
     described = describe(source)
     allocator.check(described, budget)
-    _note_ceiling(budget, allocator.most(described, budget))
+    most = allocator.most(described, budget)
+    _note_ceiling(budget, most)
+    path = Path(out).expanduser() if out is not None else None
+    if name_file and path is None:
+        path = default_path(source, settings, replace(budget, value=min(budget.value, most)))
+    if path is not None:
+        _check_not_source(path, opened.model, source)
     if validation is not None:
         validation.check(source)
     watch = Stopwatch()
@@ -217,7 +224,7 @@ def resolve(
         saved=saved,
         validation=validation,
         cache=opened.cache,
-        out=out,
+        out=path,
         files=opened.files,
         watch=watch,
     )

@@ -5,11 +5,18 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
+from ..allocation.budget import Budget
 from ..errors import InputError
+from ..gguf.names import block_of
+from ..gguf.types import TYPES, is_matrix
+from ..presets.names import preset_name
+from ..publish.naming import default_file_name
 from ..settings import Settings
-from .job import Opened
+from ..sources.base import Source
 
 _FIELDS = ("name", "budget", "size")
 
@@ -46,9 +53,42 @@ def output_paths(model: str | Path, out: str | None, settings: Sequence[Settings
     return [Path(out.format(name=name, budget=budget, size=budget)) for budget in budgets]
 
 
-def default_path(opened: Opened, settings: Settings) -> Path:
-    """A path in the current folder: the model's name and the budget."""
-    return Path(f"{plain_name(opened.model)}-{_safe(settings.budget)}.gguf")
+@dataclass(frozen=True)
+class _Planned:
+    """What is known of a file before anything is measured: shapes, and about how many bits a weight it will have."""
+
+    model: str
+    file_bpw: float
+    tensors: Sequence[_PlannedTensor]
+
+
+@dataclass(frozen=True)
+class _PlannedTensor:
+    shape: tuple[int, ...]
+    type: str = ""
+
+
+def default_path(source: Source, settings: Settings, budget: Budget) -> Path:
+    """A name by llama.cpp's convention, e.g. ``Qwen3-0.6B-Q4_K_M.gguf``, in the current folder.
+
+    Args:
+        source: the model.
+        settings: settings of the export; a budget that names a preset gives the encoding.
+        budget: the budget, as far as the model can use it.
+    """
+    matrices = [spec for spec in source.tensors() if is_matrix(spec.name, spec.shape)]
+    inside = sum(prod(spec.shape) for spec in matrices if block_of(spec.name) is not None)
+    weights = sum(prod(spec.shape) for spec in matrices)
+    if budget.kind == "bytes":
+        bits = 8 * budget.value / weights
+    else:
+        # Nominal bits come without scales; embedding and head mostly take Q6_K.
+        own = budget.value if budget.kind == "bpw" else 1.1 * budget.value + 0.4
+        bits = (own * inside + TYPES["Q6_K"].bpw * (weights - inside)) / weights
+    planned = _Planned(source.label, bits, [_PlannedTensor(spec.shape) for spec in matrices])
+    name = default_file_name(source.metadata(), planned)
+    preset = preset_name(settings.budget)
+    return Path(name if preset is None else f"{name.rpartition('-')[0]}-{preset}.gguf")
 
 
 def plain_name(model: str | Path) -> str:

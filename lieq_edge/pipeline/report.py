@@ -15,6 +15,7 @@ from ..system.jsonio import to_json
 from ..system.memory import peak_rss_bytes
 from ..texts.info import TextInfo
 from ..validate.perplexity import Validation
+from ..validate.scored import ScoredFile
 from .gather import Evidence
 from .job import Job
 
@@ -82,6 +83,7 @@ class ExportReport:
         predicted_loss: sum of the predicted losses, nats a token; None if types were chosen otherwise.
         tensors: one record a tensor, in the order of the file.
         settings: every setting of the export that was of use, with its resolved value, by name.
+        compared: scores of the file and of presets of llama.cpp; empty if it was not compared with any.
     """
 
     model: str
@@ -109,6 +111,7 @@ class ExportReport:
     geometry_inputs: str | None = None
     tensors: tuple[TensorReport, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    compared: tuple[ScoredFile, ...] = ()
 
     def notes(self) -> list[str]:
         """Sentences that explain the numbers."""

@@ -26,7 +26,7 @@ from .gather import stored_steps
 from .job import Job
 from .machine import Machine, measure_machine, measure_without_pytorch
 
-PARITY, MEASURE, TEXT, LOSSES, IMPORTANCES, WRITE, SCORE = (
+PARITY, MEASURE, TEXT, LOSSES, IMPORTANCES, WRITE, SCORE, COMPARE = (
     "parity",
     "measure",
     "calibration text",
@@ -34,6 +34,7 @@ PARITY, MEASURE, TEXT, LOSSES, IMPORTANCES, WRITE, SCORE = (
     "calibrate",
     "quantize and write",
     "validate",
+    "compare",
 )
 """Names of the steps, as the report's ``seconds`` has them."""
 
@@ -45,6 +46,7 @@ _TITLES = {
     IMPORTANCES: "measure the importance of columns",
     WRITE: "round and write",
     SCORE: "score the file",
+    COMPARE: "make and score llama.cpp's presets",
 }
 
 
@@ -82,14 +84,19 @@ def _count(shape: tuple[int, ...]) -> int:
     return product
 
 
-def schedule_of(jobs: list[Job]) -> Schedule:
-    """The steps of all jobs, which are of one model; what an earlier job measures, a later one finds in the cache."""
+def schedule_of(jobs: list[Job], *, presets: int = 0) -> Schedule:
+    """The steps of several jobs.
+
+    Args:
+        jobs: jobs of one model; what an earlier one measures, a later one finds in the cache.
+        presets: number of presets of llama.cpp that each file is compared with.
+    """
     steps: list[Step] = []
     done: frozenset[str] = frozenset()
     stored = stored_steps(jobs[0])
     machine = _rates(jobs[0], stored)
     for job in jobs:
-        for name, seconds in _steps(job, machine, stored | done):
+        for name, seconds in _steps(job, machine, stored | done, presets):
             steps.append(Step(name, _TITLES[name], seconds))
         done = frozenset(_TITLES)
     return Schedule(steps)
@@ -121,7 +128,7 @@ def _rates(job: Job, stored: frozenset[str]) -> Machine:
     return machine
 
 
-def _steps(job: Job, machine: Machine, stored: frozenset[str]) -> Iterator[tuple[str, float]]:
+def _steps(job: Job, machine: Machine, stored: frozenset[str], presets: int) -> Iterator[tuple[str, float]]:
     """Names and seconds of the steps of a job; ``stored`` are those whose results are known by then."""
     shapes = _Shapes.of(job.source)
 
@@ -133,21 +140,23 @@ def _steps(job: Job, machine: Machine, stored: frozenset[str]) -> Iterator[tuple
     tokens, written = (text.tokens, text.is_written) if text is not None else (0, False)
     if job.settings.parity and job.source.in_transformers and job.out is not None and not known(PARITY):
         yield PARITY, cost.parity()
-    if job.allocator.needs and job.saved is None:
-        yield MEASURE, 0.2 if known(MEASURE) else cost.blocks(job.allocator.needs, job.blocks.probe_tokens)
+    if job.allocator.needs and job.saved is None and not known(MEASURE):
+        yield MEASURE, cost.blocks(job.allocator.needs, job.blocks.probe_tokens)
     if tokens:
         if written and not known(TEXT):
             yield TEXT, cost.writing(tokens)
-        if job.allocator.predicts or job.rounder.follow is not None:
+        if (job.allocator.predicts or job.rounder.follow is not None) and not known(LOSSES):
             types = len(candidate_types(describe(job.source).tensors, "k", strict=False).popitem()[1])
-            yield LOSSES, 1.0 if known(LOSSES) else cost.losses(tokens, types, job.rounder.follow)
-        if job.rounder.weighs and job.out is not None:
-            yield IMPORTANCES, 0.3 if known(IMPORTANCES) else cost.importances(tokens)
+            yield LOSSES, cost.losses(tokens, types, job.rounder.follow)
+        if job.rounder.weighs and job.out is not None and not known(IMPORTANCES):
+            yield IMPORTANCES, cost.importances(tokens)
     if job.out is not None:
         yield WRITE, cost.rounding(job.rounder.follow, tokens)
         if job.validation is not None:
             scored = job.validation.context * (job.validation.chunks or 64)
             yield SCORE, cost.scoring(scored, job.validation.reference, reference_known=known(SCORE))
+            if presets:
+                yield COMPARE, cost.comparing(tokens, scored, presets)
 
 
 class _Costs:
@@ -208,3 +217,7 @@ class _Costs:
             if not reference_known:
                 seconds += 1.5 * self._pass(tokens, exact=True)
         return seconds
+
+    def comparing(self, tokens: int, scored: int, presets: int) -> float:
+        made = self.rounding(None, tokens) + self.scoring(scored, reference=True, reference_known=True)
+        return self.importances(tokens) + presets * (made + 5.0)

@@ -58,6 +58,9 @@ USUAL: tuple[str, ...] = (
 )
 """Presets that people take first: they decode quickly everywhere. A comparison that names none takes one of these."""
 
+NEAREST = "nearest"
+"""In a comparison: the preset whose file is the largest that is no larger than ours."""
+
 _ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 
 

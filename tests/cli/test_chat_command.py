@@ -81,6 +81,24 @@ def test_what_does_not_fit_is_one_sentence(tiny_gguf: Make, monkeypatch: pytest.
     assert_refused(piped(monkeypatch, b"", "missing.gguf"), "does not exist")
 
 
+@pytest.mark.parametrize(
+    "words", [["chat", "--max-tokens", "2"], ["bench", "--repeats", "1"], ["card", "--out", "c.md", "--no-modelfile"]]
+)
+def test_neither_pytorch_nor_transformers_is_imported(words: list[str], tiny_gguf: Make, tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from lieq_edge.cli import main\n"
+        "main()\n"
+        "print(sorted({'torch', 'transformers', 'llama_cpp', 'numba'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    command = [sys.executable, "-c", program, words[0], str(tiny_gguf("qwen2")), *words[1:], "--quiet"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
+    done = subprocess.run(
+        command, input="Hi\n", capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_a_terminal(tiny_gguf: Make) -> None:
     """Ctrl-C stops an answer and not the conversation; Ctrl-D ends it."""

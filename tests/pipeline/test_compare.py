@@ -10,8 +10,9 @@ from tiny import cached_model, sample_text
 
 from lieq_edge import Evidence, Job, Settings, allocate, gather, resolve, write
 from lieq_edge.errors import InputError
-from lieq_edge.pipeline.compare import NEAREST, check_comparison, compare_presets
+from lieq_edge.pipeline.compare import check_comparison, compare_presets
 from lieq_edge.presets.make import make_preset
+from lieq_edge.presets.names import NEAREST
 from lieq_edge.presets.sizes import preset_bytes
 from lieq_edge.runtimes.pytorch import TorchRuntime
 from lieq_edge.sources.plain import write_plain
