@@ -38,9 +38,11 @@ if TYPE_CHECKING:
     from lieq_edge.gptq.factor import factorise
     from lieq_edge.gptq.feedback import DAMPING, round_by_factor
     from lieq_edge.gptq.hessian import Hessian, importance_of, squared_norms, tokens_of
+    from lieq_edge.llama.child import shared
     from lieq_edge.llama.encoders import Packed, encode
     from lieq_edge.llama.engine import Engine, available_threads
     from lieq_edge.llama.library import dequantize
+    from lieq_edge.llama.limits import START_SECONDS
     from lieq_edge.llama.quantize import Preset, quantize
     from lieq_edge.llama.session import Floats, observed
     from lieq_edge.pipeline.validation import reference_of, validation_text

@@ -39,6 +39,7 @@ from .flags import (
     Model,
     NoCacheFlag,
     OutputTypeFlag,
+    ParseSpecialFlag,
     PickleFlag,
     ProbeFlag,
     ProbeTokensFlag,
@@ -104,6 +105,7 @@ def export(
         int, typer.Option("--context", min=8, rich_help_panel=VALIDATION, help="Tokens of a window.")
     ] = 512,
     chunks: Annotated[int, typer.Option(min=1, rich_help_panel=VALIDATION, help="Windows to validate on.")] = 16,
+    parse_special: ParseSpecialFlag = False,
     max_ppl_ratio: Annotated[
         float | None,
         typer.Option(

@@ -15,7 +15,7 @@ from ..settings import Settings
 from ..system.files import check_space, output_target, temporary_folder
 from ..texts.windows import CALIBRATION_CONTEXT
 from ..validate.perplexity import Validation
-from ..validate.scored import ScoredFile
+from ..validate.scored import SAME_SIZE, ScoredFile
 from .gather import Evidence, imatrix_of
 from .job import Job
 from .validation import scored_files, validate_exports
@@ -94,6 +94,7 @@ def _sizes(job: Job, out: Path, presets: Sequence[str], *, importance: bool) -> 
     """Bytes of each preset's file, by name."""
     names = list(presets)
     if NEAREST in names:
-        nearest = nearest_preset(preset_sizes(job.source, importance=importance), out.stat().st_size)
+        limit = int(SAME_SIZE * out.stat().st_size)
+        nearest = nearest_preset(preset_sizes(job.source, importance=importance), limit)
         names = list(dict.fromkeys(nearest if name == NEAREST else name for name in names))
     return preset_sizes(job.source, names, importance=importance)

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from .perplexity import Validation
 
+SAME_SIZE = 1.01
+"""Files whose sizes differ by less than this factor count as equally large: no budget is filled to the last byte."""
+
 
 @dataclass(frozen=True)
 class ScoredFile:
@@ -29,9 +32,13 @@ class ScoredFile:
 
 
 def better_choice(rows: Sequence[ScoredFile]) -> ScoredFile | None:
-    """The best of the rows behind the first that are no larger than it and closer to the original; None if none is."""
+    """The best of the rows behind the first that are no larger than it and closer to the original; None if none is.
+
+    A row that is larger by less than 1 % counts as no larger.
+    """
     ours, *others = rows
-    winners = [row for row in others if row.file_bytes <= ours.file_bytes and _kld(row) < _kld(ours)]
+    limit = SAME_SIZE * ours.file_bytes
+    winners = [row for row in others if row.file_bytes <= limit and _kld(row) < _kld(ours)]
     return min(winners, key=_kld, default=None)
 
 

@@ -10,8 +10,9 @@ from tiny import cached_model, sample_text
 
 from lieq_edge import Evidence, Job, Settings, allocate, gather, resolve, write
 from lieq_edge.errors import InputError
-from lieq_edge.pipeline.compare import NEAREST, check_comparison, compare_presets
+from lieq_edge.pipeline.compare import check_comparison, compare_presets
 from lieq_edge.presets.make import make_preset
+from lieq_edge.presets.names import NEAREST
 from lieq_edge.presets.sizes import preset_bytes
 from lieq_edge.runtimes.pytorch import TorchRuntime
 from lieq_edge.sources.plain import write_plain
@@ -95,7 +96,7 @@ def test_the_nearest_preset_is_taken_and_nothing_is_measured_twice(
         report = write(job, evidence, allocate(job, evidence))
     first = compare_presets(job, evidence, out, [NEAREST], ours=report.validation)
     assert first[0].validation == report.validation
-    assert first[1].file_bytes <= out.stat().st_size
+    assert first[1].file_bytes <= 1.01 * out.stat().st_size
     for row in first:
         assert row.prefill is not None
         assert row.decode is not None

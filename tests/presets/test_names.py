@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import llama_cpp
 import pytest
 
@@ -33,3 +36,10 @@ def test_the_values_are_those_of_llama_cpp() -> None:
 )
 def test_a_name_is_recognised(text: str, name: str | None) -> None:
     assert preset_name(text) == name
+
+
+def test_names_and_sizes_load_neither_llama_cpp_nor_pytorch() -> None:
+    modules = "lieq_edge.presets.names, lieq_edge.presets.sizes, lieq_edge.presets.make"
+    script = f"import {modules}, sys; print({{'llama_cpp', 'torch', 'transformers'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -19,16 +19,17 @@ def row(name: str, size: int, kld: float) -> ScoredFile:
 @pytest.mark.parametrize(
     ("others", "better"),
     [
-        ([row("smaller and better", 90, 0.05)], "smaller and better"),
-        ([row("as large and better", 100, 0.09)], "as large and better"),
-        ([row("better", 100, 0.09), row("best", 99, 0.08), row("too large", 101, 0.01)], "best"),
-        ([row("as good", 90, 0.1)], None),
-        ([row("worse", 90, 0.2), row("larger", 101, 0.01)], None),
+        ([row("smaller and better", 900, 0.05)], "smaller and better"),
+        ([row("as large and better", 1000, 0.09)], "as large and better"),
+        ([row("a budget that was not filled", 1009, 0.09)], "a budget that was not filled"),
+        ([row("better", 1000, 0.09), row("best", 990, 0.08), row("too large", 1011, 0.01)], "best"),
+        ([row("as good", 900, 0.1)], None),
+        ([row("worse", 900, 0.2), row("larger", 1011, 0.01)], None),
         ([], None),
     ],
 )
 def test_a_better_choice_is_no_larger_and_closer(others: list[ScoredFile], better: str | None) -> None:
-    found = better_choice([row("ours", 100, 0.1), *others])
+    found = better_choice([row("ours", 1000, 0.1), *others])
     assert (found.name if found else None) == better
 
 
