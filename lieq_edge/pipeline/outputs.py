@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..gguf.names import block_of
 from ..gguf.types import TYPES, is_matrix
 from ..presets.names import preset_name
+from ..presets.sizes import preset_sizes
 from ..publish.naming import default_file_name
 from ..settings import Settings
 from ..sources.base import Source
@@ -86,8 +87,11 @@ def default_path(source: Source, settings: Settings, budget: Budget) -> Path:
         own = budget.value if budget.kind == "bpw" else 1.1 * budget.value + 0.4
         bits = (own * inside + TYPES["Q6_K"].bpw * (weights - inside)) / weights
     planned = _Planned(source.label, bits, [_PlannedTensor(spec.shape) for spec in matrices])
-    name = default_file_name(source.metadata(), planned)
     preset = preset_name(settings.budget)
+    sizes = {} if preset is not None else preset_sizes(source)
+    name = default_file_name(
+        source.metadata(), planned, {key: 8 * size / weights for key, size in sizes.items()} or None
+    )
     return Path(name if preset is None else f"{name.rpartition('-')[0]}-{preset}.gguf")
 
 
