@@ -67,6 +67,8 @@ def _metric(settings: Settings, budget: Budget, runtime: Runtime, saved: bool) -
         return GEOMETRY, "as in the paper, because the budget has no unit; a size such as 90MB takes predicted losses"
     if settings.calibration == "none" or settings.imatrix is not None:
         return GEOMETRY, "because there is no calibration text to predict losses on"
+    if not _is_long_enough(settings):
+        return GEOMETRY, "because the calibration text is too short to predict losses on"
     if runtime.refusal(LOSS) is not None:
         return GEOMETRY, f"because {runtime.name} runs this model and gives no gradients"
     return by_loss.NAME, f"because the budget is a size; --metric {GEOMETRY} takes the paper's score of blocks"
@@ -77,10 +79,14 @@ def _rounding(settings: Settings, runtime: Runtime) -> str:
         return "imatrix"
     if settings.calibration == "none":
         return "nearest"
-    enough = settings.calibration_tokens is None or settings.calibration_tokens >= _LEAST_FEEDBACK_TOKENS
-    if not enough or runtime.refusal(LOSS) is not None:
+    if not _is_long_enough(settings) or runtime.refusal(LOSS) is not None:
         return "imatrix"
     return _ROUNDINGS[settings.effort]
+
+
+def _is_long_enough(settings: Settings) -> bool:
+    """The calibration text has sequences to learn from and sequences to judge by."""
+    return settings.calibration_tokens is None or settings.calibration_tokens >= _LEAST_FEEDBACK_TOKENS
 
 
 def _sentence(settings: Settings, metric: str, rounding: str, reason: str) -> str:

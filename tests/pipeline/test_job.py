@@ -141,7 +141,7 @@ def test_what_llama_cpp_does_not_give_is_refused(tmp_path: Path, settings: dict[
         ({"budget": "90MB", "levels": "2,4"}, "geometry", "feedback-once", 16384),
         ({"budget": "90MB", "metric": "first"}, "first", "feedback-once", 16384),
         ({"budget": "90MB", "calibration": "none"}, "geometry", "nearest", None),
-        ({"budget": "90MB", "calibration_tokens": 512}, "loss", "imatrix", 512),
+        ({"budget": "90MB", "calibration_tokens": 512}, "geometry", "imatrix", 512),
     ],
 )
 def test_what_is_left_open_follows_from_budget_and_effort(
