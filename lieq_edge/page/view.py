@@ -20,6 +20,8 @@ _WIDE, _NARROW = (860, 400), (360, 340)
 # Divergences closer than this are equal: 2 %.
 _EQUAL = 1.02
 _EQUAL_SIZE = 0.005
+# A rival that is so little smaller has to be closer too: presets never have exactly the same size.
+_NEAR_SIZE = 0.05
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,7 @@ def _verdict(report: ExportReport, rows: Sequence[Row]) -> Verdict | None:
     text = f"{other.name} ({where}) diverges from the original {ratio:.2g} times as much."
     if ratio < 1 and more < _EQUAL_SIZE:
         return Verdict(f"{text} It is the better choice.", False)
-    return Verdict(text, True if ratio > 1 and more > -_EQUAL_SIZE else None)
+    return Verdict(text, True if ratio > 1 and more > -_NEAR_SIZE else None)
 
 
 def _bars(reports: Sequence[ExportReport]) -> tuple[Bars, ...]:

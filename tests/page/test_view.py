@@ -79,7 +79,8 @@ def test_the_nearest_file_in_size_is_the_rival() -> None:
         (85_000_000, 0.005, False),  # smaller and closer
         (90_000_100, 0.005, False),
         (99_000_000, 0.005, None),  # larger and closer
-        (81_000_000, 0.05, None),  # smaller and further away
+        (81_000_000, 0.05, None),  # much smaller and further away
+        (88_000_000, 0.05, True),  # a little smaller and further away
         (90_000_000, 0.0126, None),
     ],
 )
