@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .gguf.inspect import FileReport, inspect_file
     from .llama.chat import Chat, open_chat
     from .llama.speed import Speed, measure_speed
-    from .page.answers import Answer, make_answers
+    from .page.answers import Answer, answers_of, make_answers
     from .page.write import write_page
     from .pipeline.compare import check_comparison, compare_presets
     from .pipeline.export import export_model, export_models
@@ -54,7 +54,7 @@ _MODULES = {
     "gguf.inspect": ("FileReport", "inspect_file"),
     "llama.chat": ("Chat", "open_chat"),
     "llama.speed": ("Speed", "measure_speed"),
-    "page.answers": ("Answer", "make_answers"),
+    "page.answers": ("Answer", "answers_of", "make_answers"),
     "page.write": ("write_page",),
     "pipeline.compare": ("check_comparison", "compare_presets"),
     "presets.names": ("NEAREST", "PRESETS", "preset_name"),
@@ -102,6 +102,7 @@ __all__ = [
     "Validation",
     "allocate",
     "analyze_model",
+    "answers_of",
     "better_choice",
     "check_comparison",
     "check_gate",

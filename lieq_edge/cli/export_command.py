@@ -198,8 +198,7 @@ def export(
 def _write_page(
     path: Path, model: str, done: Sequence[api.ExportReport], settings: api.Settings, *, force: bool
 ) -> None:
-    source = api.open_source(model, revision=settings.revision, lora=settings.lora, allow_pickle=settings.allow_pickle)
-    answers = api.make_answers(source, done[0].out, threads=settings.threads)
+    answers = [answer for made in done for answer in api.answers_of(model, made.out, settings)]
     compared = {row.name: row for made in done for row in made.compared}
     command = shlex.join(["lieq-edge", *sys.argv[1:]])
     api.write_page(path, done, compared=list(compared.values()), answers=answers, command=command, replace=force)

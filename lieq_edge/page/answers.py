@@ -11,6 +11,8 @@ from ..blockwise.threads import restored_threads
 from ..llama.chat import open_chat
 from ..llama.template import chat_template
 from ..llama.vocabulary import Vocabulary
+from ..pipeline.job import open_for
+from ..settings import Settings
 from ..sources.base import Source
 from ..store import NO_CACHE, Cache, Entry
 from ..system.exclusive import one_at_a_time
@@ -49,6 +51,18 @@ class Answer:
     original: str
     file: str
     name: str = ""
+
+
+def answers_of(model: str | Path, file: str | Path, settings: Settings) -> tuple[Answer, ...]:
+    """``make_answers`` of a model that is opened as the settings say, with the answers of the original in the cache.
+
+    Args:
+        model: Hugging Face directory, hub id, ``.gguf`` file or ``demo``.
+        file: GGUF file that was made of it.
+        settings: settings of the export.
+    """
+    opened = open_for(model, settings)
+    return make_answers(opened.source, file, threads=settings.threads, cache=opened.cache)
 
 
 def make_answers(
