@@ -2,10 +2,10 @@
 
     python -m benchmarks.export demo --text TEXT --budget 2.1 --budget 3 --preset Q2_K --preset Q3_K_M --out results
 
-Every file is scored on the same windows of the same text against the unquantised model. The presets are made in this
-process by ``llama_model_quantize`` with importance of the calibration text that the exports use. Each export is a
-process of its own, so that its time (start-up included) and peak memory are its own. Written are OUT.md and OUT.json;
-files whose rows OUT.json has are not made again.
+Every file is scored on the same windows of the same text against the unquantised model. The presets are made
+by ``llama_model_quantize`` with importance of the calibration text that the exports use. Each export is a process of
+its own, so that its time (start-up included) and peak memory are its own. Written are OUT.md and OUT.json; files whose
+rows OUT.json has are not made again.
 """
 
 from __future__ import annotations

@@ -38,22 +38,26 @@ if TYPE_CHECKING:
     from lieq_edge.gptq.factor import factorise
     from lieq_edge.gptq.feedback import DAMPING, round_by_factor
     from lieq_edge.gptq.hessian import Hessian, importance_of, squared_norms, tokens_of
+    from lieq_edge.llama.child import shared
     from lieq_edge.llama.encoders import Packed, encode
     from lieq_edge.llama.engine import Engine, available_threads
     from lieq_edge.llama.library import dequantize
-    from lieq_edge.llama.log import captured_log
+    from lieq_edge.llama.limits import START_SECONDS
+    from lieq_edge.llama.quantize import Preset, quantize
     from lieq_edge.llama.session import Floats, observed
-    from lieq_edge.pipeline.validation import validation_text
+    from lieq_edge.pipeline.validation import reference_of, validation_text
     from lieq_edge.pipeline.write import write_model
+    from lieq_edge.presets.names import FILE_TYPES
     from lieq_edge.rounding.encode import encode_tensors
     from lieq_edge.sources import DEMO, demo_path
     from lieq_edge.sources.base import Array, Source
     from lieq_edge.sources.plain import write_plain
     from lieq_edge.sources.tokenizers.battery import BATTERY
-    from lieq_edge.store import Run
+    from lieq_edge.store import Run, open_cache
     from lieq_edge.system.files import atomic_path, check_output, check_space
     from lieq_edge.system.memory import peak_rss_bytes
     from lieq_edge.system.progress import Terminal, log, receive_with, stage
+    from lieq_edge.system.schedule import latest_schedule
     from lieq_edge.texts.documentation import stdlib_text
     from lieq_edge.texts.info import TextInfo
     from lieq_edge.texts.windows import (

@@ -7,28 +7,22 @@ The imatrix file is a numpy archive: one array for each tensor, under its name, 
 
 from __future__ import annotations
 
-import ctypes
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks.harness import command_line, exit_code
-from benchmarks.internals import TYPES, Importance, atomic_path, captured_log, check_output
+from benchmarks.internals import FILE_TYPES, Importance, Preset, check_output, quantize
 from lieq_edge import InputError
 
-_MOSTLY = "LLAMA_FTYPE_MOSTLY_"
+_FLOATS = {"F32": 0, "F16": 1, "BF16": 32}
 
 
 def presets() -> dict[str, int]:
-    """llama.cpp's presets (``enum llama_ftype``) by llama-quantize's names, e.g. ``Q3_K_M``."""
-    import llama_cpp
-
-    names = {name.removeprefix(_MOSTLY): value for name, value in vars(llama_cpp).items() if name.startswith(_MOSTLY)}
-    return names | {"F32": llama_cpp.LLAMA_FTYPE_ALL_F32}
+    """llama.cpp's presets and unquantised types (``enum llama_ftype``) by llama-quantize's names, e.g. ``Q3_K_M``."""
+    return FILE_TYPES | _FLOATS
 
 
 def quantize_with_llama_cpp(
@@ -43,7 +37,7 @@ def quantize_with_llama_cpp(
     threads: int | None = None,
     pure: bool = False,
 ) -> int:
-    """Write ``source`` at a llama.cpp preset, through ``llama_model_quantize`` in this process.
+    """Write ``source`` at a llama.cpp preset, through ``llama_model_quantize``.
 
     Args:
         source: GGUF file; quantised tensors in it are decoded first.
@@ -62,33 +56,18 @@ def quantize_with_llama_cpp(
     Raises:
         InputError: the preset or a type is unknown, or llama.cpp refuses, with its reason.
     """
-    import llama_cpp
-
     if preset not in presets():
         raise InputError(f"llama.cpp has no preset {preset}; choose one of {', '.join(sorted(presets()))}.")
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = presets()[preset]
-    params.nthread = threads or 0
-    params.allow_requantize = True
-    params.pure = pure
-    if output_type is not None:
-        params.output_tensor_type = _type_id(output_type)
-    if token_embedding_type is not None:
-        params.token_embedding_type = _type_id(token_embedding_type)
-    # A ctypes structure does not hold references to the arrays in it: these two must outlive the call.
-    importance = _imatrix_array(imatrix) if imatrix else None
-    overrides = _override_array(tensor_types) if tensor_types else None
-    if importance is not None:
-        params.imatrix = ctypes.cast(importance, type(params.imatrix))
-    if overrides is not None:
-        params.tt_overrides = ctypes.cast(overrides, type(params.tt_overrides))
-    with atomic_path(out) as temporary:
-        with captured_log() as log:
-            status = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(temporary), ctypes.byref(params))
-        if status != 0:
-            reason = _reason(log.errors) or f"status {status}"
-            raise InputError(f"llama.cpp cannot write {source} as {preset} ({reason}); fix that or choose another.")
-        return temporary.stat().st_size
+    wanted = Preset(
+        preset,
+        presets()[preset],
+        imatrix or None,
+        tensor_types=tensor_types or {},
+        output_type=output_type,
+        token_embedding_type=token_embedding_type,
+        pure=pure,
+    )
+    return quantize(source, out, wanted, threads=threads)
 
 
 def load_imatrix(path: Path) -> dict[str, npt.NDArray[np.float32]]:
@@ -98,46 +77,6 @@ def load_imatrix(path: Path) -> dict[str, npt.NDArray[np.float32]]:
             return {name: np.ascontiguousarray(archive[name], np.float32) for name in archive.files}
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot read the importance vectors in {path}: {error}") from error
-
-
-def _reason(errors: list[str]) -> str:
-    """The line that names the cause: the last one, or the first when a file cannot be loaded."""
-    if not errors or "failed to load model" in errors[-1]:
-        return "".join(errors[:1])
-    return errors[-1].removeprefix("failed to quantize: ")
-
-
-def _type_id(name: str) -> int:
-    if name not in TYPES:
-        raise InputError(f"lieq-edge has no ggml type {name}; choose one of {', '.join(TYPES)}.")
-    return TYPES[name].id
-
-
-def _imatrix_array(imatrix: Importance) -> Any:
-    """A C array of ``llama_model_imatrix_data``, ended by an entry without a name."""
-    import llama_cpp
-
-    entries = (llama_cpp.llama_model_imatrix_data * (len(imatrix) + 1))()
-    arrays = []
-    for entry, (name, values) in zip(entries, imatrix.items(), strict=False):
-        array = np.ascontiguousarray(values, np.float32).reshape(-1)
-        arrays.append(array)
-        entry.name = name.encode("utf-8")
-        entry.data = array.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-        entry.size = array.size
-    entries.keep = arrays
-    return entries
-
-
-def _override_array(tensor_types: Mapping[str, str]) -> Any:
-    """A C array of ``llama_model_tensor_override``, ended by an entry without a pattern."""
-    import llama_cpp
-
-    entries = (llama_cpp.llama_model_tensor_override * (len(tensor_types) + 1))()
-    for entry, (pattern, name) in zip(entries, tensor_types.items(), strict=False):
-        entry.pattern = pattern.encode("utf-8")
-        entry.type = _type_id(name)
-    return entries
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

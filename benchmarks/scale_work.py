@@ -71,11 +71,10 @@ def llama_imatrix(path: Path, tokens: npt.NDArray[np.int64], threads: int | None
 
 def peer_export(args: argparse.Namespace) -> Figures:
     """llama.cpp's importance and its preset."""
-    import llama_cpp  # noqa: F401
-
     from benchmarks.internals import observed, read_header  # noqa: F401
     from benchmarks.peer import quantize_with_llama_cpp
 
+    _start_llama_cpp()
     figures: Figures = {}
     tokens = np.load(args.tokens)
     with working(figures, "imatrix"):
@@ -153,11 +152,10 @@ def quantize_ours(args: argparse.Namespace) -> Figures:
 
 def quantize_peer(args: argparse.Namespace) -> Figures:
     """The same types and importance by ``llama_model_quantize``."""
-    import llama_cpp  # noqa: F401
-
     from benchmarks.internals import read_header
     from benchmarks.peer import quantize_with_llama_cpp
 
+    _start_llama_cpp()
     types = json.loads(args.types.read_text(encoding="utf-8"))
     shapes = {t.name: t.shape for t in read_header(args.model).tensors if t.name in types}
     importance = synthetic_importance(shapes)
@@ -174,6 +172,13 @@ def quantize_peer(args: argparse.Namespace) -> Figures:
             threads=args.threads,
         )
     return figures | {"file_bytes": size, "weights": weights_digest(args.out)}
+
+
+def _start_llama_cpp() -> None:
+    """Start the process of llama.cpp: of a peer only the work counts."""
+    from benchmarks.internals import START_SECONDS, shared
+
+    shared().call("peak_bytes", label="llama.cpp", seconds=START_SECONDS)
 
 
 def weights_digest(path: Path) -> str:

@@ -18,17 +18,30 @@ if TYPE_CHECKING:
     from .evidence.blocks.plot import plot_layers
     from .evidence.blocks.records import Diagnostics, describe_inputs
     from .gguf.inspect import FileReport, inspect_file
-    from .pipeline.export import export_model, write
+    from .llama.chat import Chat, open_chat
+    from .llama.speed import Speed, measure_speed
+    from .page.answers import Answer, answers_of, make_answers
+    from .page.write import write_page
+    from .pipeline.compare import check_comparison, compare_presets
+    from .pipeline.export import export_model, export_models
+    from .pipeline.frontier import plot_frontier
     from .pipeline.gather import Evidence, gather
     from .pipeline.job import Job, resolve
+    from .pipeline.outputs import output_paths
     from .pipeline.plan import allocate, analyze_model, plan_model, plan_saved
     from .pipeline.report import ExportReport
-    from .pipeline.validation import check_gate, validate_against
-    from .settings import Settings, load_recipe, merge
+    from .pipeline.validation import check_gate, check_gates, score_files, validate_against
+    from .pipeline.write_stage import write
+    from .presets.names import NEAREST, PRESETS, preset_name
+    from .presets.sizes import preset_bytes
+    from .publish.publication import Publication, publish_files
+    from .recipe import Recipe, list_recipes, load_recipe, read_recipe
+    from .settings import Settings, merge
     from .sources import open_source
     from .system.jsonio import load_json, save_json, to_json
     from .system.progress import Event
     from .validate.perplexity import Validation
+    from .validate.scored import ScoredFile, better_choice, comparison_note
 
 # Here, because nothing of this package may load llama.cpp before.
 share_openmp()
@@ -39,21 +52,38 @@ _MODULES = {
     "errors": ("GateError", "InputError"),
     "evidence.blocks.records": ("Diagnostics", "describe_inputs"),
     "gguf.inspect": ("FileReport", "inspect_file"),
-    "pipeline.export": ("export_model", "write"),
+    "llama.chat": ("Chat", "open_chat"),
+    "llama.speed": ("Speed", "measure_speed"),
+    "page.answers": ("Answer", "answers_of", "make_answers"),
+    "page.write": ("write_page",),
+    "pipeline.compare": ("check_comparison", "compare_presets"),
+    "presets.names": ("NEAREST", "PRESETS", "preset_name"),
+    "pipeline.export": ("export_model", "export_models"),
+    "pipeline.frontier": ("plot_frontier",),
     "pipeline.gather": ("Evidence", "gather"),
     "pipeline.job": ("Job", "resolve"),
+    "pipeline.outputs": ("output_paths",),
     "pipeline.plan": ("allocate", "analyze_model", "plan_model", "plan_saved"),
     "pipeline.report": ("ExportReport",),
-    "pipeline.validation": ("check_gate", "validate_against"),
-    "settings": ("Settings", "load_recipe", "merge"),
+    "recipe": ("Recipe", "list_recipes", "load_recipe", "read_recipe"),
+    "settings": ("Settings", "merge"),
+    "pipeline.write_stage": ("write",),
+    "pipeline.validation": ("check_gate", "check_gates", "score_files", "validate_against"),
+    "presets.sizes": ("preset_bytes",),
+    "publish.publication": ("Publication", "publish_files"),
     "sources": ("open_source",),
     "system.progress": ("Event",),
     "system.jsonio": ("load_json", "save_json", "to_json"),
     "validate.perplexity": ("Validation",),
+    "validate.scored": ("ScoredFile", "better_choice", "comparison_note"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "NEAREST",
+    "PRESETS",
+    "Answer",
+    "Chat",
     "Diagnostics",
     "Event",
     "Evidence",
@@ -64,28 +94,51 @@ __all__ = [
     "Job",
     "Plan",
     "PlanOptions",
+    "Publication",
+    "Recipe",
+    "ScoredFile",
     "Settings",
+    "Speed",
     "Validation",
     "allocate",
     "analyze_model",
+    "answers_of",
+    "better_choice",
+    "check_comparison",
     "check_gate",
+    "check_gates",
+    "compare_presets",
+    "comparison_note",
     "describe_inputs",
     "export_model",
+    "export_models",
     "gather",
     "inspect_file",
+    "list_recipes",
     "load_json",
     "load_recipe",
+    "make_answers",
     "make_plan",
+    "measure_speed",
     "merge",
+    "open_chat",
     "open_source",
+    "output_paths",
     "plan_model",
     "plan_saved",
+    "plot_frontier",
     "plot_layers",
+    "preset_bytes",
+    "preset_name",
+    "publish_files",
+    "read_recipe",
     "resolve",
     "save_json",
+    "score_files",
     "to_json",
     "validate_against",
     "write",
+    "write_page",
 ]
 
 

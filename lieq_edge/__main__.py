@@ -33,6 +33,8 @@ def _interrupt(code: int) -> None:
     if _leaving.acquire(blocking=False):
         with contextlib.suppress(OSError, ValueError):
             print("Interrupted.", file=sys.stderr)
+            if words := interrupt.last_words():
+                print(words, file=sys.stderr)
         _end(code)
 
 

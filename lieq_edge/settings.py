@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from .allocation.budget import parse_budget
@@ -14,11 +13,11 @@ from .errors import InputError
 from .gguf.types import LEVEL_TYPES
 from .rounding.table import ROUNDERS
 from .store.folder import parse_size
-from .system.files import read_text
 
 Granularity = Literal["block", "tensor"]
 Projections = Literal["qkv", "all"]
 Baseline = Literal["projection", "network"]
+Effort = Literal["quick", "normal", "best"]
 
 _MOST_THREADS = 1024
 _MOST_TOKENS = 1 << 26
@@ -61,22 +60,27 @@ class Settings(BaseModel):
     ``model_fields_set``.
 
     Attributes:
-        budget: ``2.1`` (nominal bits), ``3.0bpw`` or ``90MB``.
-        metric: name of the metric, in ``allocation.table.METRIC_NAMES``.
+        budget: ``90MB``, ``3.0bpw``, ``Q4_K_M`` (the size of llama.cpp's preset), or ``2.1`` (nominal bits, as in the
+            paper).
+        effort: time that the work may take: ``quick``, ``normal`` or ``best``. It decides rounding and the length of
+            the calibration text where they are left open.
+        metric: name of the metric, in ``allocation.table.METRIC_NAMES``. None takes ``loss`` for a size where PyTorch
+            runs the model, else ``geometry``.
         levels: ascending nominal bits that blocks may get.
         types: candidates of the metric ``loss``: ``k``, ``all``, or names with commas between them.
         granularity: one type for each ``block`` or ``tensor`` with the metric ``loss``; None takes ``tensor``.
-        rounding: name of the rounding, in ``rounding.table.ROUNDERS``. None takes ``feedback`` where PyTorch runs
-            the model and the calibration text is long enough, ``imatrix`` where there is importance, else ``nearest``.
+        rounding: name of the rounding, in ``rounding.table.ROUNDERS``. None takes ``feedback-once`` (``feedback`` with
+            the effort ``best``) where PyTorch runs the model and the calibration text is long enough, ``imatrix``
+            with the effort ``quick`` or where there is importance only, else ``nearest``.
         projections: ``qkv``, or ``all`` linears of a block, for the geometry.
         baseline: untrained counterpart of the geometry: ``projection`` or ``network``.
         seed: first seed of everything that is drawn.
         threads: number of CPU threads; None takes all cores.
         probe_text: file with the text for the geometry; None takes the built-in text.
         probe_tokens: tokens of the probe.
-        calibration: ``self``, ``docs``, ``mixed``, ``none``, or a file.
+        calibration: ``builtin``, ``self``, ``docs``, ``mixed``, ``none``, or a file.
         calibration_tokens: tokens to calibrate on; None takes 8192, or three for each column of the widest matrix (at
-            least 16384) where the loss is followed.
+            least 16384) where the loss is followed, and twice that with the effort ``best``.
         imatrix: file of importance by ``llama-imatrix``, instead of a calibration text.
         token_embedding_type: ggml type of ``token_embd.weight``; None takes the default of the plan.
         output_type: ggml type of ``output.weight``.
@@ -86,6 +90,7 @@ class Settings(BaseModel):
         text: file to validate on; None takes the built-in text.
         context: tokens of a window of the validation.
         chunks: windows of the validation; None takes the whole text.
+        parse_special: True reads special tokens in the text as tokens, as they stand in rendered conversations.
         revision: branch, tag or commit of a hub id.
         lora: directory of a PEFT adapter to merge into the weights.
         allow_pickle: True reads pickled weights where there are no safetensors.
@@ -102,7 +107,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     budget: Annotated[str, BeforeValidator(_text)]
-    metric: str = "geometry"
+    effort: Effort = "normal"
+    metric: str | None = None
     levels: Annotated[tuple[int, ...], BeforeValidator(_levels)] = (2, 3, 4)
     types: str = "k"
     granularity: Granularity | None = None
@@ -114,7 +120,7 @@ class Settings(BaseModel):
     probe_text: PathSetting | None = None
     probe_tokens: Annotated[int, Field(ge=16, le=_MOST_TOKENS)] = 512
     calibration: Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)] = (
-        "self"
+        "builtin"
     )
     calibration_tokens: Annotated[int, Field(ge=64, le=_MOST_TOKENS)] | None = None
     imatrix: PathSetting | None = None
@@ -126,6 +132,7 @@ class Settings(BaseModel):
     text: PathSetting | None = None
     context: Annotated[int, Field(ge=8, le=_MOST_TOKENS)] = 512
     chunks: Annotated[int, Field(ge=1, le=_MOST_TOKENS)] | None = 16
+    parse_special: bool = False
     revision: str | None = None
     lora: PathSetting | None = None
     allow_pickle: bool = False
@@ -155,8 +162,8 @@ class Settings(BaseModel):
 
     @field_validator("metric")
     @classmethod
-    def _known_metric(cls, value: str) -> str:
-        if value not in METRIC_NAMES:
+    def _known_metric(cls, value: str | None) -> str | None:
+        if value is not None and value not in METRIC_NAMES:
             raise ValueError(f"choose one of {', '.join(METRIC_NAMES)}")
         return value
 
@@ -192,67 +199,25 @@ def sentence(error: ValidationError) -> str:
     return f"{flag} got {first['input']!r}: {message[:1].lower()}{message[1:]}."
 
 
-_LARGEST_RECIPE = 1 << 16
-_RECIPE_NOTES = ("description", "notes")
-_NULLS = ("", "~", "null", "Null", "NULL")
-
-
-def load_recipe(path: str | Path) -> dict[str, Any]:
-    """Read a recipe: a YAML file with ``description``, ``notes`` and any settings of an export.
-
-    Returns:
-        The settings that the recipe gives, by field name of ``Settings``.
-
-    Raises:
-        InputError: the file is missing, is not YAML, or holds an unknown or ill-typed setting.
-    """
-    document = _read_recipe(Path(path))
-    if not isinstance(document.get("description"), str):
-        raise InputError(f"The recipe {path} has no description; begin it with `description: ...`.")
-    values = {name: value for name, value in document.items() if name not in _RECIPE_NOTES and value not in _NULLS}
-    try:
-        checked = Settings(**{"budget": "2", **values})
-    except InputError as error:
-        raise InputError(f"The recipe {path} has a wrong setting: {error}") from error
-    return {name: getattr(checked, name) for name in values}
-
-
-def _read_recipe(path: Path) -> dict[str, Any]:
-    """Names and values of a YAML mapping, all scalars as text: no tag, date or number is interpreted."""
-    text = read_text(path, "the recipe")
-    if len(text) > _LARGEST_RECIPE:
-        raise InputError(f"The recipe {path} is larger than {_LARGEST_RECIPE // 1024} kB; it is not a recipe.")
-    try:
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
-        document = yaml.load(text, Loader=yaml.BaseLoader)  # reads text, lists and mappings only
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise InputError(f"The recipe {path} is not YAML: {reason}.") from error
-    if not isinstance(document, dict) or not isinstance(node, yaml.MappingNode):
-        raise InputError(f"The recipe {path} must hold settings, one `name: value` a line.")
-    names = [key.value for key, _ in node.value]
-    if not all(isinstance(name, str) for name in names):
-        raise InputError(f"The recipe {path} must hold settings, one `name: value` a line.")
-    for name in document:
-        if names.count(name) > 1:
-            raise InputError(f"The recipe {path} gives {name} twice; leave one out.")
-    return document
-
-
 def merge(recipe: dict[str, Any], given: dict[str, Any]) -> Settings:
     """Settings from a recipe and from explicit values, which win.
 
     Settings of a recipe that are of no use with an explicit metric or imatrix file are left out.
 
     Args:
-        recipe: settings of a recipe, from ``load_recipe``.
+        recipe: settings of a recipe, from ``recipe.load_recipe``.
         given: explicit values, by field name.
 
     Raises:
         InputError: neither has a budget, or a value is wrong.
     """
     values = {**recipe, **given}
-    useless: tuple[str, ...] = ("levels",) if values.get("metric") == "loss" else ("types", "granularity")
+    follows_loss = values.get("metric") == "loss" or bool({"types", "granularity"} & given.keys())
+    useless: tuple[str, ...] = ()
+    if follows_loss:
+        useless = ("levels",)
+    elif "metric" in values or "levels" in given:
+        useless = ("types", "granularity")
     if values.get("imatrix") is not None:
         useless += ("calibration", "calibration_tokens")
     return Settings(**{name: value for name, value in values.items() if name in given or name not in useless})

@@ -79,7 +79,7 @@ class MemorySource(Source):
     def to_hf(self, name: str, array: Array) -> Array:
         return array
 
-    def tokenize(self, text: str, *, add_bos: bool = False) -> list[int]:
+    def tokenize(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> list[int]:
         vocabulary = self.model.config.vocab_size
         return ([1] if add_bos else []) + [byte % (vocabulary - 3) + 3 for byte in text.encode()]
 

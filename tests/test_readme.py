@@ -14,7 +14,9 @@ from tools import families_table  # noqa: E402
 
 MODELS = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 OPTIONS = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/guides/*.md"), ROOT / "benchmarks" / "README.md"]
+)
 
 
 def test_the_table_of_families_is_that_of_the_registry_and_the_tests() -> None:
@@ -34,7 +36,7 @@ def test_the_table_changes_with_the_cases(tmp_path: Path) -> None:
     assert cases["qwen2"] == []
 
 
-@pytest.mark.parametrize("command", ["export", "analyze", "plan", "validate", "inspect"])
+@pytest.mark.parametrize("command", ["export", "analyze", "plan", "validate", "inspect", "chat", "bench", "card"])
 def test_every_flag_is_in_the_options(command: str) -> None:
     from typer.main import get_command
 
@@ -51,7 +53,7 @@ def test_every_flag_is_in_the_options(command: str) -> None:
     assert run(command, "--help").returncode == 0
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_links_lead_to_files(page: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []

@@ -44,8 +44,8 @@ class Wrapped(Source):
     def to_hf(self, name: str, array: Array) -> Array:
         return self.base.to_hf(name, array)
 
-    def tokenize(self, text: str, *, add_bos: bool = False) -> list[int]:
-        return self.base.tokenize(text, add_bos=add_bos)
+    def tokenize(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> list[int]:
+        return self.base.tokenize(text, add_bos=add_bos, parse_special=parse_special)
 
     @property
     def bos_id(self) -> int | None:

@@ -48,6 +48,15 @@ class Allocator(ABC):
         """
 
     @abstractmethod
+    def most(self, diagnostics: Diagnostics, budget: Budget) -> float:
+        """The largest budget of which anything is used, in the unit of ``budget``.
+
+        Args:
+            diagnostics: tensors of the model.
+            budget: limit of the weights or of the file.
+        """
+
+    @abstractmethod
     def plan(self, diagnostics: Diagnostics, budget: Budget, losses: Losses) -> Plan:
         """The type of every tensor.
 

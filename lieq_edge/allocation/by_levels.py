@@ -39,5 +39,10 @@ class ByLevels(Allocator):
         # Which budgets, levels and types are possible does not depend on the scores.
         make_plan(diagnostics, budget, replace(self._options, metric="first"))
 
+    def most(self, diagnostics: Diagnostics, budget: Budget) -> float:
+        top = replace(self._options, metric="first", levels=self._options.levels[-1:])
+        plan = make_plan(diagnostics, Budget("nominal", float(top.levels[0]), ""), top)
+        return {"nominal": plan.nominal_bits, "bpw": plan.bpw, "bytes": float(plan.file_bytes)}[budget.kind]
+
     def plan(self, diagnostics: Diagnostics, budget: Budget, losses: Losses) -> Plan:
         return make_plan(diagnostics, budget, self._options)

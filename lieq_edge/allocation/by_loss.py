@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..evidence.blocks.records import Diagnostics
 from .base import Allocator, Candidates
 from .budget import Budget
-from .loss import Losses, make_loss_plan
+from .loss import Losses, largest_budget, make_loss_plan
 from .plan import Plan, PlanOptions
 from .types import candidate_types
 
@@ -37,8 +37,13 @@ class ByLoss(Allocator):
 
     def check(self, diagnostics: Diagnostics, budget: Budget) -> None:
         # Which budgets are possible does not depend on the losses.
-        no_losses = {name: dict.fromkeys(types, 0.0) for name, types in self.candidates(diagnostics).items()}
-        make_loss_plan(diagnostics, budget, no_losses, self._options)
+        make_loss_plan(diagnostics, budget, self._no_losses(diagnostics), self._options)
+
+    def most(self, diagnostics: Diagnostics, budget: Budget) -> float:
+        return largest_budget(diagnostics, budget, self._no_losses(diagnostics), self._options)
+
+    def _no_losses(self, diagnostics: Diagnostics) -> Losses:
+        return {name: dict.fromkeys(types, 0.0) for name, types in self.candidates(diagnostics).items()}
 
     def plan(self, diagnostics: Diagnostics, budget: Budget, losses: Losses) -> Plan:
         return make_loss_plan(diagnostics, budget, losses, self._options)

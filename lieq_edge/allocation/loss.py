@@ -7,6 +7,7 @@ knapsack over tensors. With ``granularity="block"`` all matrices of a block shar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ..errors import InputError
 from ..evidence.blocks.records import Diagnostics, TensorInfo
@@ -49,9 +50,7 @@ def make_loss_plan(
     """
     options = options or PlanOptions(metric="loss", granularity="tensor")
     budget = parse_budget(budget) if isinstance(budget, str) else budget
-    free = [tensor for tensor in diagnostics.tensors if _is_free(tensor, budget, options, losses)]
-    free_names = {tensor.name for tensor in free}
-    fixed = {t.name: plan_fixed(t, diagnostics, options) for t in diagnostics.tensors if t.name not in free_names}
+    free, fixed = _divide(diagnostics, budget, losses, options)
     groups = _groups(free, options)
     items, choices = _items(groups, losses, budget)
     limit = _limit(budget, diagnostics, free, fixed)
@@ -61,7 +60,8 @@ def make_loss_plan(
     types = dict(fixed)
     for group, made, index in zip(groups, choices, chosen, strict=True):
         types.update({tensor.name: plan for tensor, plan in zip(group, made[index], strict=True)})
-    tensors = tuple(types[tensor.name] for tensor in diagnostics.tensors)
+    predicted = {name: losses[name].get(tensor.type, 0.0) for name, tensor in types.items() if name in losses}
+    tensors = tuple(replace(types[t.name], predicted_loss=predicted.get(t.name)) for t in diagnostics.tensors)
     return summarise(
         diagnostics,
         budget,
@@ -69,8 +69,30 @@ def make_loss_plan(
         _scores(diagnostics, losses),
         tensors,
         nominal=_nominal_bits(tensors, len(diagnostics.blocks)),
-        predicted_loss=sum(losses[t.name].get(t.type, 0.0) for t in tensors if t.name in losses),
+        predicted_loss=sum(predicted[t.name] for t in tensors if t.name in predicted),
     )
+
+
+def largest_budget(diagnostics: Diagnostics, budget: Budget, losses: Losses, options: PlanOptions) -> float:
+    """The largest budget of which anything is used, in the unit of ``budget``; arguments as ``make_loss_plan``."""
+    free, fixed = _divide(diagnostics, budget, losses, options)
+    items, _ = _items(_groups(free, options), losses, budget)
+    most = sum(max(option.cost for option in each) for each in items)
+    weights = sum(count_weights(tensor) for tensor in free)
+    if budget.kind == "nominal":
+        return most / weights
+    if budget.kind == "bpw":
+        return 8 * most / weights
+    return most + budget.value - _limit(budget, diagnostics, free, fixed)
+
+
+def _divide(
+    diagnostics: Diagnostics, budget: Budget, losses: Losses, options: PlanOptions
+) -> tuple[list[TensorInfo], dict[str, TensorPlan]]:
+    """Tensors whose types are chosen, and those whose types are fixed."""
+    free = [tensor for tensor in diagnostics.tensors if _is_free(tensor, budget, options, losses)]
+    names = {tensor.name for tensor in free}
+    return free, {t.name: plan_fixed(t, diagnostics, options) for t in diagnostics.tensors if t.name not in names}
 
 
 def _is_free(tensor: TensorInfo, budget: Budget, options: PlanOptions, losses: Losses) -> bool:

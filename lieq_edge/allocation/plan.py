@@ -39,6 +39,7 @@ class TensorPlan:
         nbytes: size without padding.
         wanted: type that the level asked for, if it does not fit the rows; else None.
         kept: True if the source's own bytes are copied.
+        predicted_loss: rise of the loss that the type is predicted to cause, nats a token; None if none is predicted.
     """
 
     name: str
@@ -47,6 +48,7 @@ class TensorPlan:
     nbytes: int
     wanted: str | None = None
     kept: bool = False
+    predicted_loss: float | None = None
 
 
 @dataclass(frozen=True)

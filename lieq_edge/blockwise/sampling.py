@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,36 @@ def generate(
                 advance()
             parts.append(writer.ids)
     return torch.cat(parts)
+
+
+def likeliest(
+    model: BlockModel, prompts: list[list[int]], length: int, ends: Callable[[int], bool]
+) -> Iterator[list[int]]:
+    """Continue each prompt with the likeliest token each time.
+
+    Args:
+        model: the model; all its blocks are in memory meanwhile.
+        prompts: at least one token each.
+        length: most tokens of a continuation.
+        ends: whether a token ends the text; it is left out.
+
+    Returns:
+        Token ids of each continuation, one after the other.
+    """
+    with torch.no_grad(), model.whole() as causal_lm:
+        for prompt in prompts:
+            written: list[int] = []
+            # The model makes the cache itself, because what it stores depends on the family.
+            cache = None
+            unread = prompt
+            while len(written) < length:
+                out = causal_lm(torch.tensor([unread]), past_key_values=cache, use_cache=True)
+                cache, token = out.past_key_values, int(out.logits[0, -1].argmax())
+                if ends(token):
+                    break
+                written.append(token)
+                unread = [token]
+            yield written
 
 
 def sample_text(

@@ -40,7 +40,7 @@ ANALYZED = ("geometry", "saliency", "composite")
 def analyze(
     context: typer.Context,
     model: Model,
-    out: Annotated[Path | None, typer.Option(help="Save the measurements as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Save the measurements as JSON.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the layer profile as a PNG.")] = None,
     revision: RevisionFlag = None,
     lora: LoraFlag = None,

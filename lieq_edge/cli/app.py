@@ -8,19 +8,24 @@ import typer
 
 from ..version import __version__
 from .analyze_command import analyze
+from .bench_command import bench
 from .cache_command import app as cache
+from .card_command import card
+from .chat_command import chat
 from .export_command import export
 from .file_commands import inspect, validate
 from .plan_command import plan
+from .recipes_command import app as recipes
 
 app = typer.Typer(
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Make a small mixed-precision GGUF of a language model: bits go to the blocks that matter.",
 )
-for command in (export, analyze, plan, validate, inspect):
+for command in (export, analyze, plan, validate, inspect, chat, bench, card):
     app.command()(command)
 app.add_typer(cache, name="cache")
+app.add_typer(recipes, name="recipes")
 
 
 def _version(value: bool) -> None:

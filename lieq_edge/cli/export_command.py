@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,16 +12,22 @@ import typer
 
 import lieq_edge as api
 
-from ..system.progress import set_quiet
+from ..system import interrupt
+from ..system.files import check_output
+from ..system.progress import log, set_quiet
+from ..system.schedule import latest_schedule
 from . import report
 from .flags import (
+    FIRST,
+    VALIDATION,
     BaselineFlag,
-    BudgetFlag,
+    BudgetsFlag,
     CacheDirFlag,
     CacheLimitFlag,
     CalibrationFlag,
     CalibrationTokensFlag,
     DebugFlag,
+    EffortFlag,
     EmbeddingFlag,
     ForceFlag,
     GranularityFlag,
@@ -30,6 +39,7 @@ from .flags import (
     Model,
     NoCacheFlag,
     OutputTypeFlag,
+    ParseSpecialFlag,
     PickleFlag,
     ProbeFlag,
     ProbeTokensFlag,
@@ -43,70 +53,165 @@ from .flags import (
     TextFlag,
     ThreadsFlag,
     TypesFlag,
+    VerboseFlag,
 )
-from .given import given_settings, load_saved
+from .given import given_settings, introduce, load_saved
 
 
 def export(
     context: typer.Context,
     model: Model,
-    out: Annotated[Path | None, typer.Option(help="GGUF file to write; not needed for --dry-run.")] = None,
-    budget: BudgetFlag = None,
+    budget: BudgetsFlag = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            rich_help_panel=FIRST,
+            help="GGUF file to write. {name} stands for the model and {budget} for the budget. Default: a name by "
+            "llama.cpp's convention.",
+        ),
+    ] = None,
+    effort: EffortFlag = "normal",
+    recipe: RecipeFlag = None,
+    quiet: QuietFlag = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", rich_help_panel=FIRST, help="Measure and plan, write nothing.")
+    ] = False,
     revision: RevisionFlag = None,
     lora: LoraFlag = None,
     allow_pickle: PickleFlag = False,
-    metric: MetricFlag = "geometry",
-    levels: LevelsFlag = "2,3,4",
-    rounding: RoundingFlag = None,
+    metric: MetricFlag = None,
     types: TypesFlag = "k",
     granularity: GranularityFlag = None,
+    levels: LevelsFlag = "2,3,4",
+    token_embedding_type: EmbeddingFlag = None,
+    output_type: OutputTypeFlag = None,
+    strict_types: StrictFlag = False,
+    rounding: RoundingFlag = None,
+    calibration: CalibrationFlag = "builtin",
+    calibration_tokens: CalibrationTokensFlag = None,
+    imatrix: ImatrixFlag = None,
     projections: ProjectionsFlag = "qkv",
     baseline: BaselineFlag = "projection",
     probe_text: ProbeFlag = None,
     probe_tokens: ProbeTokensFlag = 512,
-    diagnostics: Annotated[Path | None, typer.Option(help="Saved measurements of this model.")] = None,
-    seed: SeedFlag = 0,
-    threads: ThreadsFlag = None,
-    calibration: CalibrationFlag = "self",
-    calibration_tokens: CalibrationTokensFlag = None,
-    imatrix: ImatrixFlag = None,
-    token_embedding_type: EmbeddingFlag = None,
-    output_type: OutputTypeFlag = None,
-    strict_types: StrictFlag = False,
-    recipe: RecipeFlag = None,
+    diagnostics: Annotated[
+        Path | None,
+        typer.Option(rich_help_panel="Measurements of the blocks", help="Saved measurements of this model."),
+    ] = None,
     text: TextFlag = None,
-    context_tokens: Annotated[int, typer.Option("--context", min=8, help="Tokens of a window.")] = 512,
-    chunks: Annotated[int, typer.Option(min=1, help="Windows to validate on.")] = 16,
+    context_tokens: Annotated[
+        int, typer.Option("--context", min=8, rich_help_panel=VALIDATION, help="Tokens of a window.")
+    ] = 512,
+    chunks: Annotated[int, typer.Option(min=1, rich_help_panel=VALIDATION, help="Windows to validate on.")] = 16,
+    parse_special: ParseSpecialFlag = False,
     max_ppl_ratio: Annotated[
         float | None,
-        typer.Option(help="Exit with 1 if PPL exceeds the unquantised model's by more than this factor."),
+        typer.Option(
+            rich_help_panel=VALIDATION,
+            help="Exit with 1 if PPL exceeds the unquantised model's by more than this factor.",
+        ),
     ] = None,
-    no_validate: Annotated[bool, typer.Option("--no-validate", help="Do not score the written file.")] = False,
+    no_validate: Annotated[
+        bool, typer.Option("--no-validate", rich_help_panel=VALIDATION, help="Do not score the written file.")
+    ] = False,
     no_reference: Annotated[
         bool,
-        typer.Option("--no-reference", help="Score the written file alone, without the unquantised model."),
+        typer.Option(
+            "--no-reference",
+            rich_help_panel=VALIDATION,
+            help="Score the written file alone, without the unquantised model.",
+        ),
     ] = False,
     no_parity: Annotated[
-        bool, typer.Option("--no-parity", help="Do not compare llama.cpp with transformers before the work.")
+        bool,
+        typer.Option(
+            "--no-parity",
+            rich_help_panel=VALIDATION,
+            help="Do not compare llama.cpp with transformers before the work.",
+        ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure and plan, write nothing.")] = False,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=FIRST,
+            help="Make llama.cpp's preset of that size too, and say which is closer to the model; a name, e.g. Q4_K_M, "
+            "chooses it. Give it several times for several presets.",
+        ),
+    ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", rich_help_panel=FIRST, help="Write a page for the browser: pictures, scores, answers (HTML)."
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(rich_help_panel=VALIDATION, help="Draw size against KL divergence of all files as a PNG."),
+    ] = None,
+    seed: SeedFlag = 0,
+    threads: ThreadsFlag = None,
     cache_dir: CacheDirFlag = None,
     no_cache: NoCacheFlag = False,
     cache_limit: CacheLimitFlag = "10GB",
     force: ForceFlag = False,
     json_output: JsonFlag = False,
-    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Measure, allocate, quantise, write and validate: one GGUF under a budget."""
+    """Make a GGUF file of a size, as close to the model as it can be: measure, allocate, round, write, validate."""
     set_quiet(quiet)
-    if out is None and not dry_run:
-        raise api.InputError("--out is missing: give the GGUF file to write, or --dry-run to see the plan only.")
-    settings, saved = given_settings(context, recipe), load_saved(diagnostics)
-    if out is None or dry_run:
-        report.show_plan(api.plan_model(model, settings, saved), as_json=json_output)
+    introduce(recipe)
+    budgets: list[str | None] = [*budget] if budget else [None]
+    settings, saved = [given_settings(context, recipe, each) for each in budgets], load_saved(diagnostics)
+    if dry_run:
+        report.show_plans([api.plan_model(model, each, saved) for each in settings], as_json=json_output)
         return
-    show = None if json_output or quiet else report.announce_plan
-    done = api.export_model(model, out, settings, saved=saved, force=force, on_plan=show)
-    report.show_export(done, as_json=json_output)
-    api.check_gate(done.validation, settings.max_ppl_ratio)
+    for path in (plot, page):
+        if path is not None:
+            check_output(path, force=force)
+    files = [(path, each) for path, each in zip(api.output_paths(model, out, settings), settings, strict=True)]
+    interrupt.set_last_words(_last_words if settings[0].cache else None)
+    done = api.export_models(
+        model,
+        files,
+        saved=saved,
+        force=force,
+        compare=compare or (),
+        on_plan=None if json_output or quiet or not verbose else report.announce_plan,
+        on_file=None if json_output else lambda made: report.show_export(made, verbose=verbose),
+    )
+    if page is not None:
+        _write_page(page, model, done, settings[0], force=force)
+    interrupt.set_last_words(None)
+    if json_output:
+        report.print_json(done[0] if len(done) == 1 else done)
+    elif len(done) > 1:
+        report.show_frontier(done)
+    if plot is not None:
+        api.plot_frontier(done, plot, replace=force)
+    for made in done:
+        api.check_gate(made.validation, settings[0].max_ppl_ratio)
+
+
+def _write_page(
+    path: Path, model: str, done: Sequence[api.ExportReport], settings: api.Settings, *, force: bool
+) -> None:
+    answers = [answer for made in done for answer in api.answers_of(model, made.out, settings)]
+    compared = {row.name: row for made in done for row in made.compared}
+    command = shlex.join(["lieq-edge", *sys.argv[1:]])
+    api.write_page(path, done, compared=list(compared.values()), answers=answers, command=command, replace=force)
+    log(f"Wrote {path}.")
+
+
+def _last_words() -> str:
+    """What is stored of an interrupted export, and how to go on."""
+    schedule = latest_schedule()
+    if schedule is None:
+        return ""
+    finished = len(schedule.finished)
+    stored = f"{finished} of {schedule.count} steps are done, and what they found is stored"
+    if schedule.present is not None:
+        stored += ", with the finished blocks of the present step"
+    return f"{stored}. The same command goes on from there:\n  {shlex.join(['lieq-edge', *sys.argv[1:]])}"

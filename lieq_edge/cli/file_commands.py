@@ -11,15 +11,17 @@ import lieq_edge as api
 
 from ..system.progress import set_quiet
 from . import report
-from .flags import ContextFlag, DebugFlag, JsonFlag, QuietFlag, TextFlag, ThreadsFlag
+from .flags import ContextFlag, DebugFlag, JsonFlag, ParseSpecialFlag, QuietFlag, TextFlag, ThreadsFlag
 
 
 def validate(
-    file: Annotated[Path, typer.Argument(help="GGUF file to score.")],
+    files: Annotated[list[Path], typer.Argument(help="GGUF files to score.", metavar="FILE...")],
     reference: Annotated[str | None, typer.Option(help="GGUF file or model to compare with.")] = None,
     text: TextFlag = None,
     context: ContextFlag = 512,
     chunks: Annotated[int | None, typer.Option(min=1, help="Windows to score; default: all of the text.")] = None,
+    parse_special: ParseSpecialFlag = False,
+    speed: Annotated[bool, typer.Option("--speed", help="Measure tokens a second as well.")] = False,
     threads: ThreadsFlag = None,
     max_ppl_ratio: Annotated[
         float | None, typer.Option(help="Exit with 1 if PPL exceeds the reference's by more than this factor.")
@@ -28,15 +30,27 @@ def validate(
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Perplexity by llama.cpp's protocol and, with a reference, KL divergence and top-1 agreement."""
+    """Perplexity by llama.cpp's protocol and, with a reference, KL divergence and top-1 agreement.
+
+    Several files are compared in one table; the reference runs once for all of them.
+    """
     set_quiet(quiet)
     if max_ppl_ratio is not None and not max_ppl_ratio > 0:  # so that NaN is refused too
         raise api.InputError(f"--max-ppl-ratio takes a number above 0, e.g. 1.1; got {max_ppl_ratio:g}.")
     if max_ppl_ratio is not None and reference is None:
         raise api.InputError("--max-ppl-ratio compares with a reference; pass --reference too.")
-    result = api.validate_against(file, reference, text=text, context=context, chunks=chunks, threads=threads)
-    report.show_validation(result, as_json=json_output)
-    api.check_gate(result, max_ppl_ratio)
+    rows = api.score_files(
+        files,
+        reference,
+        text=text,
+        context=context,
+        chunks=chunks,
+        parse_special=parse_special,
+        speed=speed,
+        threads=threads,
+    )
+    report.show_scores(rows, as_json=json_output)
+    api.check_gates(rows, max_ppl_ratio)
 
 
 def inspect(

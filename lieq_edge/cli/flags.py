@@ -1,67 +1,175 @@
-"""Flags that more than one command takes."""
+"""Flags that more than one command takes, by the panels of the help."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-Model = Annotated[str, typer.Argument(help="Hugging Face directory, hub id, .gguf file, or `demo`.")]
-RevisionFlag = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")]
-LoraFlag = Annotated[Path | None, typer.Option(help="Directory of a PEFT adapter (LoRA) to merge into the weights.")]
-PickleFlag = Annotated[
-    bool,
-    typer.Option("--allow-pickle", help="Read pickled weights (.bin), as tensors only, if there are no others."),
+FIRST = "Most used"
+MODEL = "Model"
+ALLOCATION = "Allocation"
+BLOCKS = "Measurements of the blocks"
+ROUNDING = "Rounding and calibration"
+VALIDATION = "Validation"
+MACHINE = "Machine, cache and output"
+
+Metric = Literal["loss", "geometry", "composite", "saliency", "random", "first", "last"]
+Rounding = Literal["feedback-once", "feedback", "imatrix", "nearest"]
+Effort = Literal["quick", "normal", "best"]
+Projections = Literal["qkv", "all"]
+Baseline = Literal["projection", "network"]
+Granularity = Literal["tensor", "block"]
+
+Model = Annotated[str, typer.Argument(help="Hugging Face id, directory, .gguf file, or `demo`.")]
+
+BudgetsFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        "-b",
+        rich_help_panel=FIRST,
+        help="90MB = size of the file, Q4_K_M = size of llama.cpp's preset, 3.0bpw = bits a weight, 2.1 = nominal bits "
+        "as in the paper. Give it several times for several files.",
+    ),
 ]
 BudgetFlag = Annotated[
-    str | None, typer.Option(help="2.1 = nominal bits, 3.0bpw = bits a weight, 90MB = size of the file.")
-]
-MetricFlag = Annotated[
-    str, typer.Option(help="Score of the blocks: geometry, composite, saliency, loss, random, first, last.")
-]
-LevelsFlag = Annotated[str, typer.Option(help="Bits a block may get: 2,3,4, or 2,4 as in the paper.")]
-ProjectionsFlag = Annotated[str, typer.Option(help="Projections whose geometry counts: qkv or all.")]
-BaselineFlag = Annotated[str, typer.Option(help="Untrained counterpart: projection or network.")]
-ProbeFlag = Annotated[Path | None, typer.Option(help="Text for the geometry; default: built in.")]
-ProbeTokensFlag = Annotated[int, typer.Option(min=16, help="Tokens of the probe text.")]
-SeedFlag = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything that is drawn.")]
-ThreadsFlag = Annotated[int | None, typer.Option(min=1, help="Threads; default: all cores.")]
-EmbeddingFlag = Annotated[
-    str | None,
-    typer.Option(help="Type of the token embedding; default Q6_K if it is also the head, else Q4_K."),
-]
-OutputTypeFlag = Annotated[str | None, typer.Option(help="Type of a separate output head; default Q6_K.")]
-RoundingFlag = Annotated[
     str | None,
     typer.Option(
-        help="feedback (error feedback that follows the model's loss; default), feedback-once (nearly as good; other "
-        "budgets are quick), imatrix (quick), or nearest."
+        "--budget",
+        "-b",
+        rich_help_panel=FIRST,
+        help="90MB = size of the file, Q4_K_M = size of llama.cpp's preset, 3.0bpw = bits a weight, 2.1 = nominal bits "
+        "as in the paper.",
+    ),
+]
+EffortFlag = Annotated[
+    Effort,
+    typer.Option(rich_help_panel=FIRST, help="Time that the work may take: it decides rounding and calibration."),
+]
+RecipeFlag = Annotated[
+    Path | None,
+    typer.Option(rich_help_panel=FIRST, help="Name of `lieq-edge recipes list`, or a YAML file; flags win."),
+]
+QuietFlag = Annotated[
+    bool, typer.Option("--quiet", "-q", rich_help_panel=FIRST, help="No progress and no notes on stderr.")
+]
+
+RevisionFlag = Annotated[str | None, typer.Option(rich_help_panel=MODEL, help="Branch, tag or commit of a hub id.")]
+LoraFlag = Annotated[
+    Path | None,
+    typer.Option(rich_help_panel=MODEL, help="Directory of a PEFT adapter (LoRA) to merge into the weights."),
+]
+PickleFlag = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle",
+        rich_help_panel=MODEL,
+        help="Read pickled weights (.bin), as tensors only, if there are no others.",
+    ),
+]
+
+MetricFlag = Annotated[
+    Metric | None,
+    typer.Option(
+        rich_help_panel=ALLOCATION,
+        help="Evidence that bits follow. Default: loss for a size, geometry (the paper's) for nominal bits.",
+    ),
+]
+LevelsFlag = Annotated[
+    str, typer.Option(rich_help_panel=ALLOCATION, help="Bits a block may get: 2,3,4, or 2,4 as in the paper.")
+]
+TypesFlag = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=ALLOCATION, help="With --metric loss: types to choose from: k, all, or names with commas."
+    ),
+]
+GranularityFlag = Annotated[
+    Granularity | None,
+    typer.Option(
+        rich_help_panel=ALLOCATION, help="With --metric loss: a type for each block or tensor; default tensor."
+    ),
+]
+EmbeddingFlag = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=ALLOCATION,
+        help="Type of the token embedding; default Q6_K if it is also the head, else Q4_K.",
+    ),
+]
+OutputTypeFlag = Annotated[
+    str | None, typer.Option(rich_help_panel=ALLOCATION, help="Type of a separate output head; default Q6_K.")
+]
+StrictFlag = Annotated[
+    bool,
+    typer.Option("--strict-types", rich_help_panel=ALLOCATION, help="Refuse types that do not fit a tensor's rows."),
+]
+
+ProjectionsFlag = Annotated[
+    Projections, typer.Option(rich_help_panel=BLOCKS, help="Projections whose geometry counts.")
+]
+BaselineFlag = Annotated[Baseline, typer.Option(rich_help_panel=BLOCKS, help="Untrained counterpart.")]
+ProbeFlag = Annotated[
+    Path | None, typer.Option(rich_help_panel=BLOCKS, help="Text for the geometry; default: built in.")
+]
+ProbeTokensFlag = Annotated[int, typer.Option(min=16, rich_help_panel=BLOCKS, help="Tokens of the probe text.")]
+
+RoundingFlag = Annotated[
+    Rounding | None,
+    typer.Option(
+        rich_help_panel=ROUNDING,
+        help="feedback-once (error feedback that follows the model's loss, measured once), feedback (a little better, "
+        "measured for each budget), imatrix (quick), or nearest. Default: by --effort.",
+    ),
+]
+CalibrationFlag = Annotated[
+    str,
+    typer.Option(rich_help_panel=ROUNDING, help="Calibration text: builtin, self, docs, mixed, none, or a file."),
+]
+CalibrationTokensFlag = Annotated[
+    int | None,
+    typer.Option(
+        min=64,
+        rich_help_panel=ROUNDING,
+        help="Tokens of it; default 8192, or where the loss is followed 3 a column, at least 16384.",
     ),
 ]
 ImatrixFlag = Annotated[
-    Path | None, typer.Option(help="Importance measured by llama-imatrix, instead of a calibration text.")
+    Path | None,
+    typer.Option(rich_help_panel=ROUNDING, help="Importance measured by llama-imatrix, instead of a calibration text."),
 ]
-TypesFlag = Annotated[str, typer.Option(help="With --metric loss: types to choose from: k, all, or names with commas.")]
-GranularityFlag = Annotated[
-    str | None, typer.Option(help="With --metric loss: a type for each block or tensor; default tensor.")
+
+TextFlag = Annotated[Path | None, typer.Option(rich_help_panel=VALIDATION, help="Text to score on; default: built in.")]
+ParseSpecialFlag = Annotated[
+    bool,
+    typer.Option(
+        "--parse-special",
+        rich_help_panel=VALIDATION,
+        help="Read special tokens in the text as tokens, as in rendered conversations.",
+    ),
 ]
-CalibrationFlag = Annotated[str, typer.Option(help="Calibration text: self, docs, mixed, none, or a file.")]
-CalibrationTokensFlag = Annotated[
-    int | None,
-    typer.Option(min=64, help="Tokens of it; default 8192, or where the loss is followed 3 a column, at least 16384."),
+ContextFlag = Annotated[int, typer.Option(min=8, rich_help_panel=VALIDATION, help="Tokens of a window.")]
+
+SeedFlag = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, rich_help_panel=MACHINE, help="Seed of everything that is drawn.")
 ]
-StrictFlag = Annotated[bool, typer.Option("--strict-types", help="Refuse types that do not fit a tensor's rows.")]
-TextFlag = Annotated[Path | None, typer.Option(help="Text to score on; default: built in.")]
-ContextFlag = Annotated[int, typer.Option(min=8, help="Tokens of a window.")]
-RecipeFlag = Annotated[Path | None, typer.Option(help="YAML file with settings; flags win over it.")]
+ThreadsFlag = Annotated[int | None, typer.Option(min=1, rich_help_panel=MACHINE, help="Threads; default: all cores.")]
 CacheDirFlag = Annotated[
     Path | None,
-    typer.Option(help="Folder of the cache; default: LIEQ_CACHE_DIR, or the platform's folder for caches."),
+    typer.Option(
+        rich_help_panel=MACHINE,
+        help="Folder of the cache; default: LIEQ_CACHE_DIR, or the platform's folder for caches.",
+    ),
 ]
-NoCacheFlag = Annotated[bool, typer.Option("--no-cache", help="Measure everything again and store nothing.")]
-CacheLimitFlag = Annotated[str, typer.Option(help="Size that the cache may take, e.g. 10GB.")]
-ForceFlag = Annotated[bool, typer.Option("--force", help="Replace existing output files.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-QuietFlag = Annotated[bool, typer.Option("--quiet", help="No progress and no notes on stderr.")]
-DebugFlag = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+NoCacheFlag = Annotated[
+    bool, typer.Option("--no-cache", rich_help_panel=MACHINE, help="Measure everything again and store nothing.")
+]
+CacheLimitFlag = Annotated[str, typer.Option(rich_help_panel=MACHINE, help="Size that the cache may take, e.g. 10GB.")]
+ForceFlag = Annotated[bool, typer.Option("--force", rich_help_panel=MACHINE, help="Replace existing output files.")]
+JsonFlag = Annotated[bool, typer.Option("--json", rich_help_panel=MACHINE, help="One JSON document on stdout.")]
+VerboseFlag = Annotated[
+    bool, typer.Option("--verbose", "-v", rich_help_panel=MACHINE, help="Explain the numbers of the report.")
+]
+DebugFlag = Annotated[bool, typer.Option("--debug", rich_help_panel=MACHINE, help="Show tracebacks.")]

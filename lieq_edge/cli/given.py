@@ -9,6 +9,8 @@ import typer
 
 import lieq_edge as api
 
+from ..system.progress import log
+
 _REFUSALS = {"no_validate": "validation", "no_reference": "reference", "no_parity": "parity", "no_cache": "cache"}
 
 
@@ -31,11 +33,28 @@ def given_flags(context: typer.Context) -> dict[str, Any]:
     return settings
 
 
-def given_settings(context: typer.Context, recipe: Path | None = None) -> api.Settings:
-    """Settings from the flags and a recipe; flags win."""
-    return api.merge(api.load_recipe(recipe) if recipe else {}, given_flags(context))
+def given_settings(context: typer.Context, recipe: Path | None = None, budget: str | None = None) -> api.Settings:
+    """Settings from the flags and a recipe; flags win.
+
+    Args:
+        context: context of the command.
+        recipe: recipe that the user names.
+        budget: the one of several budgets that these settings are for.
+    """
+    flags = given_flags(context)
+    if isinstance(flags.get("budget"), list):
+        del flags["budget"]
+    if budget is not None:
+        flags["budget"] = budget
+    return api.merge(api.load_recipe(recipe) if recipe else {}, flags)
 
 
 def load_saved(path: Path | None) -> api.Diagnostics | None:
     """Measurements that ``analyze --out`` saved; None without a file."""
     return None if path is None else api.load_json(api.Diagnostics, path)
+
+
+def introduce(recipe: Path | None) -> None:
+    """Report which recipe is used, with its notes; once for a command."""
+    if recipe is not None:
+        log(api.read_recipe(recipe).introduction)

@@ -13,6 +13,7 @@ from ..system.files import check_output
 from ..system.progress import set_quiet
 from . import report
 from .flags import (
+    FIRST,
     BaselineFlag,
     BudgetFlag,
     CacheDirFlag,
@@ -20,6 +21,7 @@ from .flags import (
     CalibrationFlag,
     CalibrationTokensFlag,
     DebugFlag,
+    EffortFlag,
     EmbeddingFlag,
     ForceFlag,
     GranularityFlag,
@@ -42,18 +44,21 @@ from .flags import (
     ThreadsFlag,
     TypesFlag,
 )
-from .given import given_settings
+from .given import given_settings, introduce
 
 
 def plan(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A model, or measurements saved by `analyze --out`.")],
     budget: BudgetFlag = None,
-    out: Annotated[Path | None, typer.Option(help="Save the plan as JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", rich_help_panel=FIRST, help="Save the plan as JSON.")
+    ] = None,
     revision: RevisionFlag = None,
     lora: LoraFlag = None,
     allow_pickle: PickleFlag = False,
-    metric: MetricFlag = "geometry",
+    effort: EffortFlag = "normal",
+    metric: MetricFlag = None,
     levels: LevelsFlag = "2,3,4",
     rounding: RoundingFlag = None,
     types: TypesFlag = "k",
@@ -64,7 +69,7 @@ def plan(
     probe_tokens: ProbeTokensFlag = 512,
     seed: SeedFlag = 0,
     threads: ThreadsFlag = None,
-    calibration: CalibrationFlag = "self",
+    calibration: CalibrationFlag = "builtin",
     calibration_tokens: CalibrationTokensFlag = None,
     token_embedding_type: EmbeddingFlag = None,
     output_type: OutputTypeFlag = None,
@@ -80,6 +85,7 @@ def plan(
 ) -> None:
     """Share out the bits as `export` would; with saved measurements this needs no model."""
     set_quiet(quiet)
+    introduce(recipe)
     settings = given_settings(context, recipe)
     if out is not None:
         check_output(out, force=force)
@@ -89,4 +95,4 @@ def plan(
         made = api.plan_model(model, settings)
     if out is not None:
         api.save_json(made, out, replace=force)
-    report.show_plan(made, as_json=json_output)
+    report.show_plans([made], as_json=json_output)

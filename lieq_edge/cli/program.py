@@ -6,6 +6,9 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Sequence
+
+import lieq_edge as api
 
 from ..errors import GateError, InputError
 from ..system import interrupt
@@ -27,7 +30,7 @@ def main() -> None:
     """
     try:
         # typer itself would draw boxes around errors, and exit with 1 for a closed pipe.
-        code = app(None if len(sys.argv) > 1 else ["--help"], standalone_mode=False)
+        code = app(_arguments(sys.argv[1:]), standalone_mode=False)
         sys.stdout.flush()
     except SystemExit:
         # typer still ends like this when the reader of a pipe went away.
@@ -44,6 +47,18 @@ def main() -> None:
         raise KeyboardInterrupt
     if code:
         sys.exit(code)
+
+
+def _arguments(given: Sequence[str]) -> list[str]:
+    """Arguments for typer: no argument asks for help, and ``--compare`` alone names the preset nearest in size."""
+    arguments: list[str] = []
+    for index, argument in enumerate(given):
+        arguments.append(argument)
+        if argument == "--compare":
+            following = given[index + 1] if index + 1 < len(given) else ""
+            if following.lower() != api.NEAREST and api.preset_name(following) is None:
+                arguments[-1] = f"--compare={api.NEAREST}"
+    return arguments or ["--help"]
 
 
 def _report(error: Exception) -> int:

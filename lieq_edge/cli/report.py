@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import lieq_edge as api
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from ..gguf.inspect import FileReport
     from ..pipeline.report import ExportReport
     from ..validate.perplexity import Validation
+    from ..validate.scored import ScoredFile
 
 
 def print_json(value: Any) -> None:
@@ -31,11 +34,12 @@ def announce_plan(plan: Plan) -> None:
         _plan_table(plan, Printer(sys.stderr), fallbacks=False)
 
 
-def show_plan(plan: Plan, *, as_json: bool) -> None:
-    """Print a plan: bits and types of each block, sizes, fallbacks."""
+def show_plans(plans: Sequence[Plan], *, as_json: bool) -> None:
+    """Print plans: bits and types of each block, sizes, fallbacks."""
     if as_json:
-        print_json(plan)
-    else:
+        print_json(plans[0] if len(plans) == 1 else list(plans))
+        return
+    for plan in plans:
         _plan_table(plan, Printer())
 
 
@@ -67,25 +71,43 @@ def show_diagnostics(diagnostics: Diagnostics, *, as_json: bool) -> None:
         printer.line(f"Probe text: {probe.name}, {probe.tokens} tokens, SHA-256 {probe.sha256[:16]}")
 
 
-def show_export(report: ExportReport, *, as_json: bool) -> None:
-    """Print the sizes and scores of a written file."""
-    if as_json:
-        print_json(report)
-        return
+def show_export(report: ExportReport, *, verbose: bool = False) -> None:
+    """Print size and scores of a written file, what it was compared with, and what to do next."""
     printer = Printer()
-    printer.line(f"Wrote {report.out}: {report.file_bytes / 1e6:.1f} MB")
-    printer.line(
-        f"  block weights: {report.nominal_bits:.3f} nominal bits, {report.bpw:.3f} bits a weight in the file; "
-        f"all weights: {report.file_bpw:.3f}"
-    )
-    if report.fallbacks:
-        _print_fallbacks(report.fallbacks, printer)
+    size = f"{report.file_bytes / 1e6:.1f} MB, {report.file_bpw:.2f} bits a weight"
+    printer.line(f"Wrote {report.out}: {size}")
     if report.validation is not None:
         _print_validation(report.validation, printer)
-    for note in report.notes():
-        printer.line(f"  {note}")
-    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items())
+    if report.compared:
+        show_comparison(report.compared, as_json=False)
+        printer.line(f"  {api.comparison_note(report.compared)}")
+    printer.line(f"  next: llama-cli -m {shlex.quote(report.out)}")
+    printer.line(f"  {report.method}")
+    if verbose:
+        printer.line(
+            f"  block weights: {report.nominal_bits:.3f} nominal bits, {report.bpw:.3f} bits a weight in the file; "
+            f"all weights: {report.file_bpw:.3f}"
+        )
+        if report.fallbacks:
+            _print_fallbacks(report.fallbacks, printer)
+        for note in report.notes():
+            printer.line(f"  {note}")
+    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items() if value >= 0.05)
     printer.line(f"  time: {seconds}; peak memory {report.peak_rss_bytes / 1e6:.0f} MB")
+
+
+def show_frontier(reports: Sequence[ExportReport]) -> None:
+    """Print size and scores of several files of one model, the smallest first."""
+    rows = []
+    for report in sorted(reports, key=lambda one: one.file_bytes):
+        scores = report.validation
+        kld = None if scores is None else scores.kld
+        ppl = None if scores is None else scores.ppl
+        top1 = None if scores is None or scores.top1 is None else 100 * scores.top1
+        sizes = [f"{report.file_bytes / 1e6:.1f}", f"{report.file_bpw:.2f}"]
+        rows.append([report.out, report.budget, *sizes, *map(_number, (kld, report.predicted_loss, ppl, top1))])
+    columns = ("file", "budget", "MB", "bits a weight", "KL divergence", "predicted", "PPL", "same top token, %")
+    Printer().table("Size against quality", [(name, i > 1) for i, name in enumerate(columns)], rows)
 
 
 def show_validation(validation: Validation, *, as_json: bool) -> None:
@@ -94,6 +116,51 @@ def show_validation(validation: Validation, *, as_json: bool) -> None:
         print_json(validation)
     else:
         _print_validation(validation, Printer())
+
+
+def show_scores(rows: Sequence[ScoredFile], *, as_json: bool) -> None:
+    """Print the scores of one file, as ``show_validation`` with speeds where they were measured, or of several."""
+    if len(rows) > 1:
+        show_comparison(rows, as_json=as_json)
+        return
+    (row,) = rows
+    speeds = {"prefill": row.prefill, "decode": row.decode}
+    if row.decode is None:
+        show_validation(row.validation, as_json=as_json)
+    elif as_json:
+        print_json({**api.to_json(row.validation), **speeds})
+    else:
+        printer = Printer()
+        _print_validation(row.validation, printer)
+        printer.line(f"  tokens a second: {_speed(row.prefill)} of a prompt, {_speed(row.decode)} of an answer")
+
+
+def show_comparison(rows: Sequence[ScoredFile], *, as_json: bool) -> None:
+    """Print a row for each file: size, perplexity, distance from the original and, where measured, speed."""
+    if as_json:
+        print_json(list(rows))
+        return
+    first = rows[0].validation
+    compared, timed = first.reference_ppl is not None, any(row.decode is not None for row in rows)
+    columns = ["file", "MB", "PPL"]
+    columns += ["KL divergence", "median", "99.9 %", "same top token, %"] if compared else []
+    columns += ["prompt, tokens/s", "answer, tokens/s"] if timed else []
+    cells = []
+    for row in rows:
+        scores = row.validation
+        cell = [row.name, f"{row.file_bytes / 1e6:.1f}", f"{scores.ppl:.2f}"]
+        if compared:
+            top1 = None if scores.top1 is None else 100 * scores.top1
+            mean = f"{_number(scores.kld)} +/- {_number(scores.kld_se)}"
+            cell += [mean, _number(scores.kld_p50), _number(scores.kld_p999), _number(top1)]
+        if timed:
+            cell += [_speed(row.prefill), _speed(row.decode)]
+        cells.append(cell)
+    printer = Printer()
+    title = f"{first.tokens} tokens of {first.text.name}"
+    if first.reference_ppl is not None:
+        title += f"; perplexity of the original {first.reference_ppl:.2f}"
+    printer.table(title, [(name, index > 0) for index, name in enumerate(columns)], cells)
 
 
 def show_inspection(report: FileReport, *, as_json: bool) -> None:
@@ -156,6 +223,10 @@ def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}"
+
+
+def _speed(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def _finite(value: Any) -> Any:

@@ -62,7 +62,15 @@ Entry = tuple[str, tuple[int, ...], GgmlType]
 
 def metadata_bytes(metadata: Sequence[KeyValue]) -> int:
     """Bytes that ``metadata`` takes in a file."""
-    return sum(_key_value_bytes(kv) for kv in _written(metadata))
+    return sum(key_value_bytes(kv) for kv in _written(metadata))
+
+
+def key_value_bytes(kv: KeyValue) -> int:
+    """Bytes that a key-value takes in a file, also one that ``write_container`` leaves out."""
+    head = 8 + len(kv.key.encode()) + 4
+    if kv.type == GGUFValueType.ARRAY:
+        return head + 12 + _value_bytes(kv.value, kv.item_type, kv.key)
+    return head + _value_bytes([kv.value], kv.type, kv.key)
 
 
 def header_bytes(metadata: Sequence[KeyValue], tensors: Sequence[Entry]) -> int:
@@ -126,6 +134,24 @@ def write_container(
     return file.sha256
 
 
+def write_hollow(path: Path, metadata: Sequence[KeyValue], tensors: Sequence[Entry]) -> int:
+    """Write the header of a GGUF file and leave a hole in the place of the weights.
+
+    The file is as long as that of ``write_container``, and takes only the header's space where files may have holes.
+
+    Returns:
+        Bytes of the file.
+
+    Raises:
+        OSError: the file system does not take so long a file.
+    """
+    size = file_bytes(metadata, tensors)
+    with open(path, "wb") as file:
+        file.write(_header(metadata, tensors, _alignment(metadata)))
+        file.truncate(size)
+    return size
+
+
 def _header(metadata: Sequence[KeyValue], tensors: Sequence[Entry], alignment: int) -> bytes:
     """Everything before the first tensor's data."""
     if len({name for name, _, _ in tensors}) < len(tensors):
@@ -161,13 +187,6 @@ def _written(metadata: Sequence[KeyValue]) -> list[KeyValue]:
     """The key-values as they stand in a file: the architecture first, no empty lists, each key once."""
     by_key = {kv.key: kv for kv in sorted(metadata, key=lambda kv: kv.key != ARCHITECTURE_KEY)}
     return [kv for kv in by_key.values() if kv.type != GGUFValueType.ARRAY or len(kv.value) > 0]
-
-
-def _key_value_bytes(kv: KeyValue) -> int:
-    head = 8 + len(kv.key.encode()) + 4
-    if kv.type == GGUFValueType.ARRAY:
-        return head + 12 + _value_bytes(kv.value, kv.item_type, kv.key)
-    return head + _value_bytes([kv.value], kv.type, kv.key)
 
 
 def _value_bytes(values: Sequence[Any], kind: int | None, key: str) -> int:

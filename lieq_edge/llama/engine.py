@@ -10,12 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..gguf.header import learned_positions, read_header
-from ..gguf.splits import read_model
-from ..gguf.vocabulary_check import check_vocabulary
 from ..system.threads import available_threads
 from .child import Loaded
 from .limits import load_seconds, run_seconds, text_seconds
+from .model_file import check_file, check_positions
 
 Tokens = npt.NDArray[np.int32]
 Logits = npt.NDArray[np.float32]
@@ -77,11 +75,7 @@ class Engine:
         self.label = label or str(path)
         self.context = context
         self.parallel = parallel
-        if not path.is_file():
-            state = "is a folder" if path.is_dir() else "does not exist"
-            raise InputError(f"{path} {state}; give the path of a GGUF file.")
-        if not exact:
-            self._check_vocabulary()
+        check_file(path, self.label, tokenizer=not exact)
         options = {
             "context": context,
             "parallel": parallel,
@@ -97,19 +91,11 @@ class Engine:
         self.flash_attention: bool | None = facts["flash_attention"]
         self._bos: int | None = facts["bos"]
         self._rows = np.empty((0, self.n_vocab), np.float32)
-        # ggml ends its process when a table of positions is read past its end.
-        limit = learned_positions({tensor.name: tensor.shape for tensor in read_model(path).header.tensors})
-        if limit is not None and context > limit:
-            self.close()
-            raise InputError(f"{self.label} has positions for {limit} tokens only; take a --context of that or less.")
-
-    def _check_vocabulary(self) -> None:
-        """Refuse a damaged tokenizer with a better reason than llama.cpp's, which ends its process."""
         try:
-            header = read_header(self.path)
+            check_positions(path, self.label, context, "take a --context of that or less")
         except InputError:
-            return  # llama.cpp says what is wrong with the file
-        check_vocabulary(header.get, self.label)
+            self.close()
+            raise
 
     @property
     def first(self) -> int:
@@ -121,9 +107,15 @@ class Engine:
         """Predictions scored in one window."""
         return self.context - 1 - self.first
 
-    def tokenize(self, text: str) -> Tokens:
-        """Token ids of the whole ``text``, BOS and EOS added by the model's rule (``common_tokenize``)."""
-        return np.array(self._loaded.call("tokenize_whole", text, seconds=text_seconds(len(text))), np.int32)
+    def tokenize(self, text: str, *, parse_special: bool = False) -> Tokens:
+        """Token ids of the whole ``text``, BOS and EOS added by the model's rule (``common_tokenize``).
+
+        Args:
+            text: the text.
+            parse_special: special tokens in the text become tokens; else they are read as text.
+        """
+        ids = self._loaded.call("tokenize_whole", text, parse_special, seconds=text_seconds(len(text)))
+        return np.array(ids, np.int32)
 
     def with_bos(self, windows: Tokens) -> Tokens:
         """Windows ``(n, context)`` as the model reads them: BOS in the first place where its rule wants that."""

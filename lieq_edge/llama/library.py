@@ -82,6 +82,21 @@ def supports(type_name: str) -> bool:
     return traits is not None and bool(traits.blck_size == kind.block and traits.type_size == kind.block_bytes)
 
 
+def block_sizes(name: str) -> tuple[int, int]:
+    """Weights in a block of the type that ggml calls ``name``, e.g. ``q4_K``, and bytes of the block.
+
+    Raises:
+        KeyError: the loaded ggml has no such type.
+    """
+    return _sizes_by_name()[name]
+
+
+@cache
+def _sizes_by_name() -> dict[str, tuple[int, int]]:
+    found = (_traits(kind) for kind in range(_load()[1]))
+    return {traits.type_name.decode(): (traits.blck_size, traits.type_size) for traits in found if traits is not None}
+
+
 def can_decode(kind: int) -> bool:
     """True when ``decode`` reads the type with that number."""
     traits = _traits(kind)

@@ -20,6 +20,7 @@ RUN_SECONDS = 300.0
 _LOADED_BYTES = 1e7  # a second, from a slow network disk
 _TEXT_CHARACTERS = 2e4  # a second
 _RUN_BYTES = 1e8  # bytes of weights times tokens a second
+_QUANTIZED_BYTES = 1e5  # of the original a second, with the slowest of types
 
 
 def load_seconds(path: Path) -> float:
@@ -35,6 +36,11 @@ def text_seconds(characters: int) -> float:
 def run_seconds(path: Path, tokens: int) -> float:
     """Limit for so many tokens through a model."""
     return RUN_SECONDS + _model_bytes(path) * tokens / _RUN_BYTES
+
+
+def quantize_seconds(path: Path) -> float:
+    """Limit for a tensor of a model to be quantised."""
+    return RUN_SECONDS + _model_bytes(path) / _QUANTIZED_BYTES
 
 
 def _model_bytes(path: Path) -> int:

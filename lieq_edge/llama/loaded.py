@@ -22,7 +22,53 @@ PRE_KEY = "tokenizer.ggml.pre"
 Api: Any = llama_cpp
 
 
-class LoadedVocabulary:
+class Words:
+    """What llama.cpp does with the vocabulary of something loaded.
+
+    Attributes:
+        pointer: the vocabulary.
+        n_tokens: tokens in it.
+        bos_id: the token that starts a text, or None.
+        adds_bos: llama.cpp puts BOS before every text.
+    """
+
+    def __init__(self, pointer: Any) -> None:
+        self.pointer = pointer
+        self.n_tokens = int(Api.llama_vocab_n_tokens(pointer))
+        bos = int(Api.llama_vocab_bos(pointer))
+        self.bos_id = bos if bos >= 0 else None
+        self.adds_bos = bool(Api.llama_vocab_get_add_bos(pointer))
+
+    def tokenize(self, text: str, parse_special: bool) -> list[int]:
+        return _tokenize(self.pointer, text, add_special=False, parse_special=parse_special)
+
+    def ends(self, token: int) -> bool:
+        return bool(Api.llama_vocab_is_eog(self.pointer, token))
+
+    def detokenize(self, ids: Sequence[int], special: bool) -> str:
+        data = b"".join(self.piece(token, special) for token in ids)
+        if self.adds_space and data.startswith(b" "):
+            data = data[1:]
+        return data.decode("utf-8", errors="replace")
+
+    @functools.cached_property
+    def adds_space(self) -> bool:
+        """A space is put before the text, as sentencepiece does."""
+        ids = self.tokenize("a", False)
+        return bool(ids) and self.piece(ids[0], False).startswith(b" ")
+
+    def piece(self, token: int, special: bool) -> bytes:
+        """Bytes of a token; none for a special one unless ``special``."""
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            count = Api.llama_token_to_piece(self.pointer, token, buffer, size, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            size = -count
+
+
+class LoadedVocabulary(Words):
     """The tokenizer of a GGUF file; see ``vocabulary.Vocabulary``."""
 
     def __init__(self, path: bytes, label: str, pre: str | None = None) -> None:
@@ -39,37 +85,7 @@ class LoadedVocabulary:
             self._model = Api.llama_model_load_from_file(path, params)
         if not self._model:
             raise InputError(f"llama.cpp cannot load the tokenizer of {label} ({log.reason()}); choose another model.")
-        self.pointer = Api.llama_model_get_vocab(self._model)
-        self.n_tokens = int(Api.llama_vocab_n_tokens(self.pointer))
-        bos = int(Api.llama_vocab_bos(self.pointer))
-        self.bos_id = bos if bos >= 0 else None
-        self.adds_bos = bool(Api.llama_vocab_get_add_bos(self.pointer))
-
-    def tokenize(self, text: str, parse_special: bool) -> list[int]:
-        return _tokenize(self.pointer, text, add_special=False, parse_special=parse_special)
-
-    def ends(self) -> list[int]:
-        return [token for token in range(self.n_tokens) if Api.llama_vocab_is_eog(self.pointer, token)]
-
-    def detokenize(self, ids: Sequence[int], special: bool) -> str:
-        data = b"".join(self._piece(token, special) for token in ids)
-        if self._adds_space and data.startswith(b" "):
-            data = data[1:]
-        return data.decode("utf-8", errors="replace")
-
-    @functools.cached_property
-    def _adds_space(self) -> bool:
-        """A space is put before the text, as sentencepiece does."""
-        return self._piece(self.tokenize("a", False)[0], False).startswith(b" ")
-
-    def _piece(self, token: int, special: bool) -> bytes:
-        size = 64
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            count = Api.llama_token_to_piece(self.pointer, token, buffer, size, 0, special)
-            if count >= 0:
-                return buffer.raw[:count]
-            size = -count
+        super().__init__(Api.llama_model_get_vocab(self._model))
 
     def close(self) -> None:
         Api.llama_model_free(self._model)
@@ -198,8 +214,8 @@ def tokenize(worker: Worker, handle: int, texts: list[str], parse_special: bool)
 
 def ends(worker: Worker, handle: int) -> list[int]:
     """All tokens at which llama.cpp ends a generation."""
-    ids: list[int] = worker.objects[handle].ends()
-    return ids
+    words = worker.objects[handle]
+    return [token for token in range(words.n_tokens) if words.ends(token)]
 
 
 def detokenize(worker: Worker, handle: int, rows: list[list[int]], special: bool) -> list[str]:
@@ -236,8 +252,8 @@ def load_engine(worker: Worker, path: str, label: str, options: dict[str, Any]) 
     }
 
 
-def tokenize_whole(worker: Worker, handle: int, text: str) -> list[int]:
-    return _tokenize(worker.objects[handle].vocab, text, add_special=True, parse_special=False)
+def tokenize_whole(worker: Worker, handle: int, text: str, parse_special: bool) -> list[int]:
+    return _tokenize(worker.objects[handle].vocab, text, add_special=True, parse_special=parse_special)
 
 
 def run_windows(worker: Worker, handle: int, tokens: list[int], context: int, first: int) -> None:

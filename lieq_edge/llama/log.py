@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import llama_cpp
 
@@ -20,16 +20,29 @@ class Log:
     Attributes:
         errors: error messages, the oldest (the cause) first.
         flash_attention: whether attention is computed in one fused step; None where llama.cpp did not log it.
+        listener: function that receives every piece of text, as it was logged.
+        failure: what the listener raised first; it is not called again.
     """
 
     def __init__(self) -> None:
         self.errors: list[str] = []
         self.flash_attention: bool | None = None
+        self.listener: Callable[[str], None] | None = None
+        self.failure: Exception | None = None
 
     def clear(self) -> None:
         """Empty the log."""
         self.errors.clear()
         self.flash_attention = None
+        self.failure = None
+
+    def hand_over(self, text: str) -> None:
+        """Call the listener; an error could not pass through llama.cpp, and is stored."""
+        if self.listener is not None and self.failure is None:
+            try:
+                self.listener(text)
+            except Exception as error:
+                self.failure = error
 
     def reason(self, otherwise: str = "no reason given") -> str:
         """The first error, which names the cause; the later ones only report that loading failed."""
@@ -41,7 +54,9 @@ _log = Log()
 
 @llama_cpp.llama_log_callback
 def _collect(level: int, text: bytes, _user_data: object) -> None:
-    line = text.decode("utf-8", errors="replace").strip(" \n=")
+    piece = text.decode("utf-8", errors="replace")
+    _log.hand_over(piece)
+    line = piece.strip(" \n=")
     if match := _FLASH_ATTENTION.search(line):
         _log.flash_attention = match[1].lower() == "enabled"
     if level == _ERROR_LEVEL and line:
@@ -51,8 +66,16 @@ def _collect(level: int, text: bytes, _user_data: object) -> None:
 
 
 @contextlib.contextmanager
-def captured_log() -> Iterator[Log]:
-    """Silence llama.cpp from here on; the value holds what it has logged since."""
+def captured_log(listener: Callable[[str], None] | None = None) -> Iterator[Log]:
+    """Silence llama.cpp from here on; the value holds what it has logged since.
+
+    Args:
+        listener: function that receives everything that is logged within the block.
+    """
     llama_cpp.llama_log_set(_collect, ctypes.c_void_p(0))
     _log.clear()
-    yield _log
+    _log.listener = listener
+    try:
+        yield _log
+    finally:
+        _log.listener = None

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from .loaded import FUNCTIONS
+from . import loaded, quantizer, rendering, timed, writer
 from .shared_memory import SharedMemory
 from .worker import Worker, limit_memory, peak_bytes
 
@@ -29,6 +29,10 @@ def main(address: int | str) -> None:
             "limit_memory": limit_memory,
             "peak_bytes": peak_bytes,
             "release": Worker.release,
-            **FUNCTIONS,
+            **loaded.FUNCTIONS,
+            **quantizer.FUNCTIONS,
+            **rendering.FUNCTIONS,
+            **timed.FUNCTIONS,
+            **writer.FUNCTIONS,
         }
     )

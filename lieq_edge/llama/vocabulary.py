@@ -81,9 +81,13 @@ class Vocabulary:
         return rows
 
     @functools.cached_property
-    def ends(self) -> frozenset[int]:
+    def end_ids(self) -> frozenset[int]:
         """All tokens at which llama.cpp ends a generation, by the file's keys or by their names."""
         return frozenset(self._alive().call("ends", seconds=text_seconds(self.n_tokens)))
+
+    def ends(self, token: int) -> bool:
+        """Whether llama.cpp ends a generation at ``token``."""
+        return token in self.end_ids
 
     def detokenize(self, ids: Sequence[int], *, special: bool = False) -> str:
         """The text of ``ids``; special tokens are left out unless ``special``, broken UTF-8 becomes U+FFFD.

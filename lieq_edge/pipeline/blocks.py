@@ -73,9 +73,7 @@ def measure_diagnostics(runtime: Runtime, choice: BlockChoice, cache: Cache) -> 
     diagnostics = _with_weight_metric(described, runtime, choice, cache)
     if not choice.measurements:
         return diagnostics
-    probe, probe_info = _probe(runtime, choice) if GEOMETRY in choice.measurements else (None, None)
-    saliency, saliency_info = _saliency(runtime, choice) if SALIENCY in choice.measurements else (None, None)
-    request = BlockRequest(probe, saliency, choice.projections, choice.baseline, choice.seeds, choice.bfloat16)
+    request, probe_info, saliency_info = _request(runtime, choice)
 
     def measure() -> Entry:
         measured = runtime.measure_blocks(request)
@@ -98,10 +96,23 @@ def measure_diagnostics(runtime: Runtime, choice: BlockChoice, cache: Cache) -> 
         base_ppl=record["ppl"],
         projections=choice.projections,
         baseline=choice.baseline,
-        seeds=choice.seeds if probe is not None else (),
-        correlations=_correlations(blocks) if probe is not None and saliency is not None else {},
+        seeds=choice.seeds if request.probe is not None else (),
+        correlations=_correlations(blocks) if choice.measurements >= BOTH else {},
         inputs=record["inputs"],
     )
+
+
+def is_stored(runtime: Runtime, choice: BlockChoice, cache: Cache) -> bool:
+    """True if ``measure_diagnostics`` finds its measurements in the cache."""
+    return not choice.measurements or cache.has("diagnostics", _parts(_request(runtime, choice)[0]))
+
+
+def _request(runtime: Runtime, choice: BlockChoice) -> tuple[BlockRequest, TextInfo | None, TextInfo | None]:
+    """The request, and the records of the probe and of the text for the perplexity."""
+    probe, probe_info = _probe(runtime, choice) if GEOMETRY in choice.measurements else (None, None)
+    saliency, saliency_info = _saliency(runtime, choice) if SALIENCY in choice.measurements else (None, None)
+    request = BlockRequest(probe, saliency, choice.projections, choice.baseline, choice.seeds, choice.bfloat16)
+    return request, probe_info, saliency_info
 
 
 def _parts(request: BlockRequest) -> dict[str, Any]:

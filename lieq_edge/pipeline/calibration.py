@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..evidence.importance.records import Importances
 from ..gguf.types import is_matrix
+from ..settings import Effort
 from ..sources.base import Source
 from ..texts.info import TextInfo
 
@@ -15,12 +16,17 @@ class CalibrationText:
     """A text that is written or read when evidence is gathered.
 
     Attributes:
-        text: ``self``, ``docs``, ``mixed``, or the path of a file.
+        text: ``builtin``, ``self``, ``docs``, ``mixed``, or the path of a file.
         tokens: length of the text, at most.
     """
 
     text: str
     tokens: int
+
+    @property
+    def is_written(self) -> bool:
+        """True if the model has to write it, or a part of it."""
+        return self.text in ("self", "mixed")
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,10 @@ _LEAST_TOKENS, _TOKENS_A_COLUMN, _WINDOW = 16384, 3, 512
 _IMPORTANCE_TOKENS = 8192
 
 
-def default_tokens(source: Source, *, follows_loss: bool) -> int:
+def default_tokens(source: Source, *, follows_loss: bool, effort: Effort = "normal") -> int:
     """Default length of the calibration text: where the loss is followed, longer for models with wider rows."""
-    if not follows_loss:
+    if not follows_loss or effort == "quick":
         return _IMPORTANCE_TOKENS
     widest = max(spec.shape[-1] for spec in source.tensors() if is_matrix(spec.name, spec.shape))
-    return max(_LEAST_TOKENS, -(-_TOKENS_A_COLUMN * widest // _WINDOW) * _WINDOW)
+    tokens = max(_LEAST_TOKENS, -(-_TOKENS_A_COLUMN * widest // _WINDOW) * _WINDOW)
+    return 2 * tokens if effort == "best" else tokens

@@ -12,16 +12,12 @@ from ..evidence.importance.imatrix_file import read_imatrix
 from ..gguf.types import TYPES
 from ..rounding.base import Rounder
 from ..rounding.table import ROUNDERS
-from ..runtimes import Runtime
-from ..runtimes.base import LOSS
 from ..settings import Settings
 from ..sources.base import Source
 from ..system.progress import log
 from .blocks import BlockChoice
 from .calibration import Calibration, CalibrationText, ImatrixFile, NoCalibration, default_tokens
-
-# With feedback some windows of the text are held out.
-_LEAST_FEEDBACK_TOKENS = 1024
+from .method import Method
 
 _SEEDS = 3
 
@@ -32,33 +28,31 @@ def check_combination(settings: Settings) -> None:
     Raises:
         InputError: a setting is of no use with another one.
     """
-    follows_loss = settings.metric == by_loss.NAME
-    for name in ("levels",) if follows_loss else ("types", "granularity"):
-        if settings.gives(name):
-            use = (
-                "has no use with --metric loss, which chooses among --types"
-                if follows_loss
-                else "is for --metric loss only"
-            )
-            raise InputError(f"--{name} {use}; leave it out.")
+    chooses_types = [name for name in ("types", "granularity") if settings.gives(name)]
+    if settings.gives("levels") and settings.metric == by_loss.NAME:
+        raise InputError("--levels has no use with --metric loss, which chooses among --types; leave it out.")
+    if chooses_types and settings.metric not in (None, by_loss.NAME):
+        raise InputError(f"--{chooses_types[0]} is for --metric loss only; leave it out.")
+    if chooses_types and settings.gives("levels"):
+        raise InputError(f"--levels and --{chooses_types[0]} are of two methods; leave one out.")
+    if settings.max_ppl_ratio is not None and not settings.validation:
+        raise InputError("--max-ppl-ratio needs the validation; leave out --max-ppl-ratio or --no-validate.")
     if settings.imatrix is not None and (settings.gives("calibration") or settings.gives("calibration_tokens")):
         raise InputError("--imatrix takes the place of a calibration text; leave --calibration out.")
 
 
-def choose_rounder(settings: Settings, runtime: Runtime) -> Rounder:
-    """The rounder that the user names, or the best one that the model and the text allow.
+def choose_rounder(settings: Settings, method: Method) -> Rounder:
+    """The rounder of the method.
 
     Raises:
-        InputError: the calibration or the model does not allow the named one.
+        InputError: the calibration does not allow it.
     """
-    name = settings.rounding
-    if name is None:
-        name = _usual_rounding(settings, runtime)
+    name, follows_loss = method.rounding, method.metric == by_loss.NAME
     rounder = ROUNDERS[name]
-    if settings.imatrix is not None and (settings.metric == by_loss.NAME or not rounder.weighs):
+    if settings.imatrix is not None and (follows_loss or not rounder.weighs):
         raise InputError("--imatrix is read for --rounding imatrix only, and not with --metric loss; leave it out.")
     if settings.calibration == "none":
-        if settings.metric == by_loss.NAME:
+        if follows_loss:
             raise InputError("The metric loss is measured on a calibration text; choose one, or another --metric.")
         if rounder.follow is not None:
             raise InputError(f"--rounding {name} follows a calibration text; choose one, or another --rounding.")
@@ -69,40 +63,32 @@ def choose_rounder(settings: Settings, runtime: Runtime) -> Rounder:
     return rounder
 
 
-def _usual_rounding(settings: Settings, runtime: Runtime) -> str:
-    if settings.imatrix is not None:
-        return "imatrix"
-    if settings.calibration == "none":
-        return "nearest"
-    enough = settings.calibration_tokens is None or settings.calibration_tokens >= _LEAST_FEEDBACK_TOKENS
-    return "feedback" if enough and runtime.refusal(LOSS) is None else "imatrix"
-
-
-def choose_allocator(settings: Settings, rounder: Rounder | None = None) -> Allocator:
-    """The allocator of the metric.
+def choose_allocator(settings: Settings, metric: str, rounder: Rounder | None = None) -> Allocator:
+    """The allocator of a metric.
 
     Args:
-        settings: settings with metric, levels and types.
+        settings: settings with levels and types.
+        metric: name of the metric.
         rounder: rounder of the job, whose unusable types are left out; None leaves none out.
     """
-    options = plan_options(settings)
-    if settings.metric != by_loss.NAME:
+    options = plan_options(settings, metric)
+    if metric != by_loss.NAME:
         return ByLevels(options)
     reads_importance = rounder is None or rounder.reads_text
     refused = frozenset(name for name, kind in TYPES.items() if kind.needs_importance and not reads_importance)
     return by_loss.ByLoss(options, settings.types, refused)
 
 
-def plan_options(settings: Settings) -> PlanOptions:
+def plan_options(settings: Settings, metric: str) -> PlanOptions:
     """The part of the settings that allocation reads."""
     return PlanOptions(
-        metric=settings.metric,
+        metric=metric,
         levels=settings.levels,
         token_embedding_type=settings.token_embedding_type,
         output_type=settings.output_type,
         strict_types=settings.strict_types,
         seed=settings.seed,
-        granularity=settings.granularity or ("tensor" if settings.metric == by_loss.NAME else "block"),
+        granularity=settings.granularity or ("tensor" if metric == by_loss.NAME else "block"),
     )
 
 
@@ -121,15 +107,15 @@ def choose_calibration(settings: Settings, source: Source, allocator: Allocator,
             log(f"Note: --rounding {rounder.name} and --metric {allocator.metric} read no calibration text.")
         return NoCalibration(wanted=False)
     follows_loss = allocator.predicts or rounder.follow is not None
-    tokens = settings.calibration_tokens or default_tokens(source, follows_loss=follows_loss)
+    tokens = settings.calibration_tokens or default_tokens(source, follows_loss=follows_loss, effort=settings.effort)
     return CalibrationText(settings.calibration, tokens)
 
 
-def block_choice(settings: Settings, measurements: frozenset[str]) -> BlockChoice:
+def block_choice(settings: Settings, metric: str, measurements: frozenset[str]) -> BlockChoice:
     """The measurements of the blocks that the settings ask for."""
     return BlockChoice(
         measurements=measurements,
-        metric=METRICS.get(settings.metric),
+        metric=METRICS.get(metric),
         projections=settings.projections,
         baseline=settings.baseline,
         seeds=tuple(range(settings.seed, settings.seed + _SEEDS)),

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..allocation.plan import Plan, TensorPlan
+from ..allocation.budget import parse_budget
+from ..allocation.plan import Plan
 from ..blockwise.threads import restored_threads
+from ..errors import InputError
 from ..evidence.blocks.records import Diagnostics
-from ..llama.encoders import Packed
-from ..rounding.base import RoundingTask
+from ..presets.names import NEAREST, preset_name
 from ..settings import Settings
-from ..store import Run
+from ..store import NO_CACHE, Cache, Run, open_cache
 from ..system.exclusive import one_at_a_time
-from ..system.files import check_output, check_space, output_target, sweep
+from ..system.files import check_output, sweep, temporary_folder
 from ..system.jsonio import to_json
-from ..system.progress import Progress, reporting_to, stage
-from .calibration import NoCalibration
-from .gather import Evidence, gather
-from .job import Job, cache_of, resolve
+from ..system.progress import Progress, log, reporting_to, step_of
+from ..system.schedule import Schedule, following
+from .choices import check_combination
+from .compare import check_comparison, compare_presets
+from .gather import gather
+from .job import Job, cache_of, open_for, resolve
 from .plan import allocate
-from .report import ExportReport, make_report
-from .validation import validate_export
-from .write import write_model
+from .report import ExportReport
+from .steps import COMPARE, announce, schedule_of
+from .write_stage import write
+
+Files = Sequence[tuple[str | Path | None, Settings]]
+"""Path and settings of each file."""
 
 
 def export_model(
@@ -33,6 +42,7 @@ def export_model(
     *,
     saved: Diagnostics | None = None,
     force: bool = False,
+    compare: Sequence[str] = (),
     on_plan: Callable[[Plan], None] | None = None,
     progress: Progress | None = None,
 ) -> ExportReport:
@@ -44,6 +54,7 @@ def export_model(
         settings: settings of the export.
         saved: saved measurements of the same model, to skip measuring.
         force: replace an existing file.
+        compare: presets of llama.cpp to make and score beside the file: their names, or ``nearest`` in size.
         on_plan: function that is called with the plan before anything is encoded.
         progress: function that receives steps and notes; None leaves the present receiver.
 
@@ -55,85 +66,140 @@ def export_model(
 
     The gate ``max_ppl_ratio`` is not applied here: see ``check_gate``.
     """
-    model, out = str(model), Path(out).expanduser()
-    cache = cache_of(settings)
-    command = {"model": model, "out": os.path.abspath(out), "settings": to_json(settings)}
-    # A killed export resumes even if its file was written already: unfinished work is stored until all is done.
-    with reporting_to(progress), one_at_a_time(), restored_threads(), cache.run("export", command) as started:
-        replace = force or _is_own(out, started)
-        check_output(out, force=replace)
-        sweep(out)
-        job = resolve(model, settings, saved=saved, out=out, cache=cache)
-        with gather(job) as evidence:
-            plan = allocate(job, evidence)
-            if on_plan is not None:
-                on_plan(plan)
-            return write(job, evidence, plan, started=started, replace=replace)
+    (report,) = export_models(
+        model, [(out, settings)], saved=saved, force=force, compare=compare, on_plan=on_plan, progress=progress
+    )
+    return report
 
 
-def write(
-    job: Job, evidence: Evidence, plan: Plan, *, started: Run | None = None, replace: bool = False
-) -> ExportReport:
-    """Round, write, and score the file.
+def export_models(
+    model: str | Path,
+    files: Files,
+    *,
+    saved: Diagnostics | None = None,
+    force: bool = False,
+    compare: Sequence[str] = (),
+    on_plan: Callable[[Plan], None] | None = None,
+    on_file: Callable[[ExportReport], None] | None = None,
+    progress: Progress | None = None,
+) -> list[ExportReport]:
+    """Write several files of one model, which is measured once.
 
     Args:
-        job: resolved job with an output file.
-        evidence: measurements; those that only rounding needs are released.
-        plan: types of all tensors.
-        started: run of the whole command, which remembers a finished file.
-        replace: True replaces an existing file, even one that appeared meanwhile.
+        model: Hugging Face directory, hub id, ``.gguf`` file or ``demo``.
+        files: path and settings of each file; a path of None takes a name by llama.cpp's convention in the current
+            folder. Only the budgets should differ, so that measurements are shared through the cache; without a cache
+            a temporary one is used.
+        saved: saved measurements of the same model, to skip measuring.
+        force: replace existing files.
+        compare: presets of llama.cpp to make and score beside each file: their names, or ``nearest`` in size.
+        on_plan: function that is called with each plan before anything is encoded.
+        on_file: function that is called with the report of each file when it is written.
+        progress: function that receives steps and notes; None leaves the present receiver.
+
+    Returns:
+        The reports, in the order of ``files``.
 
     Raises:
-        InputError: the rounding would ruin a type of the plan, or the disk has too little space.
+        InputError: bad input. All budgets are checked before any work; files that were written before an error stay.
     """
-    assert job.out is not None
-    out, watch = job.out, job.watch
-    check_space(output_target(out).parent, plan.file_bytes)
-    wants_none = isinstance(job.calibration, NoCalibration) and job.calibration.wanted
-    job.rounder.check(plan, evidence.importances, allow_none=wants_none)
-    with watch.measure("quantize and write"), stage("Quantise and write", len(plan.tensors)) as advance:
-        file_bytes = write_model(
-            out,
-            job.source,
-            plan,
-            _encode(job, evidence, plan, advance),
-            calibration=evidence.calibration,
-            rounding=job.rounder.name,
-            ready=lambda path: _finish(job, path, started),
-            replace=replace,
-        )
-        # The end of the stage returns their memory, which scoring needs.
-        evidence.release()
-    validation = None
-    if job.validation is not None:
-        with watch.measure("validate"):
-            validation = validate_export(out, job.source, job.validation, threads=job.threads, cache=job.cache)
-    return make_report(job, evidence, plan, file_bytes, validation)
+    with ExitStack() as stack:
+        stack.enter_context(reporting_to(progress))
+        stack.enter_context(one_at_a_time())
+        stack.enter_context(restored_threads())
+        for _, settings in files:
+            check_combination(settings)
+            parse_budget(settings.budget)
+            presets = check_comparison(settings, compare)
+        cache = _shared_cache(files, stack)
+        explicit = [Path(out).expanduser() for out, _ in files if out is not None]
+        check_distinct(explicit)
+        claims = {out: _claim(out, str(model), settings, cache, force, stack) for out, settings in _named(files)}
+        opened = open_for(model, files[0][1], cache)
+        works = []
+        for out, settings in files:
+            job = resolve(model, settings, saved=saved, out=out, opened=opened, name_file=True)
+            assert job.out is not None
+            started, replaces = claims.get(job.out) or _claim(job.out, str(model), settings, cache, force, stack)
+            works.append(_Work(job, started, replaces))
+        check_distinct([work.job.out for work in works if work.job.out is not None])
+        schedule = schedule_of([work.job for work in works], presets=len(presets))
+        announce(schedule)
+        for sentence in dict.fromkeys(work.job.method.sentence for work in works):
+            log(f"Note: {sentence}")
+        with following(schedule):
+            return [_make(work, schedule, presets, on_plan, on_file) for work in works]
 
 
-def _encode(
-    job: Job, evidence: Evidence, plan: Plan, advance: Callable[[], None]
-) -> Iterator[tuple[TensorPlan, Packed]]:
-    """The tensors of the plan, rounded. Rounded blocks stay stored until all work is done."""
-    parts = job.rounder.resume_parts(plan, evidence.loss)
-    run = Run(None) if parts is None else evidence.work.enter_context(job.cache.run("rounding", parts))
-    task = RoundingTask(job.source, plan, evidence.importances, evidence.loss, job.threads, run, job.cache)
-    for tensor, packed in job.rounder.encode(task):
-        advance()
-        yield tensor, packed
+@dataclass(frozen=True)
+class _Work:
+    """A file to make: its job, the run of its command, and whether it replaces a file."""
+
+    job: Job
+    started: Run
+    replaces: bool
 
 
-def _finish(job: Job, path: Path, started: Run | None) -> None:
-    """Check the model once more, then note the finished file before it gets its name: so it is known afterwards."""
-    job.files.check()
-    _remember(path, started)
+def _named(files: Files) -> Iterator[tuple[Path, Settings]]:
+    return ((Path(out).expanduser(), settings) for out, settings in files if out is not None)
 
 
-def _remember(path: Path, started: Run | None) -> None:
-    """Record the finished file before it gets its name, so that a later run recognises it."""
-    if started is not None:
-        status = path.stat()
-        started.save("written", {}, [status.st_ino, status.st_size, status.st_mtime_ns])
+def _shared_cache(files: Files, stack: ExitStack) -> Cache:
+    """The cache of the settings; a temporary one where several files would be measured without any."""
+    cache = cache_of(files[0][1])
+    if cache is NO_CACHE and len(files) > 1:
+        folder = stack.enter_context(temporary_folder(Path(tempfile.gettempdir())))
+        return open_cache(Path(folder) / "cache", threads=files[0][1].threads)
+    return cache
+
+
+def _claim(out: Path, model: str, settings: Settings, cache: Cache, force: bool, stack: ExitStack) -> tuple[Run, bool]:
+    """The run of the command that writes ``out``, and whether it may replace a file there."""
+    command = {"model": model, "out": os.path.abspath(out), "settings": to_json(settings)}
+    # A killed export resumes even if its file was written already: unfinished work is stored until all is done.
+    started = stack.enter_context(cache.labelled(model).run("export", command))
+    replaces = force or _is_own(out, started)
+    check_output(out, force=replaces)
+    sweep(out)
+    return started, replaces
+
+
+def _make(
+    work: _Work,
+    schedule: Schedule,
+    presets: Sequence[str],
+    on_plan: Callable[[Plan], None] | None,
+    on_file: Callable[[ExportReport], None] | None,
+) -> ExportReport:
+    job = replace(work.job, schedule=schedule)
+    with gather(job) as evidence:
+        plan = allocate(job, evidence)
+        if on_plan is not None:
+            on_plan(plan)
+        report = write(job, evidence, plan, started=work.started, replace=work.replaces)
+        if presets and job.out is not None:
+            with step_of(schedule, COMPARE):
+                own = preset_name(job.settings.budget)
+                named = [own if name == NEAREST and own else name for name in presets]
+                compared = compare_presets(job, evidence, job.out, named, ours=report.validation)
+            report = replace(report, compared=compared)
+    if on_file is not None:
+        on_file(report)
+    return report
+
+
+def check_distinct(paths: Sequence[Path]) -> None:
+    """Refuse two files of one name.
+
+    Raises:
+        InputError: the sentence names the file.
+    """
+    seen: set[str] = set()
+    for path in paths:
+        real = os.path.realpath(path)
+        if real in seen:
+            raise InputError(f"Two budgets would write {path}; put {{budget}} into --out, e.g. model-{{budget}}.gguf.")
+        seen.add(real)
 
 
 def _is_own(out: Path, started: Run) -> bool:

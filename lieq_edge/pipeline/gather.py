@@ -5,20 +5,20 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..allocation.types import candidate_types
-from ..evidence.blocks.records import Diagnostics
+from ..evidence.blocks.records import Diagnostics, describe
 from ..evidence.importance.records import Importances
 from ..evidence.loss.request import Follow, LossRequest
 from ..gguf.names import block_of
 from ..store import Entry, Run
-from ..system.progress import stage
 from ..texts.info import TextInfo
-from ..texts.windows import Windows, calibration_windows
-from .blocks import measure_diagnostics
+from ..texts.windows import Windows
+from .blocks import is_stored, measure_diagnostics
 from .calibration import CalibrationText, ImatrixFile
 from .job import Job
+from .validation import reference_stored
 
 if TYPE_CHECKING:
     from ..evidence.loss.measure import LossEvidence
@@ -71,7 +71,7 @@ def gather(job: Job, *, rounding: bool = True) -> Evidence:
     """
     if rounding:
         _check_parity(job)
-    with job.watch.measure("measure"):
+    with job.step("measure"):
         diagnostics = job.saved or measure_diagnostics(job.runtime, job.blocks, job.cache)
     evidence = Evidence(diagnostics)
     with ExitStack() as work:
@@ -90,9 +90,8 @@ def _check_parity(job: Job) -> None:
     from ..validate.parity import check_parity
 
     assert job.out is not None
-    with job.watch.measure("parity"), stage("Comparing llama.cpp with transformers", 1) as advance:
+    with job.step("parity"):
         check_parity(job.source, job.out.parent, threads=job.threads)
-        advance()
     job.cache.put("parity", {}, Entry())
 
 
@@ -104,22 +103,15 @@ def _calibrate(job: Job, evidence: Evidence, rounding: bool) -> None:
     reads_text = job.allocator.predicts or (rounding and job.rounder.reads_text)
     if not isinstance(job.calibration, CalibrationText) or not reads_text:
         return
-    with job.watch.measure("calibration text"):
-        windows, evidence.calibration = calibration_windows(
-            job.source,
-            job.calibration.text,
-            tokens=job.calibration.tokens,
-            seed=job.seed,
-            write=job.runtime.write_text,
-            cache=job.cache,
-        )
+    with job.step("calibration text"):
+        windows, evidence.calibration = job.windows
     if job.allocator.predicts or job.rounder.follow is not None:
         request = _loss_request(job, evidence.diagnostics, windows)
         evidence.stored = _place_of(job, request, rounding, evidence.work)
-        with job.watch.measure("loss weights"):
+        with job.step("loss weights"):
             evidence.loss = job.runtime.measure_loss(request, job.cache, evidence.stored)
     if rounding and job.rounder.weighs:
-        with job.watch.measure("calibrate"):
+        with job.step("calibrate"):
             evidence.importances = _importances(job, windows)
 
 
@@ -153,12 +145,50 @@ def _place_of(job: Job, request: LossRequest, rounding: bool, work: ExitStack) -
     return None
 
 
+def imatrix_of(job: Job, evidence: Evidence) -> Importances | None:
+    """What llama-imatrix would measure on the job's text; None where it reads no text.
+
+    Error feedback and allocation by loss weigh inputs by the loss and need no importances; they are measured now, if
+    the cache has none.
+    """
+    if evidence.importances:
+        return evidence.importances
+    if not isinstance(job.calibration, CalibrationText):
+        return None
+    windows, evidence.calibration = job.windows
+    return _importances(job, windows)
+
+
 def _importances(job: Job, windows: Windows) -> Importances:
-    # Whether this processor has bfloat16 products is part of every key.
-    parts = {"tokens": windows, "bfloat16": True}
+    parts = _importance_parts(windows)
     entry = job.cache.get("importance", parts)
     if entry is None:
         with job.cache.run("importance", parts) as run:
             entry = Entry(dict(job.runtime.measure_importances(windows, run=run)))
             job.cache.put("importance", parts, entry)
     return entry.arrays
+
+
+def _importance_parts(windows: Windows) -> dict[str, Any]:
+    # Whether this processor has bfloat16 products is part of every key.
+    return {"tokens": windows, "bfloat16": True}
+
+
+def stored_steps(job: Job) -> frozenset[str]:
+    """Names of the steps whose results the cache has, as far as that is known without running the model."""
+    cache, calibration = job.cache, job.calibration
+    stored = {"parity"} if cache.has("parity", {}) else set()
+    if is_stored(job.runtime, job.blocks, cache):
+        stored.add("measure")
+    if job.validation is not None and reference_stored(job.source, job.validation, cache):
+        stored.add("validate")
+    if isinstance(calibration, CalibrationText) and not calibration.is_written:
+        windows = job.windows[0]
+        request = _loss_request(job, describe(job.source), windows)
+        whole = request.follow is not Follow.HESSIANS or cache.has("hessians", request.text_parts)
+        predicted = not request.blocks or cache.has("loss-predictions", request.prediction_parts)
+        if whole and predicted and cache.has("loss-weights", request.text_parts):
+            stored.add("loss weights")
+        if cache.has("importance", _importance_parts(windows)):
+            stored.add("calibrate")
+    return frozenset(stored)

@@ -7,7 +7,10 @@ allocator and the rounder.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import contextlib
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..allocation.base import Allocator
@@ -22,11 +25,16 @@ from ..settings import Settings
 from ..sources import Source, open_source
 from ..store import NO_CACHE, Cache, open_cache, parse_size
 from ..system.fingerprint import Fingerprints
-from ..system.progress import log
+from ..system.progress import log, step_of
+from ..system.schedule import Schedule
 from ..system.timing import Stopwatch
+from ..texts.info import TextInfo
+from ..texts.windows import Windows, calibration_windows
 from .blocks import BlockChoice
-from .calibration import Calibration
+from .calibration import Calibration, CalibrationText
 from .choices import block_choice, check_combination, choose_allocator, choose_calibration, choose_rounder
+from .method import Method, choose_method
+from .outputs import default_path
 from .validation import ValidationRequest, validation_request
 
 
@@ -40,6 +48,7 @@ class Job:
         source: opened model.
         runtime: runtime of the model.
         budget: limit of the weights or of the file.
+        method: metric, rounding and effort, with the reasons for them.
         allocator: way to share out the budget.
         rounder: way from weights to codes.
         calibration: calibration text, imatrix file, or neither.
@@ -52,6 +61,7 @@ class Job:
         out: file to write; None for a plan only.
         files: files of the model as they were when they were hashed; nothing is stored once one has changed.
         watch: seconds by stage.
+        schedule: steps of the whole work, of which this job may be a part.
     """
 
     model: str
@@ -59,6 +69,7 @@ class Job:
     source: Source
     runtime: Runtime
     budget: Budget
+    method: Method
     allocator: Allocator
     rounder: Rounder
     calibration: Calibration
@@ -69,6 +80,26 @@ class Job:
     out: Path | None = None
     files: Fingerprints = field(default_factory=Fingerprints)
     watch: Stopwatch = field(default_factory=Stopwatch)
+    schedule: Schedule = field(default_factory=lambda: Schedule(()))
+
+    @functools.cached_property
+    def windows(self) -> tuple[Windows, TextInfo]:
+        """Windows of the calibration text, and its record; the model is run where it writes the text itself."""
+        assert isinstance(self.calibration, CalibrationText)
+        return calibration_windows(
+            self.source,
+            self.calibration.text,
+            tokens=self.calibration.tokens,
+            seed=self.seed,
+            write=self.runtime.write_text,
+            cache=self.cache,
+        )
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Do a step of the schedule in the block, and take its time."""
+        with step_of(self.schedule, name), self.watch.measure(name):
+            yield
 
     @property
     def threads(self) -> int | None:
@@ -79,6 +110,53 @@ class Job:
         return self.settings.seed
 
 
+@dataclass(frozen=True)
+class Opened:
+    """An opened model, which the jobs of several budgets share.
+
+    Attributes:
+        model: name of the model, as the user wrote it.
+        source: the model, with its tokenizer loaded.
+        runtime: runtime of the model.
+        cache: cache for results of this model.
+        files: files of the model as they were when they were hashed.
+        seconds: seconds that opening took.
+    """
+
+    model: str
+    source: Source
+    runtime: Runtime
+    cache: Cache
+    files: Fingerprints
+    seconds: float
+
+
+def open_for(model: str | Path, settings: Settings, cache: Cache | None = None) -> Opened:
+    """Open a model as the settings say.
+
+    Args:
+        model: Hugging Face directory, hub id, ``.gguf`` file or ``demo``.
+        settings: settings of the user.
+        cache: cache to use; None takes the one that the settings name.
+
+    Raises:
+        InputError: the model does not exist, or cannot be read.
+    """
+    watch, files = Stopwatch(), Fingerprints()
+    with watch.measure("open"):
+        source = open_source(
+            str(model), revision=settings.revision, lora=settings.lora, allow_pickle=settings.allow_pickle
+        )
+        for path in source.read_files:
+            files.remember(path)
+        results = (cache_of(settings) if cache is None else cache).about(model=source.content_hash).guarded(files.check)
+        results = results.labelled(source.label)
+        source.use_cache(results)
+        _settle_tokenizer(source)
+    runtime = open_runtime(source, threads=settings.threads)
+    return Opened(str(model), source, runtime, results, files, watch.seconds["open"])
+
+
 def resolve(
     model: str | Path,
     settings: Settings,
@@ -86,6 +164,8 @@ def resolve(
     saved: Diagnostics | None = None,
     out: str | Path | None = None,
     cache: Cache | None = None,
+    opened: Opened | None = None,
+    name_file: bool = False,
 ) -> Job:
     """Decide everything that the settings leave open, and refuse the impossible before any time is spent.
 
@@ -95,52 +175,57 @@ def resolve(
         saved: saved measurements of the same model.
         out: file to write; None for a plan only.
         cache: cache to use; None takes the one that the settings name.
+        opened: the model, if it is open already.
+        name_file: a file without ``out`` gets a name by llama.cpp's convention, in the current folder.
 
     Raises:
         InputError: the model does not exist, or the settings cannot be met.
     """
-    model, out = str(model), None if out is None else Path(out).expanduser()
+    writes = out is not None or name_file
     check_combination(settings)
-    watch = Stopwatch()
     budget = parse_budget(settings.budget)
-    validation = validation_request(settings) if out is not None else None
-    files = Fingerprints()
-    with watch.measure("open"):
-        source = open_source(model, revision=settings.revision, lora=settings.lora, allow_pickle=settings.allow_pickle)
-        for path in source.read_files:
-            files.remember(path)
-        results = (cache_of(settings) if cache is None else cache).about(model=source.content_hash).guarded(files.check)
-        source.use_cache(results)
-        _settle_tokenizer(source)
-    if out is not None:
-        _check_not_source(out, model, source)
-    runtime = open_runtime(source, threads=settings.threads)
-    rounder = choose_rounder(settings, runtime)
-    allocator = choose_allocator(settings, rounder)
+    validation = validation_request(settings) if writes else None
+    opened = opened or open_for(model, settings, cache)
+    source, runtime = opened.source, opened.runtime
+    budget = _in_bytes(budget, source)
+    method = choose_method(settings, budget, runtime, saved=saved is not None)
+    rounder = choose_rounder(settings, method)
+    allocator = choose_allocator(settings, method.metric, rounder)
     calibration = choose_calibration(settings, source, allocator, rounder)
     _check_runtime(runtime, settings, allocator, rounder, measures=saved is None)
     if saved is not None:
         check_saved(saved, settings)
         if saved.model_hash != source.content_hash:
             raise InputError(f"The saved measurements are of another model ({saved.model}); run analyze again.")
-    allocator.check(describe(source), budget)
+    described = describe(source)
+    allocator.check(described, budget)
+    most = allocator.most(described, budget)
+    _note_ceiling(budget, most)
+    path = Path(out).expanduser() if out is not None else None
+    if name_file and path is None:
+        path = default_path(source, settings, replace(budget, value=min(budget.value, most)))
+    if path is not None:
+        _check_not_source(path, opened.model, source)
     if validation is not None:
         validation.check(source)
+    watch = Stopwatch()
+    watch.seconds["open"] = opened.seconds
     return Job(
-        model=model,
+        model=opened.model,
         settings=settings,
         source=source,
         runtime=runtime,
         budget=budget,
+        method=method,
         allocator=allocator,
         rounder=rounder,
         calibration=calibration,
-        blocks=block_choice(settings, allocator.needs),
+        blocks=block_choice(settings, method.metric, allocator.needs),
         saved=saved,
         validation=validation,
-        cache=results,
-        out=out,
-        files=files,
+        cache=opened.cache,
+        out=path,
+        files=opened.files,
         watch=watch,
     )
 
@@ -190,6 +275,26 @@ def _check_runtime(
             runtime.require(measurement)
         if GEOMETRY in allocator.needs and settings.baseline == "network":
             runtime.require(NETWORK)
+
+
+def _in_bytes(budget: Budget, source: Source) -> Budget:
+    """A preset's budget as bytes; others as they are."""
+    if budget.kind != "preset":
+        return budget
+    from ..presets.sizes import preset_bytes
+
+    return Budget("bytes", float(preset_bytes(source, budget.text)), budget.text)
+
+
+def _note_ceiling(budget: Budget, most: float) -> None:
+    """Report a budget that cannot be filled."""
+    if budget.value <= most * (1 + 1e-9):
+        return
+    unit = {"nominal": f"{most:.3g} bits", "bpw": f"{most:.3g} bits a weight", "bytes": f"{most / 1e6:.1f} MB"}
+    log(
+        f"Note: the budget {budget.text} is more than this model can use: with the largest of the allowed types it "
+        f"takes {unit[budget.kind]}; allow larger --levels or --types (all the way to Q8_0) to use more."
+    )
 
 
 def _check_not_source(out: Path, model: str, source: Source) -> None:

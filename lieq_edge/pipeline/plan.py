@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from ..allocation import by_loss
 from ..allocation.budget import parse_budget
 from ..allocation.plan import Plan
 from ..blockwise.threads import restored_threads
 from ..errors import InputError
+from ..evidence.blocks.metrics import GEOMETRY
 from ..evidence.blocks.records import Diagnostics
 from ..settings import Settings
 from ..system.exclusive import one_at_a_time
-from ..system.progress import Progress, reporting_to
+from ..system.progress import Progress, log, reporting_to
+from ..system.schedule import following
 from .blocks import measure_diagnostics
 from .choices import check_combination, choose_allocator
 from .gather import Evidence, gather
 from .job import Job, check_saved, resolve
+from .steps import announce, schedule_of
 
 
 def allocate(job: Job, evidence: Evidence) -> Plan:
@@ -29,7 +34,7 @@ def allocate(job: Job, evidence: Evidence) -> Plan:
         assert evidence.loss is not None
         for name, by_type in evidence.loss.losses.items():
             losses[name] = {kind: job.rounder.predicted(loss) for kind, loss in by_type.items()}
-    with job.watch.measure("allocate"):
+    with job.step("allocate"):
         return job.allocator.plan(evidence.diagnostics, job.budget, losses)
 
 
@@ -49,7 +54,10 @@ def plan_model(
     """
     with reporting_to(progress), one_at_a_time(), restored_threads():
         job = resolve(model, settings, saved=saved)
-        with gather(job, rounding=False) as evidence:
+        schedule = schedule_of([job])
+        announce(schedule)
+        log(f"Note: {job.method.sentence}")
+        with following(schedule), gather(replace(job, schedule=schedule), rounding=False) as evidence:
             return allocate(job, evidence)
 
 
@@ -60,13 +68,23 @@ def plan_saved(saved: Diagnostics, settings: Settings) -> Plan:
         InputError: bad input, or the metric needs the model.
     """
     check_combination(settings)
-    allocator = choose_allocator(settings)
+    allocator = choose_allocator(settings, _metric_of(settings))
     if allocator.predicts:
         raise InputError(
             f"The metric {allocator.metric} needs the model itself; give it instead of saved measurements."
         )
     check_saved(saved, settings)
-    return allocator.plan(saved, parse_budget(settings.budget), {})
+    budget = parse_budget(settings.budget)
+    if budget.kind == "preset":
+        raise InputError(f"The size of {budget.text} depends on the model; give it instead of saved measurements.")
+    return allocator.plan(saved, budget, {})
+
+
+def _metric_of(settings: Settings) -> str:
+    """The metric for saved measurements of the blocks."""
+    if settings.metric is not None:
+        return settings.metric
+    return by_loss.NAME if settings.gives("types") or settings.gives("granularity") else GEOMETRY
 
 
 def analyze_model(model: str | Path, settings: Settings, *, progress: Progress | None = None) -> Diagnostics:

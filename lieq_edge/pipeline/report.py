@@ -1,17 +1,21 @@
-"""The report of an export."""
+"""The report of an export: a record that is printed, saved as JSON, or made into a page."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from ..allocation import by_loss
 from ..allocation.plan import Plan
 from ..evidence.blocks.records import Diagnostics, describe_inputs
 from ..gguf.names import EMBEDDING, HEAD, TensorName
 from ..gguf.types import CODEBOOK_TYPES, is_matrix
 from ..llama import child
+from ..system.jsonio import to_json
 from ..system.memory import peak_rss_bytes
 from ..texts.info import TextInfo
 from ..validate.perplexity import Validation
+from ..validate.scored import ScoredFile
 from .gather import Evidence
 from .job import Job
 
@@ -33,11 +37,40 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
+class TensorReport:
+    """One tensor of the file.
+
+    Attributes:
+        name: GGUF name.
+        role: what it is in its block, e.g. ``attn_q``; of a tensor outside the blocks its name without suffix.
+        block: its block, or None.
+        shape: shape in numpy order, the row length last.
+        type: name of the ggml type.
+        nbytes: size without padding.
+        predicted_loss: rise of the loss that the type is predicted to cause, nats a token; None if none is predicted.
+    """
+
+    name: str
+    role: str
+    block: int | None
+    shape: tuple[int, ...]
+    type: str
+    nbytes: int
+    predicted_loss: float | None = None
+
+    @property
+    def is_matrix(self) -> bool:
+        """True unless it stays in full precision in every file: a norm, a bias, a router."""
+        return is_matrix(self.name, self.shape)
+
+
+@dataclass(frozen=True)
 class ExportReport:
     """The result of an export.
 
     Attributes:
         file_bytes: size of the written file.
+        method: sentence about the metric and the rounding, and how to get the others.
         nominal_bits: average code bits of the block weights.
         bpw: physical bits a weight of the block weights.
         file_bpw: physical bits a weight of all weights.
@@ -48,6 +81,9 @@ class ExportReport:
         validation: scores of the written file; None if it was not scored.
         geometry_inputs: program that gave the inputs for the geometry, as in ``Diagnostics.inputs``.
         predicted_loss: sum of the predicted losses, nats a token; None if types were chosen otherwise.
+        tensors: one record a tensor, in the order of the file.
+        settings: every setting of the export that was of use, with its resolved value, by name.
+        compared: scores of the file and of presets of llama.cpp; empty if it was not compared with any.
     """
 
     model: str
@@ -60,6 +96,7 @@ class ExportReport:
     metric: str
     budget: str
     rounding: str
+    method: str
     embedding_types: dict[str, str]
     layers: tuple[LayerReport, ...]
     fallbacks: dict[str, str]
@@ -72,6 +109,9 @@ class ExportReport:
     correlations: dict[str, float] = field(default_factory=dict)
     predicted_loss: float | None = None
     geometry_inputs: str | None = None
+    tensors: tuple[TensorReport, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    compared: tuple[ScoredFile, ...] = ()
 
     def notes(self) -> list[str]:
         """Sentences that explain the numbers."""
@@ -107,6 +147,7 @@ def make_report(
         metric=plan.metric,
         budget=plan.budget,
         rounding=job.rounder.name,
+        method=job.method.sentence,
         embedding_types={t.name: t.type for t in plan.tensors if t.name in (EMBEDDING, HEAD)},
         layers=layer_reports(plan, evidence.diagnostics),
         fallbacks=plan.fallbacks,
@@ -119,7 +160,55 @@ def make_report(
         correlations=evidence.diagnostics.correlations,
         predicted_loss=plan.predicted_loss,
         geometry_inputs=evidence.diagnostics.inputs,
+        tensors=tensor_reports(plan),
+        settings=resolved_settings(job, evidence, plan),
     )
+
+
+def tensor_reports(plan: Plan) -> tuple[TensorReport, ...]:
+    """Place, type and size of every tensor."""
+    reports = []
+    for tensor in plan.tensors:
+        name = TensorName.parse(tensor.name)
+        reports.append(
+            TensorReport(
+                tensor.name, name.role, name.block, tensor.shape, tensor.type, tensor.nbytes, tensor.predicted_loss
+            )
+        )
+    return tuple(reports)
+
+
+_OUTPUTS = frozenset({"cache", "cache_dir", "cache_limit"})
+
+
+def resolved_settings(job: Job, evidence: Evidence, plan: Plan) -> dict[str, Any]:
+    """The settings of a job by name, with the values that were decided for those that the user left open.
+
+    Settings that had no use, and those that have no influence on the file or its scores, are left out.
+    """
+    settings = {name: value for name, value in to_json(job.settings).items() if name not in _OUTPUTS}
+    follows_loss = plan.metric == by_loss.NAME
+    for name in ("levels",) if follows_loss else ("types", "granularity"):
+        settings.pop(name, None)
+    if follows_loss and settings.get("granularity") is None:
+        settings["granularity"] = "tensor"
+    settings["metric"], settings["rounding"] = plan.metric, job.rounder.name
+    chosen = {tensor.name: tensor.type for tensor in plan.tensors}
+    settings["token_embedding_type"], settings["output_type"] = chosen.get(EMBEDDING), chosen.get(HEAD)
+    text = evidence.calibration
+    settings["calibration"] = None if text is None else text.name
+    settings["calibration_tokens"] = None if text is None else text.tokens
+    settings["probe_text"] = None if plan.probe is None else plan.probe.name
+    if plan.probe is None:
+        settings["probe_tokens"] = None
+    if not job.blocks.measurements:
+        settings |= dict.fromkeys(("projections", "baseline"))
+    if job.validation is None:
+        settings |= dict.fromkeys(("text", "context", "chunks", "reference"))
+    else:
+        settings["text"] = job.validation.name
+    settings["model_sha256"] = plan.model_hash
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def layer_reports(plan: Plan, diagnostics: Diagnostics) -> tuple[LayerReport, ...]:

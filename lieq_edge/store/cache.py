@@ -27,6 +27,13 @@ class Cache(ABC):
         """The same cache for results that all depend on ``parts``, e.g. on the model."""
 
     @abstractmethod
+    def labelled(self, model: str) -> Cache:
+        """The same cache, which notes beside all that is stored that it is about ``model``: a name for people.
+
+        It has no influence on what is found.
+        """
+
+    @abstractmethod
     def guarded(self, guard: Guard) -> Cache:
         """The same cache, which calls ``guard`` before anything is stored.
 
@@ -38,6 +45,10 @@ class Cache(ABC):
     @abstractmethod
     def get(self, kind: str, parts: Parts) -> Entry | None:
         """The stored result of ``kind`` for ``parts``; None when there is none. A damaged entry is removed."""
+
+    @abstractmethod
+    def has(self, kind: str, parts: Parts) -> bool:
+        """True if there is a result, whole or damaged, or unfinished or lasting work on it."""
 
     @abstractmethod
     def put(self, kind: str, parts: Parts, entry: Entry) -> None:
@@ -71,11 +82,17 @@ class NoCache(Cache):
     def about(self, **parts: Any) -> Cache:
         return self
 
+    def labelled(self, model: str) -> Cache:
+        return self
+
     def guarded(self, guard: Guard) -> Cache:
         return self
 
     def get(self, kind: str, parts: Parts) -> Entry | None:
         return None
+
+    def has(self, kind: str, parts: Parts) -> bool:
+        return False
 
     def put(self, kind: str, parts: Parts, entry: Entry) -> None:
         pass
@@ -108,17 +125,27 @@ class FolderCache(Cache):
         self._threads = threads
         self._parts: dict[str, Any] = {}
         self._guard: Guard = unguarded
+        self._model = ""
         self._state = _State()
 
     def about(self, **parts: Any) -> Cache:
-        return self._view({**self._parts, **parts}, self._guard)
+        view = self._view()
+        view._parts = {**self._parts, **parts}
+        return view
+
+    def labelled(self, model: str) -> Cache:
+        view = self._view()
+        view._model = model
+        return view
 
     def guarded(self, guard: Guard) -> Cache:
-        return self._view(self._parts, guard)
+        view = self._view()
+        view._guard = guard
+        return view
 
-    def _view(self, parts: dict[str, Any], guard: Guard) -> FolderCache:
+    def _view(self) -> FolderCache:
         view = FolderCache(self.store.folder, limit=self.limit, threads=self._threads)
-        view._parts, view._guard, view._state = parts, guard, self._state
+        view._parts, view._guard, view._model, view._state = self._parts, self._guard, self._model, self._state
         return view
 
     def _key(self, kind: str, parts: Parts) -> str:
@@ -145,6 +172,12 @@ class FolderCache(Cache):
         _touch(path)
         return entry
 
+    def has(self, kind: str, parts: Parts) -> bool:
+        if not self._is_usable():
+            return False
+        key = self._key(kind, parts)
+        return self.store.entry_path(kind, key).is_file() or self.store.run_path(kind, key).is_dir()
+
     def put(self, kind: str, parts: Parts, entry: Entry) -> None:
         self._guard()
         if not self._is_usable() or not self._state.writing:
@@ -154,7 +187,7 @@ class FolderCache(Cache):
         self._state.used.add(path)
         try:
             self.store.prepare(path.parent.name)
-            write_whole(path, entry.arrays, entry.record, path.stem)
+            write_whole(path, entry.arrays, entry.record, path.stem, self._model)
             if not self._make_room():
                 remove_file(path)
         except OSError as error:
@@ -170,7 +203,15 @@ class FolderCache(Cache):
         except OSError as error:
             self._complain(error.strerror or str(error))
             return Run(None)
-        return Run(folder, self._complain, self._make_room, self.limit, lasting=kind in LASTING, guard=self._guard)
+        return Run(
+            folder,
+            self._complain,
+            self._make_room,
+            self.limit,
+            lasting=kind in LASTING,
+            guard=self._guard,
+            model=self._model,
+        )
 
     def _code(self) -> str:
         """Digest of the package's code, which takes half a second to compute and is therefore stored by its source."""

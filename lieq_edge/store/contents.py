@@ -21,7 +21,7 @@ from typing import Any
 from ..errors import InputError
 from ..system.lock import FileLock
 from ..system.temporary import is_owned, sweep_folder, temporary_file
-from .entry import Arrays, write_entry
+from .entry import Arrays, read_label, write_entry
 from .folder import prepare, refusal
 
 SUFFIX = ".safetensors"
@@ -107,6 +107,26 @@ class Store:
                 size, unfinished = sum(part.st_size for part in parts), match["kind"] not in LASTING
                 yield Stored(path, match["kind"], match["key"], size, used, unfinished)
 
+    def model_of(self, stored: Stored) -> str | None:
+        """Label of the model that it is about; None where none was noted, or it is damaged or gone."""
+        if not stored.path.is_dir():
+            return read_label(stored.path)
+        with contextlib.suppress(OSError):
+            labels = (read_label(path) for path, _ in _files(stored.path) if path.suffix == SUFFIX)
+            return next((label for label in labels if label is not None), None)
+        return None
+
+    def by_model(self) -> dict[str | None, list[Stored]]:
+        """The contents by the label of their model, the longest unused first; None for those without a label.
+
+        Raises:
+            OSError: the folder is there and cannot be read.
+        """
+        models: dict[str | None, list[Stored]] = {}
+        for stored in self.contents():
+            models.setdefault(self.model_of(stored), []).append(stored)
+        return models
+
     def remove(self, stored: Stored) -> bool:
         """Remove it; False when it is in use or cannot be removed. What is gone already counts as removed."""
         return remove_run(stored.path) if stored.path.is_dir() else remove_file(stored.path)
@@ -131,8 +151,11 @@ class Store:
                 total -= stored.bytes
         return total
 
-    def clear(self) -> tuple[int, int]:
-        """Remove everything that no process is at; returns the number of things and their bytes.
+    def clear(self, wanted: Collection[Path] | None = None) -> tuple[int, int]:
+        """Remove what no process is at; returns the number of things and their bytes.
+
+        Args:
+            wanted: paths of what is removed; everything when None.
 
         Raises:
             InputError: other users can write to the folder.
@@ -142,7 +165,8 @@ class Store:
         if reason is not None:
             raise InputError(f"The cache {self.folder} is left alone: {reason}.")
         self.sweep()
-        removed = [stored for stored in self.contents() if self.remove(stored)]
+        some = (stored for stored in self.contents() if wanted is None or stored.path in wanted)
+        removed = [stored for stored in some if self.remove(stored)]
         return len(removed), sum(stored.bytes for stored in removed)
 
     def sweep(self) -> None:
@@ -156,7 +180,7 @@ class Store:
                 remove_file(path)
 
 
-def write_whole(path: Path, arrays: Arrays, record: Any, name: str = "") -> int:
+def write_whole(path: Path, arrays: Arrays, record: Any, name: str = "", model: str = "") -> int:
     """Write an entry's file so that it appears whole or not at all; returns its bytes.
 
     Nothing waits for the disk: a file that a power cut leaves incomplete is noticed by its checksum.
@@ -166,12 +190,13 @@ def write_whole(path: Path, arrays: Arrays, record: Any, name: str = "") -> int:
         arrays: as in ``write_entry``.
         record: JSON values.
         name: kind and key of the entry.
+        model: label of the model that it is about.
 
     Raises:
         OSError: it cannot be written; nothing is left of it.
     """
     with temporary_file(path.parent) as temporary:
-        size = write_entry(temporary, arrays, record, name)
+        size = write_entry(temporary, arrays, record, name, model)
         os.replace(temporary, path)
     return size
 

@@ -39,6 +39,9 @@ _NAMES = {name: kind for kind, name in _TYPES.items()}
 _BEGINNING = b'{"__metadata__":{"sha256":"'
 _NO_DIGEST = b"0" * 64
 _DIGEST_AT = 8 + len(_BEGINNING)
+_LABELS_AT = _DIGEST_AT + len(_NO_DIGEST)
+# A model's label is cut, so that it and the name are in the beginning of the file.
+_LONGEST_LABEL, _LABEL_BYTES = 300, 4096
 # A link in the cache is not followed, and a FIFO is not waited for.
 _READING = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -60,7 +63,7 @@ class Entry:
     record: Any = None
 
 
-def write_entry(path: Path, arrays: Arrays, record: Any, name: str = "") -> int:
+def write_entry(path: Path, arrays: Arrays, record: Any, name: str = "", model: str = "") -> int:
     """Write an entry; the caller renames it when it is whole.
 
     Args:
@@ -68,6 +71,7 @@ def write_entry(path: Path, arrays: Arrays, record: Any, name: str = "") -> int:
         arrays: by name, of numbers or truth values.
         record: JSON values.
         name: kind and key of the entry, which it must have when it is read.
+        model: label of the model that it is about, for people; see ``read_label``.
 
     Returns:
         Bytes of the file.
@@ -76,7 +80,7 @@ def write_entry(path: Path, arrays: Arrays, record: Any, name: str = "") -> int:
         OSError: it cannot be written.
     """
     plain = {name: np.asarray(array) for name, array in arrays.items()}
-    header = _header(plain, json.dumps(record, separators=(",", ":")), name)
+    header = _header(plain, json.dumps(record, separators=(",", ":")), name, model)
     digest = hashlib.sha256(header)
     with path.open("wb") as file:
         file.write(header)
@@ -90,8 +94,9 @@ def write_entry(path: Path, arrays: Arrays, record: Any, name: str = "") -> int:
     return size
 
 
-def _header(arrays: Arrays, record: str, name: str) -> bytes:
-    labels = f'","name":{json.dumps(name)},"record":{json.dumps(record)}}}'
+def _header(arrays: Arrays, record: str, name: str, model: str) -> bytes:
+    about = f',"model":{json.dumps(model[:_LONGEST_LABEL])}' if model else ""
+    labels = f'","name":{json.dumps(name)}{about},"record":{json.dumps(record)}}}'
     parts = [_BEGINNING + _NO_DIGEST + labels.encode()]
     places, offset = {}, 0
     for label, array in _by_place(arrays):
@@ -142,6 +147,35 @@ def read_entry(path: Path, name: str = "") -> Entry:
         raise DamagedError("its layout is wrong") from error
 
 
+def read_label(path: Path) -> str | None:
+    """The label of the model that an entry is about, from its beginning alone; None where there is none.
+
+    Nothing is verified: the label is shown to people, and decides only what they remove.
+    """
+    try:
+        handle = os.open(path, _READING)
+    except OSError:
+        return None
+    with os.fdopen(handle, "rb", buffering=0) as file:
+        try:
+            text = file.read(_LABEL_BYTES)[_LABELS_AT:].decode("ascii", "replace") if _is_ordinary(handle) else ""
+            before, after = '","name":', ',"model":'
+            if not text.startswith(before):
+                return None
+            decoder = json.JSONDecoder()
+            _, end = decoder.raw_decode(text, len(before))
+            if not text.startswith(after, end):
+                return None
+            label, _ = decoder.raw_decode(text, end + len(after))
+        except (OSError, ValueError, RecursionError):
+            return None
+    return label if isinstance(label, str) and label else None
+
+
+def _is_ordinary(handle: int) -> bool:
+    return stat.S_ISREG(os.fstat(handle).st_mode)
+
+
 def _content(path: Path) -> npt.NDArray[np.uint8]:
     try:
         handle = os.open(path, _READING)
@@ -150,10 +184,9 @@ def _content(path: Path) -> npt.NDArray[np.uint8]:
             raise DamagedError("it is a link") from error
         raise
     with os.fdopen(handle, "rb", buffering=0) as file:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
+        if not _is_ordinary(handle):
             raise DamagedError("it is not an ordinary file")
-        raw = np.empty(status.st_size, np.uint8)
+        raw = np.empty(os.fstat(handle).st_size, np.uint8)
         filled = 0
         while filled < raw.size and (count := file.readinto(raw[filled:].data)):
             filled += count

@@ -26,6 +26,8 @@ _INSIDE = ("entries", "runs", CODE_FILE)
 
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_AGE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([smhdw])\s*", re.IGNORECASE)
 _SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]+)\s*", re.IGNORECASE)
 
 
@@ -117,3 +119,15 @@ def parse_size(text: str) -> int:
         if math.isfinite(size):
             return int(size)
     raise InputError(f"The cache limit {text!r} is not understood; write 10GB or 500MB.")
+
+
+def parse_age(text: str) -> float:
+    """Seconds of ``30d``, ``12h``, ``2w`` and the like.
+
+    Raises:
+        InputError: the text is not an age.
+    """
+    match = _AGE.fullmatch(text)
+    if match and math.isfinite(seconds := float(match[1]) * _SECONDS[match[2].lower()]):
+        return seconds
+    raise InputError(f"The age {text!r} is not understood; write 30d, 12h or 2w.")

@@ -47,6 +47,7 @@ class Run:
         *,
         lasting: bool = False,
         guard: Guard = unguarded,
+        model: str = "",
     ) -> None:
         """Take the folder, if no other process has it.
 
@@ -57,12 +58,14 @@ class Run:
             limit: bytes that all the cache may take.
             lasting: the folder stays when the work is done, for other work that needs the same states.
             guard: function that is called before a state is saved; its error ends the work.
+            model: label of the model that the work is about, for people.
         """
         self._complain = complain
         self._fits = fits
         self._limit = limit
         self._lasting = lasting
         self._guard = guard
+        self._model = model
         self._private: Path | None = None
         self._cleanup = ExitStack()
         self._spilled: dict[str, Path] = {}
@@ -99,7 +102,7 @@ class Run:
         if not self._writing or self._folder is None or not self._fits():
             return False
         try:
-            write_whole(self._path(self._folder, name), arrays, record, self._label(name))
+            write_whole(self._path(self._folder, name), arrays, record, self._label(name), self._model)
         except OSError as error:
             self._writing = False
             self._complain(error.strerror or str(error))

@@ -9,12 +9,13 @@ main thread has not ended the work after a moment, another thread ends the proce
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -24,6 +25,9 @@ _PATIENCE = 0.6
 
 _asked = False
 _number = int(signal.SIGINT)
+_last_words: Callable[[], str] | None = None
+# Interrupts that ``caught`` took, and that ``_end_late`` has still to pass over.
+_forgiven = 0
 
 
 def watch(leave: Callable[[int], object] | None = None) -> None:
@@ -64,6 +68,17 @@ def came() -> bool:
     return _asked
 
 
+def set_last_words(words: Callable[[], str] | None) -> None:
+    """Set what the program says after "Interrupted."; None says nothing."""
+    global _last_words
+    _last_words = words
+
+
+def last_words() -> str:
+    """What the program says after "Interrupted."."""
+    return "" if _last_words is None else _last_words()
+
+
 def exit_code() -> int:
     """The exit code that says which signal came last: 130 for Ctrl-C, 143 for SIGTERM."""
     return 128 + _number
@@ -75,6 +90,32 @@ def check() -> None:
     if _asked:
         _asked = False
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def caught() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C in the block end nothing; the value says whether it came. A second one counts as elsewhere.
+
+    For work that the user may stop without leaving the program. Outside the main thread nothing is caught.
+    """
+    came = False
+
+    def take(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        global _forgiven
+        if came:
+            _remember(number, frame)
+        came = True
+        _forgiven += 1
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, take)
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _remember(number: int, frame: FrameType | None) -> None:
@@ -95,7 +136,11 @@ def _imports(frame: FrameType | None) -> bool:
 
 def _end_late(reader: socket.socket, leave: Callable[[int], object]) -> None:
     """Wait for an interrupt, give the main thread a moment, and end the process."""
+    global _forgiven
     while number := reader.recv(1):
         if number[0] in _SIGNALS:
             time.sleep(_PATIENCE)
+            if number[0] == signal.SIGINT and _forgiven:
+                _forgiven -= 1
+                continue
             leave(128 + number[0])

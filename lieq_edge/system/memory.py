@@ -41,10 +41,10 @@ def _resident_bytes() -> int:
 
 def is_little_memory(size: int) -> bool:
     """True when ``size`` bytes are a small part of the memory that is free."""
-    return size <= _SMALL_PART * _free_bytes()
+    return size <= _SMALL_PART * free_bytes()
 
 
-def _free_bytes() -> int:
+def free_bytes() -> int:
     """Free memory of the machine, or what a container may still take of it."""
     free = int(psutil.virtual_memory().available)
     limit = _container_limit()
@@ -119,4 +119,4 @@ def give_back_memory(columns: int = WIDE) -> None:
 
 def most_beside() -> int:
     """Bytes that another process may take beside this one: what is free, but at least half of the machine's memory."""
-    return max(_free_bytes(), _memory_bytes() // 2)
+    return max(free_bytes(), _memory_bytes() // 2)

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import psutil
 
 from . import interrupt
+from .schedule import Schedule, Step, present_schedule, spoken
 from .terminal import clean, say
 
 Progress = Callable[["Event"], None]
@@ -29,6 +30,9 @@ class Receiver(Protocol):
     def stage(self, title: str, total: int) -> AbstractContextManager[Advance]:
         """Receive a stage of ``total`` steps; the value of the ``with`` block is called after each step."""
 
+    def begin(self, schedule: Schedule, step: Step) -> None:
+        """Receive the beginning of a step of the whole work."""
+
     def note(self, message: str) -> None:
         """Receive one line for the user."""
 
@@ -42,12 +46,18 @@ class Event:
         done: steps of it that are done; 0 at its beginning.
         total: steps of it.
         message: line for the user, empty when a step is reported.
+        step: number of the present step of the whole work, from 1; 0 where it is not known.
+        steps: number of steps of the whole work.
+        seconds_left: estimate of the time until all of it is done; None where it is not known.
     """
 
     stage: str = ""
     done: int = 0
     total: int = 0
     message: str = ""
+    step: int = 0
+    steps: int = 0
+    seconds_left: float | None = None
 
 
 class Silent:
@@ -56,6 +66,9 @@ class Silent:
     @contextlib.contextmanager
     def stage(self, title: str, total: int) -> Iterator[Advance]:
         yield interrupt.check
+
+    def begin(self, schedule: Schedule, step: Step) -> None:
+        pass
 
     def note(self, message: str) -> None:
         pass
@@ -73,24 +86,33 @@ class Callback:
         self._function = function
         self._now = Event()
 
+    def _tell(self, event: Event) -> None:
+        schedule = present_schedule()
+        if schedule is not None:
+            event = replace(event, step=schedule.number, steps=schedule.count, seconds_left=schedule.left())
+        self._function(event)
+
     @contextlib.contextmanager
     def stage(self, title: str, total: int) -> Iterator[Advance]:
         around, self._now = self._now, Event(title, 0, total)
-        self._function(self._now)
+        self._tell(self._now)
 
         def advance() -> None:
             interrupt.check()
             self._now = Event(title, self._now.done + 1, total)
-            self._function(self._now)
+            self._tell(self._now)
 
         try:
             yield advance
         finally:
             self._now = around
 
+    def begin(self, schedule: Schedule, step: Step) -> None:
+        pass  # its first event has the number of the step
+
     def note(self, message: str) -> None:
         now = self._now
-        self._function(Event(now.stage, now.done, now.total, message))
+        self._tell(Event(now.stage, now.done, now.total, message))
 
 
 class Terminal:
@@ -104,6 +126,11 @@ class Terminal:
         """
         self.quiet = quiet
 
+    def begin(self, schedule: Schedule, step: Step) -> None:
+        if not self.quiet and sys.stderr is not None and not sys.stderr.isatty():
+            left = spoken(schedule.left())
+            say(f"Step {schedule.number} of {schedule.count}: {step.title} ({left} left in all)")
+
     def note(self, message: str) -> None:
         if not self.quiet:
             say(message)
@@ -113,7 +140,7 @@ class Terminal:
         if self.quiet or sys.stderr is None:
             yield interrupt.check
         elif sys.stderr.isatty():
-            with _bar(title, total) as advance:
+            with _bar(title, total, present_schedule()) as advance:
                 yield advance
         else:
             start = time.monotonic()
@@ -182,29 +209,36 @@ def stage(title: str, total: int) -> AbstractContextManager[Advance]:
 
 
 @contextlib.contextmanager
-def _bar(title: str, total: int) -> Iterator[Advance]:
-    """A bar with the steps, their rate, the remaining time and the memory in use."""
+def step_of(schedule: Schedule, name: str) -> Iterator[None]:
+    """Do a step of ``schedule`` in the block. Where no bars are shown, its beginning is reported as a line."""
+    with schedule.step(name) as step:
+        if step is not None:
+            receiver().begin(schedule, step)
+        yield
+
+
+@contextlib.contextmanager
+def _bar(title: str, total: int, schedule: Schedule | None) -> Iterator[Advance]:
+    """A bar with the number of the step, what is done of it, the time left for everything, and the memory in use."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     process = psutil.Process()
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}", markup=False),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[memory]}", markup=False),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(clean(title), total=total, rate="", memory="")
-        start, done = time.monotonic(), 0
+    text = TextColumn("{task.description}", markup=False)
+    state = TextColumn("{task.fields[state]}", markup=False)
+    rest = [] if schedule is not None else [TimeRemainingColumn()]
+    if schedule is not None and schedule.number:
+        title = f"Step {schedule.number} of {schedule.count}  {title}"
+    with Progress(text, BarColumn(), MofNCompleteColumn(), *rest, state, console=Console(stderr=True)) as bar:
+
+        def now() -> str:
+            memory = f"{process.memory_info().rss / 1e9:.2f} GB"
+            return memory if schedule is None else f"{memory}, {spoken(schedule.left())} left in all"
+
+        task = bar.add_task(clean(title), total=total, state=now())
 
         def advance() -> None:
-            nonlocal done
             interrupt.check()
-            done += 1
-            rate = f"{done / max(time.monotonic() - start, 1e-9):.1f}/s"
-            bar.update(task, advance=1, rate=rate, memory=f"{process.memory_info().rss / 1e9:.2f} GB")
+            bar.update(task, advance=1, state=now())
 
         yield advance

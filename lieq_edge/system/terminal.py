@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TextIO
 
+# Line end, tab, and the characters of no width that join letters or keep them apart.
+_IN_TEXT = "\n\t\u200c\u200d"
+
 
 def clean(text: str) -> str:
     """One printable line: control characters and line ends become spaces, bytes that are not UTF-8 become U+FFFD.
@@ -12,6 +15,11 @@ def clean(text: str) -> str:
     Names of files, models and tensors come from others and may hold anything.
     """
     return "".join(_shown(character) for character in text)
+
+
+def clean_text(text: str) -> str:
+    """Printable text of several lines: as ``clean``, with line ends, tabs, and the joiners of scripts and emoji."""
+    return "".join(character if character in _IN_TEXT else _shown(character) for character in text)
 
 
 def _shown(character: str) -> str:
@@ -28,8 +36,16 @@ def say(text: str, stream: TextIO | None = None) -> None:
         text: plain text; neither markup nor control characters take effect.
         stream: place to print to, None for stderr. Characters that it cannot encode are replaced.
     """
-    target = sys.stderr if stream is None else stream
+    _print(clean(text), "\n", sys.stderr if stream is None else stream)
+
+
+def stream_text(text: str, stream: TextIO | None) -> None:
+    """Print a piece of a longer text, without a line end behind it, so that it is seen at once; as safe as ``say``."""
+    _print(clean_text(text), "", stream)
+
+
+def _print(text: str, end: str, target: TextIO | None) -> None:
     if target is None:  # as it is where the caller has closed it
         return
     encoding = getattr(target, "encoding", None) or "utf-8"
-    print(clean(text).encode(encoding, "replace").decode(encoding), file=target, flush=True)
+    print(text.encode(encoding, "replace").decode(encoding), end=end, file=target, flush=True)

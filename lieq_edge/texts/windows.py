@@ -11,6 +11,7 @@ from ..gguf.header import learned_positions
 from ..sources.base import Source
 from ..store import NO_CACHE, Cache
 from ..system.files import read_text
+from .builtin import builtin_tokens
 from .documentation import stdlib_text
 from .info import TextInfo
 from .info import Windows as Windows
@@ -110,8 +111,9 @@ def calibration_windows(
 
     Args:
         source: model, for its tokenizer.
-        calibration: ``docs`` (Python's documentation), ``self`` (text that the model writes), ``mixed`` (half of
-            each), or the path of a text file.
+        calibration: ``builtin`` (prose, code and conversations, see ``builtin_tokens``), ``docs`` (Python's
+            documentation), ``self`` (text that the model writes), ``mixed`` (half of each of these two), or the path
+            of a text file.
         tokens: approximate largest number of tokens.
         seed: seed of the order of the documentation, and of the sampling from the model.
         write: samples from the model, for ``self`` and ``mixed``; see ``self_windows``.
@@ -124,6 +126,12 @@ def calibration_windows(
     Raises:
         InputError: the file cannot be read or is shorter than one window.
     """
+    if calibration == "builtin":
+        context = longest_window(source, min(CALIBRATION_CONTEXT, tokens))
+        ids, info = builtin_tokens(source, tokens=tokens, seed=seed)
+        bos = source.bos_id if source.adds_bos else None
+        cut = windows(ids, context, max(1, tokens // context), bos, name=info.name)
+        return cut, TextInfo(info.name, info.sha256, cut.size)
     if calibration == "docs":
         return _documentation(source, tokens, longest_window(source, min(CALIBRATION_CONTEXT, tokens)), seed)
     if calibration in ("self", "mixed"):

@@ -22,6 +22,7 @@ from ..llama.engine import Engine
 from ..sources.base import Array, KeyValue, Source, TensorSpec
 from ..sources.plain import plain_bytes, write_plain
 from ..system.files import check_space, temporary_folder
+from ..system.progress import stage
 
 Logits = npt.NDArray[np.float32]
 
@@ -106,9 +107,10 @@ class Piece(Source):
             return self._source.to_hf(name, array)
         return original[self._rows] if name in _VOCABULARY else original
 
-    def tokenize(self, text: str, *, add_bos: bool = False) -> list[int]:
+    def tokenize(self, text: str, *, add_bos: bool = False, parse_special: bool = False) -> list[int]:
         place = {row: index for index, row in enumerate(self._rows)}
-        return [place[token] for token in self._source.tokenize(text, add_bos=add_bos) if token in place]
+        ids = self._source.tokenize(text, add_bos=add_bos, parse_special=parse_special)
+        return [place[token] for token in ids if token in place]
 
     @property
     def bos_id(self) -> int | None:
@@ -174,19 +176,23 @@ def _blocks_to_see(source: Source) -> int:
 def _logits(piece: Piece, ids: list[int], folder: Path, threads: int | None) -> tuple[Logits, Logits]:
     """Logits ``(T, rows)`` of the second half of the prompt, by transformers and by llama.cpp."""
     check_space(folder, 2 * plain_bytes(piece))
-    with temporary_folder(folder) as temporary:
-        path = Path(temporary) / "piece.gguf"
-        write_plain(path, piece, "F32")
-        with Engine(path, context=len(ids), threads=threads, label=piece.label, exact=True) as engine:
-            computed = engine.logits(np.array([ids], np.int32))[0]
-            scored = slice(engine.first, engine.first + engine.scored)
-    model = BlockModel(piece, threads=threads)
-    with torch.no_grad():
-        hidden = model.embed(torch.tensor([ids]))
-        for index in range(model.n_blocks):
-            with model.block(index) as block:
-                hidden = model.run_block(block, index, hidden)
-        expected = model.logits(hidden[0, scored])
+    with stage("Comparing llama.cpp with transformers", piece.n_blocks + 2) as advance:
+        with temporary_folder(folder) as temporary:
+            path = Path(temporary) / "piece.gguf"
+            write_plain(path, piece, "F32")
+            advance()
+            with Engine(path, context=len(ids), threads=threads, label=piece.label, exact=True) as engine:
+                computed = engine.logits(np.array([ids], np.int32))[0]
+                scored = slice(engine.first, engine.first + engine.scored)
+            advance()
+        model = BlockModel(piece, threads=threads)
+        with torch.no_grad():
+            hidden = model.embed(torch.tensor([ids]))
+            for index in range(model.n_blocks):
+                with model.block(index) as block:
+                    hidden = model.run_block(block, index, hidden)
+                advance()
+            expected = model.logits(hidden[0, scored])
     return expected.numpy(), computed
 
 

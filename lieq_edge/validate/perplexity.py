@@ -9,7 +9,7 @@ llama-perplexity too: tokens count as independent, which they are not inside a w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
-from ..llama.engine import UBATCH, Engine, Logits, Tokens
+from ..llama.engine import Engine, Logits, Tokens
 from ..store import NO_CACHE, Cache
+from ..system.memory import most_beside
 from ..system.progress import log, stage
 from ..system.threads import available_threads
 from ..texts.info import TextInfo
+from .inputs import Base, Original, ScoredText, check_same
 from .scores import Comparison, Scores, compare, negative_log_likelihood
 
 if TYPE_CHECKING:
@@ -33,9 +35,6 @@ MIN_CONTEXT = 8
 
 # Larger files are mapped, so that the system can take their pages out of memory.
 _READ_BYTES = 1 << 32
-
-Base = Callable[[slice], Iterable[tuple[slice, Logits]]]
-"""A reference: its logits for some of the windows, in pieces of which each names its rows."""
 
 
 @dataclass(frozen=True)
@@ -85,86 +84,134 @@ def validate(
     text_name: str,
     context: int = 512,
     chunks: int | None = None,
+    parse_special: bool = False,
     reference: Path | Source | None = None,
     reference_name: str | None = None,
     cache: Cache = NO_CACHE,
     threads: int | None = None,
 ) -> Validation:
-    """Measure the GGUF file ``path`` on ``text``.
+    """Measure the GGUF file ``path`` on ``text``; see ``validate_files``."""
+    (validation,) = validate_files(
+        [path],
+        text,
+        text_name=text_name,
+        context=context,
+        chunks=chunks,
+        parse_special=parse_special,
+        reference=reference,
+        reference_name=reference_name,
+        cache=cache,
+        threads=threads,
+    )
+    return validation
+
+
+def validate_files(
+    paths: Sequence[Path],
+    text: str,
+    *,
+    text_name: str,
+    context: int = 512,
+    chunks: int | None = None,
+    parse_special: bool = False,
+    reference: Path | Source | None = None,
+    reference_name: str | None = None,
+    cache: Cache = NO_CACHE,
+    threads: int | None = None,
+) -> list[Validation]:
+    """Measure GGUF files on ``text``. The reference is run once for all of them.
 
     Args:
-        path: the file to measure.
+        paths: files to measure.
         text: the evaluation text.
         text_name: name of the text in the report.
         context: tokens in a window.
         chunks: most windows to use; all when None.
-        reference: a GGUF file, run in lock-step, window by window; or a model that transformers runs; or None.
+        parse_special: special tokens in the text become tokens, as with llama-perplexity's ``--parse-special``; else
+            they are read as text.
+        reference: a GGUF file, run in lock-step with the files, window by window; or a model that transformers runs;
+            or None. Files that do not fit into memory beside each other make a GGUF reference run again.
         reference_name: name of the reference file in messages, by default its path.
         cache: cache of the reference model's results.
         threads: CPU threads; all cores when None.
 
     Raises:
-        InputError: a file cannot be loaded, the two differ in their tokenizers, the text is shorter than one
-            window, or a model's output is not a number.
+        InputError: a file cannot be loaded, it and the reference differ in their tokenizers, the text is shorter than
+            one window, or a model's output is not a number.
     """
     if context < MIN_CONTEXT:
         raise InputError(f"A context of {context} tokens is too short; give at least {MIN_CONTEXT}.")
     if chunks is not None and chunks < 1:
         raise InputError(f"Cannot score {chunks} windows; ask for at least 1.")
     threads = threads or available_threads()
-    # Short windows share a batch; longer batches than llama.cpp computes at once would only cost memory.
-    parallel = max(1, UBATCH // context)
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(threads))
-        mapped = not path.is_file() or path.stat().st_size > _READ_BYTES
-
-        def load() -> Engine:
-            return stack.enter_context(Engine(path, context=context, parallel=parallel, threads=threads, mapped=mapped))
-
-        engine = load()
-        tokens = engine.tokenize(text)
-        windows = _cut(tokens, context, chunks, text_name)
-        base: Base | None = None
-        label = ""
+    scored = ScoredText(text, text_name, context, chunks, parse_special)
+    with ThreadPoolExecutor(threads) as pool:
         if isinstance(reference, Path):
-            other = stack.enter_context(
-                Engine(reference, context=context, parallel=parallel, threads=threads, label=reference_name)
-            )
-            label = other.label
-            _check_same(engine, tokens, label, other.n_vocab, other.tokenize(text))
+            groups = _fitting(paths, reference)
+            parts = [_beside_file(group, scored, reference, reference_name, pool, threads) for group in groups]
+            return [validation for part in parts for validation in part]
+        original = None if reference is None else Original(reference, cache, threads)
+        return [_one(path, scored, original, pool, threads) for path in paths]
 
-            def base(part: slice) -> Iterable[tuple[slice, Logits]]:
-                other.run(windows[part])
-                return ((rows, other.rows(rows)) for rows in other.pieces(len(windows[part])))
 
-        elif reference is not None:
-            from .reference import StreamedReference  # PyTorch
+def _one(path: Path, scored: ScoredText, original: Original | None, pool: Executor, threads: int) -> Validation:
+    """Measure a file alone, or against a reference that transformers runs."""
+    with ExitStack() as stack:
+        engine = stack.enter_context(_load(path, scored, threads))
+        tokens = engine.tokenize(scored.text, parse_special=scored.parse_special)
+        windows = scored.cut(tokens)
+        base, label = None, ""
+        if original is not None:
+            if not original.is_ready:
+                original.run(engine, tokens, scored)
+                engine = stack.enter_context(_load(path, scored, threads))
+            base, label = original.base(engine, tokens)
+        return _score([engine], base, label, windows, scored, pool)[0]
 
-            read, scored = engine.with_bos(windows), slice(engine.first, engine.first + engine.scored)
-            # The file makes room while the original runs.
-            engine.close()
-            streamed = StreamedReference(reference, threads=threads)
-            label = streamed.label
-            reference_tokens = np.array(reference.tokenize(text, add_bos=reference.adds_bos), tokens.dtype)
-            _check_same(engine, tokens, label, streamed.n_vocab, reference_tokens)
-            streamed.run(read, scored, cache)
-            engine = load()
-            base = streamed.logits
-        if context > engine.trained_context:
-            log(f"{path.name} was trained on {engine.trained_context} tokens; windows of {context} are longer.")
-        scores = _score(engine, base, label, windows, pool)
-    mean, error = mean_and_error(scores.nll)
-    validation = Validation(
-        ppl=float(np.exp(mean)),
-        ppl_se=float(np.exp(mean)) * error,
-        tokens=len(scores.nll),
-        file_bytes=path.stat().st_size,
-        context=context,
-        chunks=len(windows),
-        text=TextInfo(text_name, hashlib.sha256(text.encode("utf-8")).hexdigest(), int(windows.size)),
-        flash_attention=engine.flash_attention,
-    )
-    return validation if reference is None else _with_distance(validation, scores)
+
+def _beside_file(
+    paths: Sequence[Path], scored: ScoredText, reference: Path, name: str | None, pool: Executor, threads: int
+) -> list[Validation]:
+    """Measure files in lock-step with a GGUF file."""
+    with ExitStack() as stack:
+        engines = [stack.enter_context(_load(path, scored, threads)) for path in paths]
+        ids = [engine.tokenize(scored.text, parse_special=scored.parse_special) for engine in engines]
+        windows = scored.cut(ids[0])
+        other = stack.enter_context(
+            Engine(reference, context=scored.context, parallel=scored.parallel, threads=threads, label=name)
+        )
+        theirs = other.tokenize(scored.text, parse_special=scored.parse_special)
+        for engine, tokens in zip(engines, ids, strict=True):
+            check_same(engine, tokens, other.label, other.n_vocab, theirs)
+
+        def base(part: slice) -> Iterable[tuple[slice, Logits]]:
+            other.run(windows[part])
+            return ((rows, other.rows(rows)) for rows in other.pieces(len(windows[part])))
+
+        return _score(engines, base, other.label, windows, scored, pool)
+
+
+def _load(path: Path, scored: ScoredText, threads: int) -> Engine:
+    mapped = not path.is_file() or path.stat().st_size > _READ_BYTES
+    return Engine(path, context=scored.context, parallel=scored.parallel, threads=threads, mapped=mapped)
+
+
+def _fitting(paths: Sequence[Path], reference: Path) -> list[list[Path]]:
+    """The files in groups that fit into half of the free memory beside the reference; one file at least."""
+    room = most_beside() // 2 - _size(reference)
+    groups: list[list[Path]] = []
+    left = 0
+    for path in paths:
+        if not groups or _size(path) > left:
+            groups.append([])
+            left = room
+        left -= _size(path)
+        groups[-1].append(path)
+    return groups
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _with_distance(validation: Validation, scores: Comparison) -> Validation:
@@ -188,57 +235,65 @@ def mean_and_error(values: Scores) -> tuple[float, float]:
     return float(values.mean()), float(values.std() / np.sqrt(max(len(values) - 1, 1)))
 
 
-def _cut(tokens: Tokens, context: int, chunks: int | None, text_name: str) -> Tokens:
-    """The windows ``(n, context)``; what is left at the end is not used."""
-    count = len(tokens) // context
-    if count == 0:
-        raise InputError(
-            f"The text {text_name} has {len(tokens)} tokens, fewer than one window of {context}; "
-            "give a longer text or a smaller context."
-        )
-    count = min(count, chunks or count)
-    return tokens[: count * context].reshape(count, context)
-
-
-def _check_same(engine: Engine, tokens: Tokens, label: str, n_vocab: int, their_tokens: Tokens) -> None:
-    """Refuse a reference called ``label`` whose tokenizer differs from the file's."""
-    if n_vocab != engine.n_vocab:
-        raise InputError(
-            f"{label} has {n_vocab} tokens in its vocabulary and {engine.label} has {engine.n_vocab}; "
-            "give a reference of the same model."
-        )
-    if not np.array_equal(their_tokens, tokens):
-        raise InputError(
-            f"{label} and {engine.label} cut the text into different tokens; give a reference with the same tokenizer."
-        )
-
-
 def _alone(nll: Scores) -> Comparison:
     """Scores of a model without a reference."""
     none = np.empty(0)
     return Comparison(nll, none, none, none.astype(np.bool_))
 
 
-def _score(engine: Engine, base: Base | None, label: str, windows: Tokens, pool: Executor) -> Comparison:
-    """Score all windows; without ``base``, the logits of a reference called ``label``, its part is empty."""
-    parts: list[Comparison] = []
+def _score(
+    engines: Sequence[Engine], base: Base | None, label: str, windows: Tokens, scored: ScoredText, pool: Executor
+) -> list[Validation]:
+    """Score all windows with each engine; ``base`` gives the logits of a reference called ``label``."""
+    parts: list[list[Comparison]] = [[] for _ in engines]
+    for engine in engines:
+        if scored.context > engine.trained_context:
+            name, limit = engine.path.name, engine.trained_context
+            log(f"{name} was trained on {limit} tokens; windows of {scored.context} are longer.")
     with stage("validate", len(windows)) as step:
-        for start in range(0, len(windows), engine.parallel):
-            part = slice(start, min(start + engine.parallel, len(windows)))
+        for start in range(0, len(windows), scored.parallel):
+            part = slice(start, min(start + scored.parallel, len(windows)))
             batch = windows[part]
-            targets = batch[:, engine.first + 1 :].reshape(-1)
-            engine.run(batch)
+            targets = batch[:, engines[0].first + 1 :].reshape(-1)
+            for engine in engines:
+                engine.run(batch)
             if base is None:
-                comparisons = [
-                    _alone(negative_log_likelihood(engine.rows(rows), targets[rows], pool))
-                    for rows in engine.pieces(len(batch))
-                ]
+                for engine, mine in zip(engines, parts, strict=True):
+                    for rows in engine.pieces(len(batch)):
+                        alone = _alone(negative_log_likelihood(engine.rows(rows), targets[rows], pool))
+                        mine.append(_finite(alone, engine.label, label))
             else:
-                comparisons = [compare(theirs, engine.rows(rows), targets[rows], pool) for rows, theirs in base(part)]
-            for name, model in (("nll", engine.label), ("reference_nll", label)):
-                if not all(np.isfinite(getattr(comparison, name)).all() for comparison in comparisons):
-                    raise InputError(f"{model} gives outputs that are not numbers; write the file again.")
-            parts += comparisons
+                for rows, theirs in base(part):
+                    for engine, mine in zip(engines, parts, strict=True):
+                        pair = compare(theirs, engine.rows(rows), targets[rows], pool)
+                        mine.append(_finite(pair, engine.label, label))
             for _ in batch:
                 step()
-    return Comparison(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Comparison)))
+    compared = base is not None
+    return [_record(engine, mine, windows, scored, compared) for engine, mine in zip(engines, parts, strict=True)]
+
+
+def _finite(comparison: Comparison, *labels: str) -> Comparison:
+    """The comparison, if the file ``labels[0]`` and the reference ``labels[1]`` gave numbers."""
+    for values, model in zip((comparison.nll, comparison.reference_nll), labels, strict=True):
+        if not np.isfinite(values).all():
+            raise InputError(f"{model} gives outputs that are not numbers; write the file again.")
+    return comparison
+
+
+def _record(
+    engine: Engine, parts: Sequence[Comparison], windows: Tokens, scored: ScoredText, compared: bool
+) -> Validation:
+    scores = Comparison(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Comparison)))
+    mean, error = mean_and_error(scores.nll)
+    validation = Validation(
+        ppl=float(np.exp(mean)),
+        ppl_se=float(np.exp(mean)) * error,
+        tokens=len(scores.nll),
+        file_bytes=engine.path.stat().st_size,
+        context=scored.context,
+        chunks=len(windows),
+        text=TextInfo(scored.name, hashlib.sha256(scored.text.encode("utf-8")).hexdigest(), int(windows.size)),
+        flash_attention=engine.flash_attention,
+    )
+    return _with_distance(validation, scores) if compared else validation

@@ -15,6 +15,7 @@ from ..llama.engine import Logits, Tokens
 from ..store import NO_CACHE, Cache, Entry
 from ..system.memory import forget_garbage
 from ..system.progress import stage
+from .protocol import reference_parts
 
 if TYPE_CHECKING:
     from ..sources.base import Source
@@ -39,7 +40,7 @@ class StreamedReference:
             scored: scored positions of each window.
             cache: cache of this model's results.
         """
-        parts = {"windows": windows, "scored": [scored.start, scored.stop]}
+        parts = reference_parts(windows, scored)
         stored = cache.entry("reference", parts, lambda: Entry({"hidden": self._through_blocks(windows, scored)}))
         self._hidden = torch.from_numpy(stored.arrays["hidden"]).clone()
         self._model.stop_keeping()

@@ -47,7 +47,11 @@ def test_every_name_of_the_package_can_be_imported() -> None:
     ("arguments", "words"),
     [
         (("export", "--budget", "3", "--out", "x.gguf"), "model"),
-        (("export", "m", "--budget", "3"), "--out"),
+        (("export", "m", "--budget", "3", "--budget", "4", "--out", "x.gguf"), "{budget}"),
+        (("export", "m", "--budget", "3", "--out", "{bits}.gguf"), "{bits}"),
+        (("export", "m", "--budget", "3", "--out", "x{.gguf"), "--out"),
+        (("export", "m", "--budget", "100", "--out", "x.gguf"), "100MB"),
+        (("export", "m", "--budget", "3", "--effort", "much", "--out", "x.gguf"), "'quick', 'normal', 'best'"),
         (("export", "m", "--budget", "3", "--out", "x.gguf", "--threads", "0"), "--threads"),
         (("export", "m", "--budget", "3", "--out", "x.gguf", "--seed", "4294967296"), "--seed"),
         (("export", "m", "--budget", "3", "--out", "x.gguf", "--bogus"), "--bogus"),
@@ -192,8 +196,9 @@ def test_the_installed_program_tells_its_version() -> None:
 def test_flags_of_another_metric_are_refused(tmp_path: Path) -> None:
     out = ("--out", tmp_path / "o.gguf", "--budget", "3")
     assert_refused(run("export", "none", *out, "--metric", "loss", "--levels", "2,4"), "--levels")
-    assert_refused(run("export", "none", *out, "--types", "all"), "--types")
-    assert_refused(run("export", "none", *out, "--granularity", "tensor"), "--granularity")
+    paper = ("--metric", "geometry")
+    assert_refused(run("export", "none", *out, *paper, "--types", "all"), "--types")
+    assert_refused(run("export", "none", *out, *paper, "--granularity", "tensor"), "--granularity")
 
 
 def test_a_plan_takes_what_an_export_takes(tmp_path: Path, model: Path) -> None:

@@ -25,12 +25,13 @@ def imports(path: Path) -> set[str]:
 
 def test_one_folder_imports_llama_cpp() -> None:
     importers = {path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if "llama_cpp" in imports(path)}
-    assert {path.name for path in importers} == {"library.py", "loaded.py", "log.py", "observer.py"}
+    names = ("library", "loaded", "log", "observer", "quantizer", "writer")
+    assert {path.name for path in importers} == {f"{name}.py" for name in names}
     assert {path.parts[0] for path in importers} == {"llama"}
 
 
 def test_this_end_does_not_import_it() -> None:
-    names = ("child", "encoders", "engine", "layout", "library", "reload", "session", "vocabulary")
+    names = ("child", "encoders", "engine", "layout", "library", "quantize", "reload", "session", "vocabulary")
     modules = ", ".join(f"lieq_edge.llama.{name}" for name in names)
     script = f"import {modules}, sys; print({{'llama_cpp', 'torch'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

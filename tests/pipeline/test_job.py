@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,23 @@ from lieq_edge.allocation.by_loss import ByLoss
 from lieq_edge.evidence.loss.request import Follow
 from lieq_edge.gguf.types import TYPES
 from lieq_edge.pipeline import gather as gathering
+from lieq_edge.pipeline import job as jobs
 from lieq_edge.pipeline.calibration import CalibrationText, NoCalibration
 from lieq_edge.pipeline.job import Job
 from lieq_edge.runtimes import LlamaRuntime, TorchRuntime
+from lieq_edge.system.progress import reporting_to
 
 ROUNDINGS = (None, "nearest", "imatrix", "feedback", "feedback-once")
 METRICS = ("geometry", "saliency", "composite", "loss", "first")
 CALIBRATIONS = (None, "docs", "none")
+
+
+@pytest.fixture
+def notes() -> Iterator[list[str]]:
+    """Lines that are reported to the user."""
+    lines: list[str] = []
+    with reporting_to(lambda event: lines.append(event.message)):
+        yield lines
 
 
 def job_of(model: Path | None = None, **settings: Any) -> Job:
@@ -41,7 +52,7 @@ def expected(rounding: str | None, metric: str, calibration: str | None) -> tupl
         if rounding == "imatrix":
             return "needs a calibration text or --imatrix"
         return "nearest", False
-    chosen = rounding or "feedback"
+    chosen = rounding or "feedback-once"
     return chosen, chosen != "nearest" or metric == "loss"
 
 
@@ -60,7 +71,7 @@ def test_each_combination(rounding: str | None, metric: str, calibration: str | 
     assert isinstance(job.calibration, CalibrationText) == reads_text
     if isinstance(job.calibration, CalibrationText):
         follows_loss = metric == "loss" or name in ("feedback", "feedback-once")
-        assert job.calibration == CalibrationText(calibration or "self", 16384 if follows_loss else 8192)
+        assert job.calibration == CalibrationText(calibration or "builtin", 16384 if follows_loss else 8192)
     else:
         assert job.calibration == NoCalibration(wanted=calibration == "none")
     needs = {"geometry": {"geometry"}, "saliency": {"saliency"}, "composite": {"geometry", "saliency"}}
@@ -73,7 +84,7 @@ def test_nothing_that_nearest_rounding_does_not_read_is_measured(monkeypatch: py
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a calibration text was made")
 
-    monkeypatch.setattr(gathering, "calibration_windows", refuse)
+    monkeypatch.setattr(jobs, "calibration_windows", refuse)
     job = job_of(rounding="nearest", metric="first")
     with gathering.gather(job) as evidence:
         assert evidence.importances == {}
@@ -114,20 +125,72 @@ def test_what_llama_cpp_does_not_give_is_refused(tmp_path: Path, settings: dict[
         job_of(model, **settings)
 
 
-def test_the_usual_rounding_follows_from_the_runtime_and_the_text(tmp_path: Path) -> None:
-    foreign = job_of(foreign_model(tmp_path / "m.gguf", "internlm2"))
-    assert (type(foreign.runtime), foreign.rounder.name) == (LlamaRuntime, "imatrix")
-    assert (type(job_of().runtime), job_of().rounder.name) == (TorchRuntime, "feedback")
-    assert job_of(calibration_tokens=512).rounder.name == "imatrix"
-    assert job_of(cached_model("qwen3_moe")).rounder.name == "feedback"
+@pytest.mark.parametrize(
+    ("settings", "metric", "rounding", "tokens"),
+    [
+        ({"budget": "90MB"}, "loss", "feedback-once", 16384),
+        ({"budget": "3.2bpw"}, "loss", "feedback-once", 16384),
+        ({"budget": "90MB", "effort": "quick"}, "loss", "imatrix", 8192),
+        ({"budget": "90MB", "effort": "best"}, "loss", "feedback", 32768),
+        ({"budget": "90MB", "effort": "best", "rounding": "imatrix"}, "loss", "imatrix", 32768),
+        ({"budget": "90MB", "effort": "quick", "calibration_tokens": 4096}, "loss", "imatrix", 4096),
+        ({"budget": "3"}, "geometry", "feedback-once", 16384),
+        ({"budget": "3", "effort": "quick"}, "geometry", "imatrix", 8192),
+        ({"budget": "3", "types": "k"}, "loss", "feedback-once", 16384),
+        ({"budget": "3", "granularity": "block"}, "loss", "feedback-once", 16384),
+        ({"budget": "90MB", "levels": "2,4"}, "geometry", "feedback-once", 16384),
+        ({"budget": "90MB", "metric": "first"}, "first", "feedback-once", 16384),
+        ({"budget": "90MB", "calibration": "none"}, "geometry", "nearest", None),
+        ({"budget": "90MB", "calibration_tokens": 512}, "geometry", "imatrix", 512),
+    ],
+)
+def test_what_is_left_open_follows_from_budget_and_effort(
+    settings: dict[str, Any], metric: str, rounding: str, tokens: int | None
+) -> None:
+    job = job_of(**settings)
+    assert (job.allocator.metric, job.rounder.name) == (metric, rounding)
+    read = job.calibration.tokens if isinstance(job.calibration, CalibrationText) else None
+    assert read == tokens
+    assert f"--rounding {rounding}" in job.method.sentence
+    assert f"--effort {settings.get('effort', 'normal')}" in job.method.sentence
+
+
+def test_where_pytorch_cannot_run_the_model_a_size_takes_geometry(tmp_path: Path) -> None:
+    foreign = job_of(foreign_model(tmp_path / "m.gguf", "internlm2"), budget="90MB")
+    assert (type(foreign.runtime), foreign.allocator.metric, foreign.rounder.name) == (
+        LlamaRuntime,
+        "geometry",
+        "imatrix",
+    )
+    assert "llama.cpp runs this model and gives no gradients" in foreign.method.sentence
+    assert type(job_of().runtime) is TorchRuntime
+
+
+def test_each_method_says_how_to_get_the_other() -> None:
+    assert "--metric geometry takes the paper's score" in job_of(budget="90MB").method.sentence
+    assert "a size such as 90MB takes predicted losses" in job_of(budget="3").method.sentence
+
+
+@pytest.mark.parametrize("settings", [{"budget": "90MB"}, {"budget": "12bpw"}, {"budget": "90MB", "levels": "2,3"}])
+def test_a_budget_beyond_what_the_types_can_fill_is_reported(settings: dict[str, Any], notes: list[str]) -> None:
+    job_of(**settings)
+    (note,) = [note for note in notes if "more than this model can use" in note]
+    assert "MB;" in note or "bits a weight;" in note
+
+
+def test_a_budget_within_reach_is_not_reported(notes: list[str]) -> None:
+    job_of(budget="5bpw")
+    job_of(budget="3")
+    assert not any("more than this model can use" in note for note in notes)
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
         ({"metric": "loss", "levels": "2,4"}, "--levels has no use with --metric loss"),
-        ({"types": "k"}, "--types is for --metric loss only"),
-        ({"granularity": "block"}, "--granularity is for --metric loss only"),
+        ({"metric": "geometry", "types": "k"}, "--types is for --metric loss only"),
+        ({"metric": "geometry", "granularity": "block"}, "--granularity is for --metric loss only"),
+        ({"levels": "2,4", "types": "k"}, "--levels and --types are of two methods"),
         ({"imatrix": "m.dat", "calibration": "docs"}, "--imatrix takes the place"),
         ({"imatrix": "m.dat", "rounding": "feedback"}, "--imatrix is read for --rounding imatrix only"),
         ({"imatrix": "m.dat", "metric": "loss"}, "--imatrix is read for --rounding imatrix only"),

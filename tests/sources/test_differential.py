@@ -285,7 +285,7 @@ def check_ends(tokenizer: Any, vocabulary: Vocabulary, directory: Path) -> None:
         ends = json.loads((directory / "config.json").read_text()).get("eos_token_id")
     ends = ends if isinstance(ends, list) else [ends]
     for index in (*ends, tokenizer.eos_token_id):
-        assert index is None or index >= WIDE or index in vocabulary.ends, index
+        assert index is None or index >= WIDE or index in vocabulary.end_ids, index
 
 
 def check_run(vocabulary: Vocabulary, source: Source, directory: Path, path: Path) -> None:
@@ -296,7 +296,7 @@ def check_run(vocabulary: Vocabulary, source: Source, directory: Path, path: Pat
     difference = np.square(expected.logits[0] - computed.logits[0]).mean() / np.square(spread).mean()
     assert difference**0.5 < CLOSE
     ours = computed.greedy[0]
-    stop = next((i + 1 for i, token in enumerate(ours) if token in vocabulary.ends), REPLY)
+    stop = next((i + 1 for i, token in enumerate(ours) if token in vocabulary.end_ids), REPLY)
     if ours[:stop] != expected.greedy[0]:
         # At an end that transformers' generate does not have, and a note has said so.
         theirs = expected.greedy[0]

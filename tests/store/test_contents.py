@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lieq_edge.errors import InputError
-from lieq_edge.store import Entry, FolderCache, NoCache, default_folder, open_cache, parse_size
+from lieq_edge.store import Entry, FolderCache, NoCache, default_folder, open_cache, parse_age, parse_size
 from lieq_edge.store import contents as store_module
 from lieq_edge.system.temporary import temporary_file
 
@@ -49,6 +49,53 @@ def test_what_a_cache_is_about_counts(tmp_path: Path) -> None:
     assert cache.about(model="a").get("kind", {}) is not None
     assert cache.about(model="b").get("kind", {}) is None
     assert cache.get("kind", {}) is None
+
+
+def test_a_label_names_the_model_and_changes_nothing_else(tmp_path: Path) -> None:
+    cache = FolderCache(tmp_path)
+    cache.about(model="1").labelled("org/model").put("kind", {"n": 1}, entry(1))
+    run = cache.about(model="1").labelled("org/model").run("work", {})
+    run.save("state", {"a": KB})
+    run.close(done=False)
+    cache.put("kind", {"n": 2}, entry(2))
+    found = {(stored.kind, cache.store.model_of(stored)) for stored in cache.store.contents()}
+    assert found == {("kind", "org/model"), ("work", "org/model"), ("kind", None)}
+    for other in (cache.about(model="1"), cache.about(model="1").labelled("other")):
+        assert other.get("kind", {"n": 1}) is not None
+    assert {model: len(some) for model, some in cache.store.by_model().items()} == {"org/model": 2, None: 1}
+
+
+@pytest.mark.parametrize("damage", [b"", b"x" * 100, b'{"__metadata__":{"sha256":"', b"\xff" * 8192])
+def test_the_label_of_a_damaged_entry_is_unknown(tmp_path: Path, damage: bytes) -> None:
+    cache = FolderCache(tmp_path)
+    cache.labelled("org/model").put("kind", {}, entry(1))
+    (stored,) = cache.store.contents()
+    whole = stored.path.read_bytes()
+    for content in (damage, whole[:150], whole[:8] + damage):
+        stored.path.write_bytes(content)
+        assert cache.store.model_of(stored) is None
+        assert list(cache.store.by_model()) == [None]
+    stored.path.unlink()
+    assert cache.store.model_of(stored) is None
+
+
+def test_any_label_is_read_as_it_was_written_up_to_a_length(tmp_path: Path) -> None:
+    for number, label in enumerate(('a"b\\c\n', "Modell ü 模型", "\ud800", "x" * 5000)):
+        cache = FolderCache(tmp_path / str(number)).labelled(label)
+        assert isinstance(cache, FolderCache)
+        cache.put("kind" * 5, {}, entry(1))
+        (stored,) = cache.store.contents()
+        assert cache.store.model_of(stored) == label[:300]
+        assert cache.get("kind" * 5, {}) is not None
+
+
+def test_a_link_among_the_entries_has_no_label(tmp_path: Path) -> None:
+    cache = FolderCache(tmp_path / "cache")
+    cache.labelled("org/model").put("kind", {}, entry(1))
+    (stored,) = cache.store.contents()
+    stored.path.rename(tmp_path / "moved")
+    stored.path.symlink_to(tmp_path / "moved")
+    assert cache.store.model_of(stored) is None
 
 
 def test_no_cache_makes_everything() -> None:
@@ -269,6 +316,13 @@ def test_wrong_sizes_are_refused(text: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the places of Linux")
+def test_ages_are_read() -> None:
+    assert [parse_age(text) for text in ("30d", "12h", "2w", "1.5m", " 90 S ")] == [2592000, 43200, 1209600, 90, 90]
+    for text in ("", "30", "d", "-1d", "30 years", "1e9d", "9" * 400 + "d"):
+        with pytest.raises(InputError, match="30d"):
+            parse_age(text)
+
+
 def test_the_default_folder_is_the_platforms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LIEQ_CACHE_DIR", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -113,3 +113,41 @@ def test_an_interrupt_without_effect_ends_the_process_a_moment_later(
     assert process.returncode == 128 + number
     assert errors == "Interrupted.\n"
     assert not list((tmp_path / "temporary").iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_the_first_interrupt_of_work_that_may_be_stopped_is_caught() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with interrupt.caught() as came:
+        assert not came()
+        signal.raise_signal(signal.SIGINT)
+        assert came()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    interrupt._forgiven = 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_a_caught_interrupt_does_not_end_the_process_later() -> None:
+    program = (
+        "import os, signal, time\n"
+        "from lieq_edge import __main__\n"
+        "from lieq_edge.system import interrupt\n"
+        "interrupt.watch(__main__._interrupt)\n"
+        "for _ in range(2):\n"
+        "    with interrupt.caught() as came:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        assert came()\n"
+        "time.sleep(2 * interrupt._PATIENCE + 0.5)\n"
+        "print('still here', flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "time.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(interrupt.__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}"], capture_output=True, text=True, env=environment, timeout=30
+    )
+    assert done.stdout == "still here\n"
+    assert "KeyboardInterrupt" in done.stderr or "Interrupted." in done.stderr
+    assert done.returncode != 0

@@ -55,6 +55,6 @@ def test_a_container_has_no_more_than_its_limit(
     monkeypatch.setattr(resources, "_LIMITS", ((tmp_path / "other", tmp_path / "one"), files))
     memory = type("Memory", (), {"available": 1000, "total": 2000})
     monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
-    assert resources._free_bytes() == free
+    assert resources.free_bytes() == free
     assert resources.is_little_memory(free // 8)
     assert not resources.is_little_memory(free // 8 + 1)

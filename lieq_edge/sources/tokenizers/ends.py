@@ -22,7 +22,7 @@ def with_ends(pieces: Pieces, values: list[KeyValue], vocabulary: Vocabulary) ->
         values: its key-values.
         vocabulary: the same as llama.cpp loads them.
     """
-    missing = [index for index in pieces.ends if index not in vocabulary.ends]
+    missing = [index for index in pieces.ends if index not in vocabulary.end_ids]
     ends = [KeyValue(key, index, GGUFValueType.UINT32) for key, index in zip(_KEYS, missing, strict=False)]
     roles = [i for i, kv in enumerate(values) if kv.key.endswith("_token_id")]
     place = roles[-1] + 1 if roles else len(values)
@@ -38,16 +38,16 @@ def end_notes(pieces: Pieces, vocabulary: Vocabulary, label: str) -> list[str]:
         label: the model's name, for messages.
     """
     notes = []
-    if missing := [index for index in pieces.ends if index not in vocabulary.ends]:
+    if missing := [index for index in pieces.ends if index not in vocabulary.end_ids]:
         notes.append(
             f"transformers ends a reply of {label} at {_names(pieces, missing)} too, for which a GGUF file has no key "
             "left; give llama.cpp these as stop words."
         )
     names = _names(pieces, pieces.reply_ends)
     only = f"transformers ends one at {names} only" if names else "transformers ends one at no token"
-    if named := sorted(vocabulary.ends - set(pieces.ends)):
+    if named := sorted(vocabulary.end_ids - set(pieces.ends)):
         notes.append(f"llama.cpp ends a reply of {label} at {_names(pieces, named)} too, whatever a file says; {only}.")
-    if others := [index for index in pieces.ends if index in vocabulary.ends and index not in pieces.reply_ends]:
+    if others := [index for index in pieces.ends if index in vocabulary.end_ids and index not in pieces.reply_ends]:
         notes.append(
             f"The written file ends a reply of {label} at {_names(pieces, others)} too, as the tokenizer or "
             f"config.json has it; {only}."

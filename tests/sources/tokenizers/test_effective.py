@@ -123,12 +123,12 @@ def test_the_template_of_a_processor(tmp_path: Path) -> None:
 def test_an_end_of_turn_outside_the_tokenizer_ends_a_reply(tmp_path: Path, place: str) -> None:
     model = Model(tmp_path)
     model.edit("tokenizer.json", lambda d: d["added_tokens"][2].update(content="<|finished|>"))
-    assert 509 not in model.open().vocabulary.ends
+    assert 509 not in model.open().vocabulary.end_ids
     model.edit(place, lambda d: d.update(eos_token_id=[511, 509]))
     source = model.open()
     keys = values(source)
     assert (keys["ggml.eos_token_id"], keys["ggml.eot_token_id"]) == (511, 509)
-    assert {509, 511} <= source.vocabulary.ends
+    assert {509, 511} <= source.vocabulary.end_ids
     assert notes(source) == []
 
 
@@ -138,7 +138,7 @@ def test_ends_that_no_key_is_left_for_are_reported(tmp_path: Path) -> None:
     source = model.open()
     keys = values(source)
     assert (keys["ggml.eot_token_id"], keys["ggml.eom_token_id"]) == (5, 6)
-    assert {511, 5, 6, 7} - source.vocabulary.ends == {7}
+    assert {511, 5, 6, 7} - source.vocabulary.end_ids == {7}
     assert any("no key left" in note and repr(keys["ggml.tokens"][7]) in note for note in source.warnings)
 
 
@@ -160,7 +160,7 @@ def test_a_sentencepiece_model_with_chat_tokens_ends_at_theirs(tmp_path: Path) -
     assert keys["ggml.eos_token_id"] == 513
     assert keys["ggml.tokens"][512:514] == ["<|im_start|>", "<|im_end|>"]
     assert keys["ggml.token_type"][512:514] == [TokenType.CONTROL, TokenType.CONTROL]
-    assert 2 in source.vocabulary.ends  # config.json still has it
+    assert 2 in source.vocabulary.end_ids  # config.json still has it
 
 
 PLACES = ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json", "tokenizer.json")

@@ -20,10 +20,10 @@ def test_ends_that_llama_cpp_knows_by_name_alone_are_a_note(tmp_path: Path) -> N
     source = model.open()
     keys = values(source)
     named = {index for index, token in enumerate(keys["ggml.tokens"]) if token == "<|end_of_text|>"}
-    assert source.vocabulary.ends == {keys["ggml.eos_token_id"]} | named
+    assert source.vocabulary.end_ids == {keys["ggml.eos_token_id"]} | named
     assert any("'<|end_of_text|>' too" in note and "'<|eot_id|>' only" in note for note in source.warnings)
     model.edit("generation_config.json", lambda d: d.update(eos_token_id=[511, *named]))
-    assert model.open().vocabulary.ends == source.vocabulary.ends
+    assert model.open().vocabulary.end_ids == source.vocabulary.end_ids
     source = model.open()
     _ = source.vocabulary
     assert source.warnings == ()
@@ -35,7 +35,7 @@ def test_without_an_end_llama_cpp_takes_a_token_for_one(tmp_path: Path) -> None:
     model.edit("tokenizer_config.json", lambda d: d.pop("eos_token"))
     model.edit("config.json", lambda d: d.pop("eos_token_id"))
     source = model.open()
-    assert 11 in source.vocabulary.ends
+    assert 11 in source.vocabulary.end_ids
     assert any("transformers ends one at no token." in note for note in source.warnings)
 
 

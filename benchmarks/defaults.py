@@ -1,0 +1,145 @@
+"""The plain command beside other flags: KL divergence at equal sizes, on several held-out texts.
+
+    python -m benchmarks.heldout other.txt
+    python -m benchmarks.defaults wide --texts wiki.txt other.txt --work work --out defaults
+
+Each variant is an export of all sizes at once (``-b Q2_K -b Q3_K_M -b Q4_K_M``) by a process of its own; the files are
+then scored on every text against the model. Written are OUT.md and OUT.json; rows that OUT.json has are not made again.
+The last column of the table is the mean over sizes and texts of the KL divergence over that of the plain command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.harness import Records, command_line, exit_code, table, write_markdown
+from benchmarks.internals import log, open_cache, reference_of, validate, validation_text
+from benchmarks.process_tree import measure as measure_command
+from benchmarks.turns import ROOT, Failed, environment
+from lieq_edge import open_source
+
+PLAIN = "plain"
+VARIANTS: dict[str, tuple[str, ...]] = {
+    PLAIN: (),
+    "--effort quick": ("--effort", "quick"),
+    "--effort best": ("--effort", "best"),
+    "--rounding feedback": ("--rounding", "feedback"),
+    "--calibration self": ("--calibration", "self"),
+    "--calibration docs": ("--calibration", "docs"),
+    "--calibration mixed": ("--calibration", "mixed"),
+    "--calibration-tokens x2": (),
+    "--types all": ("--types", "all"),
+}
+"""Flags beside the plain command, by name."""
+
+SIZES = ("Q2_K", "Q3_K_M", "Q4_K_M")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file on one text; ``seconds`` are those of the export of all sizes together."""
+
+    variant: str
+    size: str
+    text: str
+    file_bytes: int
+    ppl: float
+    kld: float
+    kld_se: float
+    seconds: float
+
+
+def flags_of(variant: str, tokens: int) -> tuple[str, ...]:
+    """Flags of a variant; twice the tokens are twice ``tokens``."""
+    return ("--calibration-tokens", str(2 * tokens)) if variant.endswith("x2") else VARIANTS[variant]
+
+
+def bench(args: argparse.Namespace, rows: Records[Row]) -> None:
+    """Export and score what is missing."""
+    args.work.mkdir(parents=True, exist_ok=True)
+    texts = [validation_text(path) for path in args.texts]
+    source = open_source(args.model)
+    # The original runs once for each text.
+    cache = open_cache(args.work / "reference", threads=args.threads).about(model=source.content_hash)
+    for variant in args.variants:
+        missing = [
+            s
+            for s in SIZES
+            if any((variant, s, t) not in {(r.variant, r.size, r.text) for r in rows} for _, t in texts)
+        ]
+        if not missing:
+            continue
+        budgets = [part for size in missing for part in ("--budget", size)]
+        pattern = args.work / "{budget}.gguf"
+        command = [sys.executable, "-m", "lieq_edge", "export", args.model, *budgets, "--out", str(pattern), "--force"]
+        command += [*flags_of(variant, args.calibration_tokens), "--no-validate", "--no-parity"]
+        measured = measure_command(command, environment=environment(args.work), folder=ROOT)
+        if measured.returncode != 0:
+            raise Failed(f"{' '.join(command)} ended with {measured.returncode}")
+        for size in missing:
+            path = args.work / f"{size}.gguf"
+            for text, name in texts:
+                if any((r.variant, r.size, r.text) == (variant, size, name) for r in rows):
+                    continue
+                score = validate(
+                    path,
+                    text,
+                    text_name=name,
+                    context=args.context,
+                    chunks=args.chunks,
+                    threads=args.threads,
+                    reference=reference_of(source),
+                    reference_name=args.model,
+                    cache=cache,
+                )
+                assert score.kld is not None
+                assert score.kld_se is not None
+                rows.add(
+                    Row(variant, size, name, score.file_bytes, score.ppl, score.kld, score.kld_se, measured.seconds)
+                )
+                log(f"{variant}, {size}, {name}: KL divergence {score.kld:.4f} +/- {score.kld_se:.4f}")
+            path.unlink()
+
+
+def render(rows: Sequence[Row]) -> str:
+    """A line for each variant."""
+    found = {(row.variant, row.size, row.text): row for row in rows}
+    variants = list(dict.fromkeys(row.variant for row in rows))
+    cases = list(dict.fromkeys((row.size, row.text) for row in rows))
+    lines = []
+    for variant in variants:
+        cells, ratios = [], []
+        for size, text in cases:
+            row, plain = found.get((variant, size, text)), found.get((PLAIN, size, text))
+            cells.append("" if row is None else f"{row.kld:.4f}")
+            if row is not None and plain is not None:
+                ratios.append(row.kld / plain.kld)
+        seconds = next(row.seconds for row in rows if row.variant == variant)
+        mean = math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else math.nan
+        lines.append((variant, *cells, f"{seconds:.0f}", f"{mean:.3f}"))
+    head = ("flags", *(f"{size}, {text}" for size, text in cases), "seconds, all sizes", "over plain")
+    return table(head, lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    names = ("--calibration-tokens", "--context", "--chunks", "--threads")
+    parser = command_line(__doc__, "model", "--out", "--work", *names, chunks=24)
+    parser.add_argument("--texts", type=Path, nargs="+", required=True, help="held-out texts")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), help="flags to try")
+    args = parser.parse_args(arguments)
+
+    def compare() -> None:
+        rows = Records(args.out.with_suffix(".json"), Row)
+        bench(args, rows)
+        write_markdown(args.out, render([*rows]) + "\n")
+
+    return exit_code(compare)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

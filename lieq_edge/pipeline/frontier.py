@@ -1,0 +1,48 @@
+"""Size against quality of several files of one model, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import InputError
+from ..system.files import atomic_path
+from .report import ExportReport
+
+
+def plot_frontier(reports: Sequence[ExportReport], path: Path, *, replace: bool = True) -> None:
+    """Draw the size of each file against its KL divergence as a PNG; it appears whole or not at all.
+
+    Args:
+        reports: reports of exports that were scored against the original.
+        path: file to write.
+        replace: True replaces an existing file.
+
+    Raises:
+        InputError: no file was compared with the original.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    points = sorted(
+        (report.file_bytes / 1e6, report.validation.kld, report.budget)
+        for report in reports
+        if report.validation is not None and report.validation.kld is not None
+    )
+    if not points:
+        raise InputError("There is nothing to draw: no file was compared with the original; leave out --no-reference.")
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    axis.plot([size for size, *_ in points], [kld for _, kld, _ in points], color="#2f6f9f", marker="o")
+    for size, divergence, budget in points:
+        axis.annotate(budget, (size, divergence), textcoords="offset points", xytext=(6, 6), fontsize=9)
+    axis.set_yscale("log")
+    axis.set_xlabel("file, MB")
+    axis.set_ylabel("KL divergence from the original, nats a token")
+    axis.set_title(reports[0].model, fontsize=10)
+    axis.grid(color="0.9", which="both")
+    axis.spines[["top", "right"]].set_visible(False)
+    with atomic_path(path, replace=replace) as temporary:
+        # No date or software version in the file: the same measurements give the same picture.
+        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})

@@ -1,0 +1,223 @@
+"""The steps of an export, with estimates of their time from the model's shapes and the rates of this machine.
+
+An estimate is a sum of passes over the model, products for Hessians and predictions, and rounding, each as operations
+over a measured rate times a factor. ``python -m benchmarks.estimates`` compares estimates with the clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from ..allocation.types import candidate_types
+from ..evidence.blocks.metrics import GEOMETRY, SALIENCY
+from ..evidence.blocks.records import describe
+from ..evidence.loss.request import Follow
+from ..gguf.names import block_of
+from ..gguf.types import is_matrix
+from ..sources.base import Source
+from ..store import Entry
+from ..system.progress import log
+from ..system.schedule import Schedule, Step, spoken
+from ..system.threads import available_threads
+from ..texts.windows import CALIBRATION_CONTEXT, SALIENCY_TOKENS
+from .calibration import CalibrationText
+from .gather import stored_steps
+from .job import Job
+from .machine import Machine, measure_machine, measure_without_pytorch
+
+PARITY, MEASURE, TEXT, LOSSES, IMPORTANCES, WRITE, SCORE, COMPARE = (
+    "parity",
+    "measure",
+    "calibration text",
+    "loss weights",
+    "calibrate",
+    "quantize and write",
+    "validate",
+    "compare",
+)
+"""Names of the steps, as the report's ``seconds`` has them."""
+
+_TITLES = {
+    PARITY: "compare llama.cpp with transformers on a piece of the model",
+    MEASURE: "measure the blocks",
+    TEXT: "let the model write a calibration text",
+    LOSSES: "measure how much each matrix matters",
+    IMPORTANCES: "measure the importance of columns",
+    WRITE: "round and write",
+    SCORE: "score the file",
+    COMPARE: "make and score llama.cpp's presets",
+}
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """Sizes of a model: weights of the blocks, of the head, and sums over the block matrices."""
+
+    blocks: int
+    weights: int
+    head: int
+    width: int
+    squares: float
+    sampled: float
+
+    @classmethod
+    def of(cls, source: Source) -> _Shapes:
+        matrices = [spec for spec in source.tensors() if is_matrix(spec.name, spec.shape)]
+        inside = [spec for spec in matrices if block_of(spec.name) is not None]
+        outside = [spec for spec in matrices if block_of(spec.name) is None]
+        return cls(
+            blocks=source.n_blocks,
+            weights=sum(_count(spec.shape) for spec in inside),
+            head=max((_count(spec.shape) for spec in outside), default=0),
+            width=min((spec.shape[-1] for spec in outside), default=1),
+            # q, k and v, and gate and up, share an H; v has one of its own.
+            squares=sum(float(spec.shape[-1]) ** 2 for spec in inside) * 5 / 7,
+            sampled=sum(float(spec.shape[-1]) ** 2 for spec in inside),
+        )
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    product = 1
+    for size in shape:
+        product *= size
+    return product
+
+
+def schedule_of(jobs: list[Job], *, presets: int = 0) -> Schedule:
+    """The steps of several jobs.
+
+    Args:
+        jobs: jobs of one model; what an earlier one measures, a later one finds in the cache.
+        presets: number of presets of llama.cpp that each file is compared with.
+    """
+    steps: list[Step] = []
+    done: frozenset[str] = frozenset()
+    stored = stored_steps(jobs[0])
+    machine = _rates(jobs[0], stored)
+    for job in jobs:
+        for name, seconds in _steps(job, machine, stored | done, presets):
+            steps.append(Step(name, _TITLES[name], seconds))
+        done = frozenset(_TITLES)
+    return Schedule(steps)
+
+
+def announce(schedule: Schedule) -> None:
+    """Report what will be done, and how long it will take."""
+    if not schedule.steps:
+        return
+    steps = "; ".join(f"{step.title} ({spoken(step.seconds)})" for step in schedule.steps)
+    count = f"{schedule.count} steps" if schedule.count > 1 else "1 step"
+    log(f"{count}, about {spoken(schedule.seconds)}: {steps}.")
+
+
+def _rates(job: Job, stored: frozenset[str]) -> Machine:
+    """Rates of this machine, measured in PyTorch where a step needs that anyway; else the last measured ones."""
+    needed: set[str] = set()
+    if job.source.in_transformers and job.out is not None:
+        needed |= {PARITY, SCORE}
+    if job.source.in_transformers and job.allocator.needs and job.saved is None:
+        needed.add(MEASURE)
+    if job.allocator.predicts or job.rounder.follow is not None:
+        needed.add(LOSSES)
+    if needed <= stored:
+        entry = job.cache.get("machine", {})
+        return Machine(**entry.record) if entry is not None else measure_without_pytorch()
+    machine = measure_machine(job.threads)
+    job.cache.put("machine", {}, Entry(record=asdict(machine)))
+    return machine
+
+
+def _steps(job: Job, machine: Machine, stored: frozenset[str], presets: int) -> Iterator[tuple[str, float]]:
+    """Names and seconds of the steps of a job; ``stored`` are those whose results are known by then."""
+    shapes = _Shapes.of(job.source)
+
+    def known(name: str) -> bool:
+        return name in stored
+
+    cost = _Costs(shapes, machine, job.threads or available_threads())
+    text = job.calibration if isinstance(job.calibration, CalibrationText) else None
+    tokens, written = (text.tokens, text.is_written) if text is not None else (0, False)
+    if job.settings.parity and job.source.in_transformers and job.out is not None and not known(PARITY):
+        yield PARITY, cost.parity()
+    if job.allocator.needs and job.saved is None and not known(MEASURE):
+        yield MEASURE, cost.blocks(job.allocator.needs, job.blocks.probe_tokens)
+    if tokens:
+        if written and not known(TEXT):
+            yield TEXT, cost.writing(tokens)
+        if (job.allocator.predicts or job.rounder.follow is not None) and not known(LOSSES):
+            types = len(candidate_types(describe(job.source).tensors, "k", strict=False).popitem()[1])
+            yield LOSSES, cost.losses(tokens, types, job.rounder.follow)
+        if job.rounder.weighs and job.out is not None and not known(IMPORTANCES):
+            yield IMPORTANCES, cost.importances(tokens)
+    if job.out is not None:
+        yield WRITE, cost.rounding(job.rounder.follow, tokens)
+        if job.validation is not None:
+            scored = job.validation.context * (job.validation.chunks or 64)
+            yield SCORE, cost.scoring(scored, job.validation.reference, reference_known=known(SCORE))
+            if presets:
+                yield COMPARE, cost.comparing(tokens, scored, presets)
+
+
+class _Costs:
+    """Seconds of each step."""
+
+    def __init__(self, shapes: _Shapes, machine: Machine, threads: int) -> None:
+        self._shapes = shapes
+        self._machine = machine
+        self._threads = threads
+
+    def _pass(self, tokens: int, *, exact: bool = False) -> float:
+        """Seconds of a pass of the tokens through the blocks at the peak of the machine, attention included."""
+        attention = 4.0 * CALIBRATION_CONTEXT * self._shapes.width * self._shapes.blocks
+        operations = tokens * (2.0 * self._shapes.weights + attention)
+        return operations / (self._machine.exact if exact else self._machine.quick)
+
+    def _head(self, tokens: int, *, exact: bool = False) -> float:
+        return 2.0 * tokens * self._shapes.head / (self._machine.exact if exact else self._machine.quick)
+
+    def parity(self) -> float:
+        return 2.0 + 8e-8 * 2 * self._shapes.weights / max(self._shapes.blocks, 1)
+
+    def blocks(self, needs: frozenset[str], tokens: int) -> float:
+        seconds = 3.0
+        if GEOMETRY in needs:
+            seconds += 6e-9 * self._shapes.weights + 2 * self._pass(tokens, exact=True)
+        if SALIENCY in needs:
+            seconds += 0.6 * self._shapes.blocks * self._pass(SALIENCY_TOKENS)
+        return seconds
+
+    def writing(self, tokens: int) -> float:
+        return 6.0 * self._pass(tokens, exact=True) + 3.0
+
+    def losses(self, tokens: int, types: int, follow: Follow | None) -> float:
+        share = 0.4 if follow is Follow.HESSIANS else 0.2
+        passes = 5.5 * self._pass(tokens) + 4.0 * self._head(tokens)
+        hessians = 2.0 * share * tokens * self._shapes.squares / self._machine.exact
+        predictions = types * 64 * 2.0 * self._shapes.sampled / self._machine.exact
+        return 4.0 + passes + hessians + 6.0 * predictions
+
+    def importances(self, tokens: int) -> float:
+        return 3.0 + 2.0 * self._pass(tokens)
+
+    def rounding(self, follow: Follow | None, tokens: int) -> float:
+        encode = (self._shapes.weights + 2 * self._shapes.head) / self._machine.encode / self._threads
+        if follow is None:
+            return 1.0 + encode
+        seconds = 1.0 + 2.0 * encode
+        if follow is Follow.STREAM:
+            hessians = 2.0 * 0.4 * tokens * self._shapes.squares / self._machine.exact
+            seconds += 2.5 * self._pass(tokens) + hessians
+        return seconds
+
+    def scoring(self, tokens: int, reference: bool, *, reference_known: bool) -> float:
+        seconds = 1.0 + 2.0 * (self._pass(tokens, exact=True) + 0.5 * self._head(tokens, exact=True))
+        if reference:
+            seconds += 1.5 * self._head(tokens, exact=True)
+            if not reference_known:
+                seconds += 1.5 * self._pass(tokens, exact=True)
+        return seconds
+
+    def comparing(self, tokens: int, scored: int, presets: int) -> float:
+        made = self.rounding(None, tokens) + self.scoring(scored, reference=True, reference_known=True)
+        return self.importances(tokens) + presets * (made + 5.0)

@@ -1,0 +1,87 @@
+"""Exact sizes of the files that llama-quantize would write. Only the model's header is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+from gguf import GGUFValueType
+
+from ..errors import InputError
+from ..gguf.container import KeyValue, header_size, key_value_bytes, padded
+from ..llama.library import block_sizes
+from ..llama.quantize import preset_types
+from ..sources.base import Source
+from .imatrix import imatrix_key_values
+from .names import FILE_TYPES, PRESETS, USUAL, preset_name
+from .original import Layout, layout_of
+
+
+def preset_bytes(source: Source, preset: str, *, importance: bool = True) -> int:
+    """Bytes of the file that llama-quantize writes of an unquantised GGUF file of ``source``.
+
+    That file has the original's key-values and, with an imatrix, the four of ``imatrix.imatrix_key_values``.
+
+    Args:
+        source: the model; of a GGUF file, the file itself is the original.
+        preset: name of the preset, in any case.
+        importance: the file is made with an imatrix, which changes the types of some presets.
+
+    Raises:
+        InputError: the preset is unknown, llama.cpp does not make it of this model, or the folder for temporary files
+            does not take a file as long as the model.
+    """
+    (size,) = preset_sizes(source, [preset], importance=importance).values()
+    return size
+
+
+def preset_sizes(source: Source, presets: Sequence[str] = USUAL, *, importance: bool = True) -> dict[str, int]:
+    """``preset_bytes`` of several presets, by name in their order."""
+    names = list(dict.fromkeys(map(known_preset, presets)))
+    with layout_of(source) as layout:
+        wanted = [(name, FILE_TYPES[name]) for name in names]
+        found = preset_types(layout.path, wanted, importance=importance, label=source.label)
+    return {name: _file_bytes(layout, types, importance) for name, types in zip(names, found, strict=True)}
+
+
+def nearest_preset(sizes: Mapping[str, int], size: int) -> str:
+    """The largest of some presets whose file is no larger than ``size`` bytes, else the smallest one."""
+    fitting = {name: number for name, number in sizes.items() if number <= size}
+    return max(fitting, key=fitting.__getitem__) if fitting else min(sizes, key=sizes.__getitem__)
+
+
+def known_preset(text: str) -> str:
+    """The preset that ``text`` names in any case.
+
+    Raises:
+        InputError: llama.cpp has none of that name.
+    """
+    name = preset_name(text)
+    if name is None:
+        raise InputError(f"llama.cpp has no preset {text}; choose one of {', '.join(PRESETS)}.")
+    return name
+
+
+def _file_bytes(layout: Layout, types: Mapping[str, str], importance: bool) -> int:
+    added = [
+        KeyValue("general.file_type", 0, GGUFValueType.UINT32),
+        KeyValue("general.quantization_version", 0, GGUFValueType.UINT32),
+    ]
+    if importance:
+        for key, value in imatrix_key_values(0, 0).items():
+            kind = GGUFValueType.STRING if isinstance(value, str) else GGUFValueType.UINT32
+            added.append(KeyValue(key, value, kind))
+    key_values = {**layout.key_values, **{kv.key: key_value_bytes(kv) for kv in added}}
+    # llama.cpp leaves out leading dimensions of 1.
+    shapes = [(name, _without_ones(shape)) for name, shape in layout.shapes.items()]
+    data = 0
+    for name, shape in shapes:
+        block, block_bytes = block_sizes(types[name])
+        data += padded(prod(shape) // block * block_bytes)
+    return header_size(sum(key_values.values()), shapes) + data
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    while len(shape) > 1 and shape[0] == 1:
+        shape = shape[1:]
+    return shape

@@ -1,0 +1,103 @@
+"""Names of written files, and several budgets in one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runner import run
+from tiny import cached_model, sample_text
+
+import lieq_edge
+from lieq_edge import Event, InputError, Settings
+from lieq_edge.pipeline.outputs import output_paths, plain_name
+
+
+def settings(*budgets: str) -> list[Settings]:
+    return [Settings(budget=budget) for budget in budgets]
+
+
+def test_fields_of_a_path_are_filled_in() -> None:
+    paths = output_paths("org/Tiny-1B", "{name}-{budget}.gguf", settings("90MB", "Q4_K_M", "3.0bpw"))
+    assert list(map(str, paths)) == ["Tiny-1B-90MB.gguf", "Tiny-1B-Q4_K_M.gguf", "Tiny-1B-3.0bpw.gguf"]
+    assert output_paths("m", "{size}.gguf", settings("90 MB")) == [Path("90-MB.gguf")]
+    assert output_paths("m", "x.gguf", settings("3")) == [Path("x.gguf")]
+    assert output_paths("m", None, settings("3", "4")) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [("x.gguf", "{budget}"), ("{bits}.gguf", "unknown"), ("{.gguf", "brace"), ("{name}.gguf", "{budget}")],
+)
+def test_a_path_that_does_not_serve_is_refused(out: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        output_paths("m", out, settings("3", "4"))
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("org/Tiny-1B", "Tiny-1B"), ("a/b.gguf", "b"), ("dir with spaces/", "dir-with-spaces"), ("demo", "demo")],
+)
+def test_the_name_of_a_model_for_files(model: str, name: str) -> None:
+    assert plain_name(model) == name
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> dict[str, Any]:
+    text = tmp_path / "text.txt"
+    text.write_text(sample_text(20_000))
+    return {
+        "calibration": str(text),
+        "calibration_tokens": 1024,
+        "text": text,
+        "context": 64,
+        "chunks": 2,
+        "threads": 1,
+    }
+
+
+def test_several_files_have_the_bytes_of_single_exports_and_measure_once(tmp_path: Path, quick: dict[str, Any]) -> None:
+    model = cached_model("llama", hidden=256, intermediate=512)
+    budgets = ("1000kB", "3.5bpw")
+    alone = []
+    for budget in budgets:
+        out = tmp_path / f"alone-{budget}.gguf"
+        lieq_edge.export_model(model, out, Settings(budget=budget, cache=False, **quick))
+        alone.append(out.read_bytes())
+    events: list[Event] = []
+    files = [(tmp_path / f"{budget}.gguf", Settings(budget=budget, cache=False, **quick)) for budget in budgets]
+    reports = lieq_edge.export_models(model, files, progress=events.append)
+    assert [Path(report.out).read_bytes() for report in reports] == alone
+    stages = [event.stage for event in events if event.done == 0 and event.stage and not event.message]
+    assert stages.count("Measuring loss weights") == 1
+    assert stages.count("Comparing llama.cpp with transformers") == 1
+    assert stages.count("Quantise and write") == 2
+    announced = next(event.message for event in events if " steps, about " in event.message)
+    assert announced.count("round and write") == 2
+    assert {event.steps for event in events if event.step} == {int(announced.split()[0])}
+
+
+def test_all_budgets_are_checked_before_any_work(tmp_path: Path, quick: dict[str, Any]) -> None:
+    model = cached_model("llama", hidden=256, intermediate=512)
+    files = [
+        (tmp_path / "a.gguf", Settings(budget="4bpw", **quick)),
+        (tmp_path / "b.gguf", Settings(budget="9kB", **quick)),
+    ]
+    with pytest.raises(InputError, match="out of reach"):
+        lieq_edge.export_models(model, files)
+    assert not list(tmp_path.glob("*.gguf"))
+    with pytest.raises(InputError, match="Two budgets would write"):
+        lieq_edge.export_models(model, [files[0], files[0]])
+
+
+def test_the_command_line_takes_several_budgets(tmp_path: Path, quick: dict[str, Any]) -> None:
+    model = cached_model("llama", hidden=256, intermediate=512)
+    flags = [part for name, value in quick.items() for part in (f"--{name.replace('_', '-')}", value)]
+    plot = tmp_path / "sizes.png"
+    done = run("export", model, "-b", "1000kB", "-b", "5bpw", "-o", tmp_path / "{budget}.gguf", *flags, "--plot", plot)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "1000kB.gguf").is_file()
+    assert (tmp_path / "5bpw.gguf").is_file()
+    assert "Size against quality" in done.stdout
+    assert plot.read_bytes().startswith(b"\x89PNG")
