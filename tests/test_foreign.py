@@ -40,7 +40,7 @@ def test_analyze_plan_export_and_validate(tmp_path: Path, model: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert [layer["bits"] for layer in report["layers"]] == [b["bits"] for b in json.loads(planned.stdout)["blocks"]]
-    assert report["calibration"]["name"].startswith("self-generated")
+    assert report["calibration"]["name"].startswith("built-in text")
     assert report["geometry_inputs"] == "llama.cpp"
     assert report["validation"]["kld"] > 0
 
@@ -116,7 +116,7 @@ def test_an_export_on_the_weights_alone_says_so(tmp_path: Path, folder: Path, mo
     model, out = foreign_model(folder / "white.gguf", "internlm2"), tmp_path / "out.gguf"
     monkeypatch.setattr("lieq_edge.llama.layout._checked", False)
     monkeypatch.setattr("lieq_edge.llama.layout.prod", lambda _: -1)
-    flags = ("--budget", "3.5", "--levels", "3,4", "--out", out, "--no-validate")
+    flags = ("--budget", "3.5", "--levels", "3,4", "--out", out, "--no-validate", "--verbose")
     assert_refused(run("export", model, *flags), "another layout", "--calibration none")
     done = run("export", model, *flags, "--calibration", "none")
     assert done.returncode == 0, done.stderr
