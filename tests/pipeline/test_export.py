@@ -184,7 +184,7 @@ def test_bad_input_is_refused_in_one_sentence_and_leaves_nothing(tmp_path: Path,
     empty.mkdir()
     assert_refused(run("export", empty, *good), "empty")
     assert_refused(run("export", llama, "--budget", "9", "--out", out), "2 to 4")
-    assert_refused(run("export", llama, "--budget", "1kB", "--out", out), "MB to")
+    assert_refused(run("export", llama, "--budget", "1kB", "--out", out), "MB or more")
     assert_refused(run("export", llama, "--budget", "some", "--out", out), "90MB")
     assert_refused(run("export", llama, "--out", out), "--budget")
     assert_refused(run("export", llama, "--budget", "3", "--out", tmp_path / "no" / "o.gguf"), "does not exist")
