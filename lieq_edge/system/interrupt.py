@@ -9,6 +9,7 @@ main thread has not ended the work after a moment, another thread ends the proce
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import sys
@@ -41,7 +42,10 @@ def watch(leave: Callable[[int], object] | None = None) -> None:
         return
     for number in _SIGNALS:
         signal.signal(number, _remember)
-    if leave is not None:
+    if leave is None:
+        return
+    # Without it, where a process may have no more files or threads, everything is left to the main thread.
+    with contextlib.suppress(OSError, RuntimeError):
         # The system's own handler writes the number of the signal there, whatever Python is doing.
         reader, writer = socket.socketpair()
         writer.setblocking(False)
