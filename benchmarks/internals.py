@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from lieq_edge.llama.encoders import Packed, encode
     from lieq_edge.llama.engine import Engine, available_threads
     from lieq_edge.llama.library import dequantize
-    from lieq_edge.llama.limits import START_SECONDS
     from lieq_edge.llama.quantize import Preset, quantize
     from lieq_edge.llama.session import Floats, observed
     from lieq_edge.pipeline.validation import reference_of, validation_text
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from lieq_edge.sources.plain import write_plain
     from lieq_edge.sources.tokenizers.battery import BATTERY
     from lieq_edge.store import Run, open_cache
+    from lieq_edge.system.child import START_SECONDS
     from lieq_edge.system.files import atomic_path, check_output, check_space
     from lieq_edge.system.memory import peak_rss_bytes
     from lieq_edge.system.progress import Terminal, log, receive_with, stage

@@ -25,6 +25,11 @@ def main() -> None:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
         _interrupt(interrupt.exit_code())
+    except (OSError, MemoryError) as error:
+        # Of an import, or of a stderr that takes no more.
+        with contextlib.suppress(OSError, ValueError):
+            print(f"Error: The system says: {error or type(error).__name__}; fix that and try again.", file=sys.stderr)
+        code = 2
     _leave(code)
 
 
@@ -49,6 +54,8 @@ def _end(code: int) -> None:
     """End the process at once. Python would take a second to take PyTorch and transformers apart, object by object."""
     from .system.temporary import remove_present
 
+    if (child := sys.modules.get(f"{__package__}.system.child")) is not None:
+        child.kill_all()
     remove_present()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # as it is where the caller has closed it

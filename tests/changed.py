@@ -12,6 +12,7 @@ from lieq_edge.gguf.container import KeyValue, write_container
 from lieq_edge.gguf.header import read_header
 from lieq_edge.gguf.types import TYPES_BY_ID
 
+_ALIGNMENT = "general.alignment"
 _ITEMS = {str: GGUFValueType.STRING, int: GGUFValueType.INT32, float: GGUFValueType.FLOAT32}
 
 
@@ -25,6 +26,9 @@ def changed_file(path: Path, source: Path, changes: dict[str, Any], renamed: dic
         renamed: new names of tensors.
     """
     header, data = read_header(source), source.read_bytes()
+    no_alignment = changes.get(_ALIGNMENT) == 0
+    if no_alignment:  # nobody can write such a file; the number is changed afterwards
+        changes = {**changes, _ALIGNMENT: 32}
     metadata = [kv for kv in header.metadata if kv.key not in changes]
     metadata += [_key_value(key, value) for key, value in changes.items() if value is not None]
     architecture = next(kv.value for kv in metadata if kv.key == "general.architecture")
@@ -33,6 +37,11 @@ def changed_file(path: Path, source: Path, changes: dict[str, Any], renamed: dic
     write_container(
         path, architecture, metadata, entries, (data[t.offset : t.offset + t.nbytes] for t in header.tensors)
     )
+    if no_alignment:
+        content = bytearray(path.read_bytes())
+        place = content.index(_ALIGNMENT.encode()) + len(_ALIGNMENT) + 4
+        content[place : place + 4] = bytes(4)
+        path.write_bytes(content)
     return path
 
 

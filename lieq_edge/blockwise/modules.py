@@ -20,6 +20,7 @@ from transformers.models.stablelm.modeling_stablelm import StableLmLayerNormPerH
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import InputError
+from ..system.memory import is_memory_error
 from .attention import NAME, register
 from .layers import Experts, HeadNorms
 
@@ -45,6 +46,8 @@ def empty_model(config: dict[str, Any]) -> Any:
         with _EmptyOnMeta():
             model = AutoModelForCausalLM.from_config(settings, attn_implementation=attention)
     except Exception as error:  # settings of a wrong type raise anything
+        if is_memory_error(error):
+            raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
             f"transformers cannot build a {kind!r} language model from its settings ({reason}); fix config.json."

@@ -12,6 +12,7 @@ import lieq_edge as api
 
 from ..errors import GateError, InputError
 from ..system import interrupt
+from ..system.memory import is_memory_error
 from ..system.terminal import say
 from .app import app
 
@@ -70,14 +71,16 @@ def _report(error: Exception) -> int:
         say(f"Failed: {error}")
         return 1
     code, message = 2, str(error)
-    if isinstance(error, MemoryError):
+    if isinstance(error, InputError):
+        pass
+    elif is_memory_error(error):
         message = "The memory is full; take a smaller model, --context or --calibration-tokens."
     elif isinstance(error, OSError):
         where = f" ({error.filename})" if error.filename else ""
         message = f"The system says: {error.strerror or error}{where}; fix that and try again."
     elif hasattr(error, "format_message"):  # typer's errors of usage
         message = f"{error.format_message().rstrip('.')}; see lieq-edge --help."
-    elif not isinstance(error, InputError):
+    else:
         for line in traceback.format_exc().splitlines():
             say(line)
         code, message = 70, f"This is a mistake in lieq-edge ({type(error).__name__}); please report it."

@@ -8,8 +8,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-START_SECONDS = 120.0
-"""For the process of llama.cpp to start."""
 LOAD_SECONDS = 120.0
 """For a file without weights, or of which only the tokenizer is loaded."""
 TEXT_SECONDS = 60.0

@@ -24,8 +24,9 @@ from .families import family_of_config
 from .kinds import ADAPTER_CONFIG, check_directory, check_stored, no_head
 from .plain_files import is_plain_file, read_json
 from .text_part import has_text_part, text_config, text_names
-from .tokenizers.tokenizer import check_files, key_values, read_pieces, writer_values
-from .tokenizers.trial import Trial, of_entry, settle, to_entry
+from .tokenizers.apart import settle_apart
+from .tokenizers.tokenizer import check_files, writer_values
+from .tokenizers.trial import Trial, of_entry
 from .weights.lora import Adapter, open_adapter
 from .weights.names import fitted, unwrapped
 from .weights.pickles import pickle_files, read_pickles
@@ -276,17 +277,12 @@ class HuggingFaceSource(TokenizingSource):
 
     @functools.cached_property
     def _trial(self) -> Trial:
-        # transformers, which reads the tokenizer, takes seconds to import.
         parts = {"label": self.label, "architecture": self.architecture, "name": self._name}
         entry = self._cache.get("tokenizer", parts)
-        if entry is not None:
-            trial = of_entry(entry, self.architecture)
-        else:
-            with sensible(f"The tokenizer files of {self.label}"):
-                pieces = read_pieces(self._directory, self._dims.vocab)
-                values = key_values(self._directory, pieces)
-                trial = settle(pieces, values, self.architecture, self.label, name=self._name)
-            self._cache.put("tokenizer", parts, to_entry(trial))
+        if entry is None:
+            entry = settle_apart(self._directory, self._dims.vocab, self.architecture, self.label, name=self._name)
+            self._cache.put("tokenizer", parts, entry)
+        trial = of_entry(entry, self.architecture)
         self.warnings += trial.warnings
         return trial
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from ..errors import InputError
+from ..system.memory import is_memory_error
 
 T = TypeVar("T")
 
@@ -65,6 +66,8 @@ def text_config(config: dict[str, Any]) -> dict[str, Any]:
     try:
         full: dict[str, Any] = configuration_auto.CONFIG_MAPPING[kind](**values).to_dict()
     except Exception as error:  # transformers' checks raise errors of several kinds
+        if is_memory_error(error):
+            raise
         raise InputError(f"The text part of the configuration cannot be read ({error}); fetch it again.") from error
     full |= {key: config[key] for key in _CARRIED if config.get(key) is not None}
     full |= {"model_type": kind, "architectures": [classes[kind]]}

@@ -45,7 +45,10 @@ def watch(leave: Callable[[int], object] | None = None) -> None:
         return
     for number in _SIGNALS:
         signal.signal(number, _remember)
-    if leave is not None:
+    if leave is None:
+        return
+    # Without it, where a process may have no more files or threads, everything is left to the main thread.
+    with contextlib.suppress(OSError, RuntimeError):
         # The system's own handler writes the number of the signal there, whatever Python is doing.
         reader, writer = socket.socketpair()
         writer.setblocking(False)

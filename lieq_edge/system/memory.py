@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import gc
+import re
 import sys
 from pathlib import Path
 
@@ -37,6 +39,30 @@ def peak_rss_bytes() -> int:
 def _resident_bytes() -> int:
     """The present resident size of this process."""
     return int(psutil.Process().memory_info().rss)
+
+
+# PyTorch ("DefaultCPUAllocator: can't allocate memory", "not enough memory"), C++, Rust, and threads without a stack.
+_FULL = re.compile(
+    r"can(?:no|')t allocate memory|not enough memory|out of memory|bad[ _]alloc|failed to allocate|unable to allocate"
+    r"|memory allocation|can't start new thread",
+    re.IGNORECASE,
+)
+
+
+def says_full(text: str) -> bool:
+    """True for the words of a library that found the memory full."""
+    return _FULL.search(text) is not None
+
+
+def is_memory_error(error: BaseException | None) -> bool:
+    """True for an error that says that the memory is full, or comes of one that does; libraries have own kinds."""
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            return True
+        if says_full(str(error)):
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
 
 
 def is_little_memory(size: int) -> bool:

@@ -67,7 +67,12 @@ def _write(rng: random.Random) -> Case:
         models.cached(place)
         from lieq_edge.system import checked
 
-        checked._open_raw = lambda path: FaultyFile(path, count, way)  # type: ignore[assignment]
+        own, owner = checked._open_raw, os.getpid()
+
+        def open_raw(path: Path) -> Any:
+            return FaultyFile(path, count, way) if os.getpid() == owner else own(path)
+
+        checked._open_raw = open_raw
         checked._BUFFER = 4096
 
     return fault_case(f"write {count}: {way}", lambda place: [Run(EXPORT, around=around)])
@@ -103,7 +108,8 @@ def _limit(rng: random.Random) -> Case:
     size = len(models.written())
     way = rng.choice(("file", "file", "file", "open", "memory"))
     value = {
-        "file": rng.choice((rng.randrange(size), size - 1, size - 4096, 0)),
+        # The process has to be able to print a sentence.
+        "file": max(4096, rng.choice((rng.randrange(size), size - 1, size - 4096))),
         "open": rng.randrange(4, 24),
         "memory": rng.randrange(1, 60) << 20,
     }[way]
@@ -141,7 +147,7 @@ MOMENTS = (
     ("lieq_edge.system.lock:FileLock", "acquire"),
     ("lieq_edge.system.lock:FileLock", "discard"),
     ("lieq_edge.system.interrupt", "check"),
-    ("lieq_edge.llama.child:Child", "call"),
+    ("lieq_edge.system.child:Child", "call"),
     ("numpy", "empty"),
 )
 
@@ -155,12 +161,13 @@ def signal_case(number: int, module: str, name: str, count: int) -> Case:
         home, _, owner = module.partition(":")
         found: Any = importlib.import_module(home)
         found = getattr(found, owner) if owner else found
-        own, left = getattr(found, name), [count]
+        own, left, owner = getattr(found, name), [count], os.getpid()
 
         def replaced(*arguments: Any, **named: Any) -> Any:
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), number)
+            left[0] -= os.getpid() == owner
+            if left[0] == 0 and os.getpid() == owner:
+                left[0] = -1
+                os.kill(owner, number)
             return own(*arguments, **named)
 
         setattr(found, name, replaced)

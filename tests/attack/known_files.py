@@ -28,7 +28,8 @@ def _long_token(model: str, arguments: tuple[str, ...]) -> Case:
 
     tokens = list(read_header(models.gguf("pieces")).get(f"{PREFIX}tokens"))
     changes = {f"{PREFIX}model": model, f"{PREFIX}tokens": [*tokens[:-1], "x" * 120_000]}
-    return gguf_files.value_case(changes, arguments, model="pieces")
+    # llama.cpp computes until its memory is full.
+    return gguf_files.value_case(changes, arguments, model="pieces", cpu=60.0, memory=4 << 30)
 
 
 for kind in ("rwkv", "t5", "plamo2"):
@@ -48,10 +49,10 @@ for key, value in (
 
 
 # 9. Much time or memory.
-def _normalizers(folder: Path) -> None:
-    grow = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}
+def _normalizers(folder: Path, letter: str = "a", count: int = 9) -> None:
+    grow = {"type": "Replace", "pattern": {"String": letter}, "content": letter * 10}
     directories.edited(
-        "tokenizer.json", lambda d: d.update(normalizer={"type": "Sequence", "normalizers": [grow] * 9})
+        "tokenizer.json", lambda d: d.update(normalizer={"type": "Sequence", "normalizers": [grow] * count})
     )(folder)
 
 
@@ -68,6 +69,38 @@ known(
         **SHORT,
     ),
 )
+for name, letter, count in (("grow-another-letter", "e", 9), ("triple-a-space", " ", 3)):
+    known(
+        f"normalizers-that-{name}",
+        directories.directory_case(
+            f"{count} normalizers make {letter!r} ten",
+            lambda folder, letter=letter, count=count: _normalizers(folder, letter, count),
+            codes=REFUSED,
+            **SHORT,
+        ),
+    )
+TEMPLATES = {
+    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}"
+    "{% endfor %}",
+    "grows": "{% set n = namespace(x='x' * 9999) %}{% for a in range(9999) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    "prints": "{% for a in range(99999) %}{{ 'x' * 99999 }}{% endfor %}",
+}
+for name, template in TEMPLATES.items():
+    known(
+        f"template-{name}",
+        directories.directory_case(
+            f"a chat template that {name}",
+            lambda folder, template=template: (folder / "chat_template.jinja").write_text(template),
+            **SHORT,
+        ),
+    )
+for file in ("tekken.json", "vocab.txt", "spiece.model", "preprocessor_config.json", "added_tokens.json"):
+    known(
+        f"pipe-{file}",
+        directories.directory_case(
+            f"{file} is a pipe", directories.replaced(file, os.mkfifo), base="pieces-json", **SHORT
+        ),
+    )
 known(
     "million-tokens",
     directories.directory_case(

@@ -241,7 +241,7 @@ for way in ("entries", "runs", "writable"):
 # 11. Left behind.
 for number in (signal.SIGTERM, signal.SIGKILL):
     for moment, count in (("call", 1), ("call", 3), ("write", 5)):
-        module = {"call": "lieq_edge.llama.child:Child", "write": "lieq_edge.system.checked:CheckedFile"}[moment]
+        module = {"call": "lieq_edge.system.child:Child", "write": "lieq_edge.system.checked:CheckedFile"}[moment]
         known(
             f"{signal.Signals(number).name.lower()}-{moment}-{count}", faults.signal_case(number, module, moment, count)
         )

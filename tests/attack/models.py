@@ -91,10 +91,9 @@ def make_all(folder: Path) -> None:
     program("inspect", str(gguf("llama")))
     program("validate", str(gguf("llama")), "--chunks", "1", "--context", "32", "--threads", "1")
     program("cache", "list", *cache)
-    from lieq_edge.llama import child
+    from lieq_edge.system import child
 
-    if child._child is not None:
-        child._child.kill()
+    child.kill_all()
 
 
 def program(*arguments: str) -> None:

@@ -129,11 +129,12 @@ def _appears(place: Place, force: bool) -> Answer:
     def around(place: Place) -> None:
         from lieq_edge.system import files
 
-        own = files.sync_file
+        own, owner = files.sync_file, os.getpid()
 
         def appear(path: Path) -> None:
             own(path)
-            (place.work / "out.gguf").write_bytes(OTHERS)
+            if os.getpid() == owner:
+                (place.work / "out.gguf").write_bytes(OTHERS)
 
         files.sync_file = appear
 
@@ -146,11 +147,12 @@ def _becomes_pipe(place: Place, force: bool) -> Answer:
     def around(place: Place) -> None:
         from lieq_edge.system import files
 
-        own = files.sync_file
+        own, owner = files.sync_file, os.getpid()
 
         def appear(path: Path) -> None:
             own(path)
-            os.mkfifo(place.work / "out.gguf")
+            if os.getpid() == owner:
+                os.mkfifo(place.work / "out.gguf")
 
         files.sync_file = appear
 

@@ -23,6 +23,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
+from attack import forked  # noqa: E402
 from attack.harness import Case, Ended, Place, Run, Skip, listing, verdict  # noqa: E402
 
 _GRACE = 5.0
@@ -50,6 +51,15 @@ CLOCK = Clock()
 
 def child(run: Run, place: Place, name: str) -> None:
     """Become the program; does not return."""
+    code = 99
+    try:
+        code = _become(run, place, name)
+    finally:
+        # Whatever went wrong: above lies the loop of the process that forks the cases, with its folder to remove.
+        os._exit(code)
+
+
+def _become(run: Run, place: Place, name: str) -> int:
     code = 99
     try:
         os.setsid()
@@ -82,7 +92,7 @@ def child(run: Run, place: Place, name: str) -> None:
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    return code
 
 
 class Process:
@@ -228,14 +238,16 @@ def warm_up(folder: Path) -> None:
     os.environ["LIEQ_CACHE_DIR"] = str(folder / "cache")
     from killed import PRELOAD
 
-    for module in PRELOAD:
+    for module in (*PRELOAD, forked.ENTRY):
         importlib.import_module(module)
+    importlib.import_module(forked.ENTRY).import_libraries()
     import torch
 
     torch.set_num_threads(1)
     from attack import models
 
     models.make_all(folder)
+    forked.install()
 
 
 def serve(jobs: int) -> None:

@@ -49,40 +49,23 @@ def clearing_case(count: int) -> Case:
 
 
 def killed_case(seconds: float) -> Case:
-    """Two exports at once, of which one is killed."""
+    """Two exports at once, of which one is killed; what it leaves is removed by the next command at the same place."""
     killed = Run(export("out0.gguf"), codes=frozenset({0, -signal.SIGKILL}), signal=(signal.SIGKILL, seconds))
-    runs = [killed, Run(export("out1.gguf"), codes=DONE)]
+    both = Run(body=lambda place: _together([killed, Run(export("out1.gguf"), codes=DONE)]), codes=DONE)
 
     def prepare(place: Place) -> list[Run]:
         (place.work / "model").symlink_to(models.directory("llama"))
-        return runs
+        return [both, Run(export("out2.gguf"), codes=DONE)]
 
     def check(place: Place, ended: list[Ended]) -> str:
         return _same_bytes(place)
 
-    left = frozenset({"out0.gguf", "out1.gguf"})
-    return _Sweeping(f"one of two killed after {seconds:.2f} s", prepare, together=True, outputs=left, check=check)
+    made = frozenset({"out0.gguf", "out1.gguf", "out2.gguf"})
+    return Case(f"one of two killed after {seconds:.2f} s", prepare, outputs=made, check=check)
 
 
-class _Sweeping(Case):
-    """What a killed process leaves is removed by a further command at the same place."""
-
-    def __post_init__(self) -> None:
-        inner = self.prepare
-
-        def prepare(place: Place) -> list[Run]:
-            return [
-                Run(body=lambda place: _together(place, inner(place)), codes=DONE),
-                Run(export("out2.gguf"), codes=DONE),
-            ]
-
-        self.prepare = prepare
-        self.together = False
-        self.outputs = self.outputs | {"out2.gguf"}
-
-
-def _together(place: Place, runs: list[Run]) -> int:
-    """Run commands at once in children of this process; the first may be killed."""
+def _together(runs: list[Run]) -> int:
+    """Run commands at once in children of this process; the first is killed."""
     import os
     import sys
     import time

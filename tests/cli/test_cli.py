@@ -145,6 +145,14 @@ def test_a_mistake_of_our_own_is_told_apart_from_a_missed_gate(monkeypatch: pyte
     assert "Traceback" in done.stderr
 
 
+def test_a_full_memory_is_no_mistake_of_our_own(monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("lieq_edge.allocation.by_levels.make_plan", fail)
+    assert_refused(run("plan", saved, "--budget", "2.5"), "memory is full", "smaller model")
+
+
 def test_damaged_weights_are_named_without_a_measurement_too(tmp_path: Path) -> None:
     bad = np.zeros((128, 64), np.float32)
     bad[3, 5] = np.inf

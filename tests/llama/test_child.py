@@ -132,7 +132,7 @@ def test_memory_has_a_limit(tiny_gguf: MakeGguf, monkeypatch: pytest.MonkeyPatch
 def test_memory_is_watched_where_the_system_has_no_limit(
     tmp_path: Path, tiny_gguf: MakeGguf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child, "_SYSTEM_LIMITS", False)
+    monkeypatch.setattr("lieq_edge.system.child._SYSTEM_LIMITS", False)
     vocabulary = Vocabulary(all_user_defined(tmp_path / "bad.gguf", tiny_gguf("llama")))
     monkeypatch.setattr(child, "most_beside", lambda: -(1 << 40))
     child.shared().allow_memory(tiny_gguf("llama"))
@@ -185,7 +185,7 @@ def test_a_llama_cpp_that_does_not_start_is_not_the_fault_of_the_file(
     tiny_gguf: MakeGguf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child.shared().kill()
-    monkeypatch.setattr(child, "_START", "raise ImportError('no such library')")
+    monkeypatch.setattr("lieq_edge.system.child._START", "raise ImportError('no such library')")
     with pytest.raises(InputError, match=r"could not be started \(exit code 1: ImportError: no such library\)"):
         Vocabulary(tiny_gguf("llama"))
     monkeypatch.undo()

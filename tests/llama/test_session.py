@@ -13,6 +13,7 @@ from lieq_edge.errors import InputError
 from lieq_edge.llama import child, layout
 from lieq_edge.llama.session import Floats, LlamaSession, NotSeen, observed
 from lieq_edge.llama.vocabulary import Vocabulary
+from lieq_edge.system import child as processes
 
 TOKENS = np.arange(40, dtype=np.int64) + 5
 NAMES = frozenset(f"blk.{index}.ffn_{role}.weight" for index in range(BLOCKS) for role in ("up", "down"))
@@ -41,10 +42,10 @@ def test_inputs_larger_than_the_shared_memory_come_in_pieces(model: Path, monkey
     assert {name: x.shape for name, x in whole.items()} == dict.fromkeys(NAMES, (len(TOKENS), HIDDEN))
     # A worker of its own, which begins with less memory.
     child.shared().kill()
-    small = child._START.replace(
-        "from", f"from lieq_edge.llama import shared_memory as s; s.SIZE = {4 * HIDDEN * 7}\nfrom"
-    )
-    monkeypatch.setattr(child, "_START", small)
+    start = "importlib.import_module"
+    small = f"importlib.import_module('lieq_edge.llama.shared_memory').SIZE = {4 * HIDDEN * 7}"
+    assert start in processes._START
+    monkeypatch.setattr(processes, "_START", processes._START.replace(start, f"{small}\n{start}", 1))
     pieces = inputs(model)
     child.shared().kill()
     for name, x in whole.items():

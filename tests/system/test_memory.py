@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lieq_edge.system import memory as resources
-from lieq_edge.system.memory import WIDE, give_back_memory, peak_rss_bytes
+from lieq_edge.system.memory import WIDE, give_back_memory, is_memory_error, peak_rss_bytes
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -58,3 +61,44 @@ def test_a_container_has_no_more_than_its_limit(
     assert resources.free_bytes() == free
     assert resources.is_little_memory(free // 8)
     assert not resources.is_little_memory(free // 8 + 1)
+
+
+def _of_numpy() -> None:
+    np.empty(1 << 60, np.uint8)
+
+
+def _of_torch() -> None:
+    torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def _of_the_system() -> None:
+    raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+
+def _of_rust() -> None:
+    raise ValueError("Cannot allocate memory (os error 12)")
+
+
+def _of_cpp() -> None:
+    raise RuntimeError("std::bad_alloc")
+
+
+def _behind_another() -> None:
+    try:
+        _of_torch()
+    except RuntimeError as error:
+        raise TypeError("no tensor") from error
+
+
+@pytest.mark.parametrize("fail", [_of_numpy, _of_torch, _of_the_system, _of_rust, _of_cpp, _behind_another])
+def test_every_library_says_in_its_own_way_that_the_memory_is_full(fail: Callable[[], None]) -> None:
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        fail()
+    assert is_memory_error(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes do not fit"), OSError(errno.ENOSPC, "No space left on device"), ValueError(), None]
+)
+def test_other_errors_do_not(error: Exception | None) -> None:
+    assert not is_memory_error(error)

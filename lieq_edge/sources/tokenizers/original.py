@@ -4,18 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...system.memory import is_memory_error
+from ...system.temporary import temporary_folder
 from ..plain_files import is_plain_file, read_json
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 """Roles of special tokens that GGUF has keys for, in the order in which they are written."""
 
 Message = dict[str, str]
+
+FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+"""Files that a tokenizer may be loaded from."""
+
+TEMPLATE_FOLDER = "additional_chat_templates"
+"""Folder of further chat templates."""
+
+_MOST_FROM_A_LETTER = 1000
 
 _LOADING = threading.Lock()  # modules of transformers that two threads import at once are seen half made
 
@@ -99,6 +120,8 @@ class Original:
     def _additions(self) -> tuple[list[int], list[int]]:
         with refusing(self.path):
             whole = list(self._backend.encode("a", add_special_tokens=True).ids)
+        if len(whole) > _MOST_FROM_A_LETTER:
+            raise InputError(f"{self.path} makes {len(whole)} tokens of one letter; fetch it again.")
         plain = self.encode("a")
         for start in range(len(whole) - len(plain) + 1):
             if plain and whole[start : start + len(plain)] == plain:
@@ -118,19 +141,36 @@ def load_original(directory: Path, path: Path) -> Original:
     Raises:
         InputError: transformers cannot load it.
     """
-    with _LOADING, refusing(path), _quiet_transformers() as library:
+    with _LOADING, _only_known(directory) as folder, refusing(path, folder), _quiet_transformers() as library:
         tokenizer = library.AutoTokenizer.from_pretrained(
-            str(directory), config=_model_config(library, directory), local_files_only=True, trust_remote_code=False
+            str(folder), config=_model_config(library, folder), local_files_only=True, trust_remote_code=False
         )
     return Original(tokenizer, path)
 
 
 @contextlib.contextmanager
-def refusing(path: Path) -> Iterator[None]:
+def _only_known(directory: Path) -> Iterator[Path]:
+    """A folder with links to the files of ``directory`` that count, so that transformers opens no other ones."""
+    with temporary_folder() as folder:
+        templates = [f"{TEMPLATE_FOLDER}/{path.name}" for path in (directory / TEMPLATE_FOLDER).glob("*.jinja")]
+        if templates:
+            (folder / TEMPLATE_FOLDER).mkdir()
+        for name in (*FILES, *templates):
+            if is_plain_file(directory / name):
+                try:
+                    (folder / name).symlink_to((directory / name).absolute())
+                except OSError:  # Windows lets few users make links
+                    shutil.copyfile(directory / name, folder / name)
+        yield folder
+
+
+@contextlib.contextmanager
+def refusing(path: Path, folder: Path | None = None) -> Iterator[None]:
     """Turn whatever transformers and tokenizers raise into an InputError.
 
     Args:
         path: file that is named.
+        folder: temporary folder of which the user need not hear: the file's own stands for it.
     """
     try:
         yield
@@ -138,9 +178,12 @@ def refusing(path: Path) -> Iterator[None]:
         raise
     except BaseException as error:
         # Where the Rust library panics it raises something that is not an Exception.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if is_memory_error(error) or not (isinstance(error, Exception) or type(error).__name__ == "PanicException"):
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if folder is not None:
+            reason = reason.replace(str(folder), str(path.parent))
+        reason = reason[:300]
         raise InputError(f"{path} is a tokenizer that transformers cannot load ({reason}); fetch it again.") from error
 
 

@@ -16,6 +16,7 @@ from ...gguf.container import KeyValue, write_container
 from ...gguf.vocabulary_check import check_vocabulary
 from ...llama.vocabulary import PRE_KEY, Vocabulary
 from ...store import Entry
+from ...system.child import StoppedError
 from ...system.files import temporary_folder
 from .battery import BATTERY, special_strings
 from .bpe import text_of
@@ -235,6 +236,8 @@ def _best(pieces: Pieces, candidates: Sequence[str], load: Callable[[str], Vocab
     for name in candidates:
         try:
             vocabulary = load(name)
+        except StoppedError:
+            raise
         except InputError as error:
             if best[0] == -math.inf:
                 best = (-math.inf, name, str(error))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from ...system.memory import is_memory_error
 from ..base import Array
 from ..plain_files import is_plain_file
 from .safetensors_files import StoredWeights, indexed_files
@@ -73,6 +74,8 @@ def read_pickles(paths: list[Path]) -> dict[str, StoredWeights]:
         try:
             document = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # pickle's, zipfile's and torch's own
+            if is_memory_error(error):
+                raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
                 f"{path} cannot be loaded as a pickle of tensors ({reason}); save the model as safetensors."

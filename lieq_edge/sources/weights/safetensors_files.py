@@ -14,6 +14,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from ...errors import InputError
+from ...system.memory import is_memory_error
 from ..base import Array
 from ..checks import read_bytes
 from ..plain_files import is_plain_file, read_json
@@ -231,6 +232,8 @@ def read_index(paths: list[Path]) -> dict[str, StoredWeights]:
                 length = int.from_bytes(file.read(8), "little")
                 header = json.loads(file.read(length))
         except (SafetensorError, OSError, ValueError) as error:
+            if is_memory_error(error):
+                raise
             raise InputError(f"{path} is truncated or damaged ({error}); fetch it again.") from error
         for name, entry in header.items():
             if name != "__metadata__":
