@@ -52,7 +52,7 @@ def _run(arguments: list[str], folder: Path, renames: int | None, by: int, in_me
 
     from lieq_edge import __main__
     from lieq_edge.blockwise import residual
-    from lieq_edge.pipeline import export
+    from lieq_edge.pipeline import write_stage
     from lieq_edge.system import checked
 
     sys.stdout = sys.stderr = (folder / "output.txt").open("a")
@@ -70,7 +70,7 @@ def _run(arguments: list[str], folder: Path, renames: int | None, by: int, in_me
         os.replace = replace  # type: ignore[assignment]
         if by == signal.SIGKILL:
             _kill_once(folder / "writing", checked.CheckedFile, "write", 12)
-            _kill_once(folder / "validating", export, "validate_export", 1)
+            _kill_once(folder / "validating", write_stage, "validate_export", 1)
     sys.argv = ["lieq-edge", *arguments]
     __main__.main()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..system.child import StoppedError
 from ..system.progress import log
 from .child import shared
 from .limits import text_seconds
@@ -38,6 +39,8 @@ def render_conversations(
         child.allow_memory(Path(label))
         try:
             texts = child.call("render_all", template, bos, eos, plain, label=label, seconds=text_seconds(size))
+        except StoppedError:
+            raise
         except InputError as error:
             log(f"Note: the chat template of {label} is of no use for the calibration text: {error}")
     pairs = zip(conversations, texts, strict=True)

@@ -124,7 +124,8 @@ def _rates(job: Job, stored: frozenset[str]) -> Machine:
         entry = job.cache.get("machine", {})
         return Machine(**entry.record) if entry is not None else measure_without_pytorch()
     machine = measure_machine(job.threads)
-    job.cache.put("machine", {}, Entry(record=asdict(machine)))
+    if not job.cache.has("machine", {}):
+        job.cache.put("machine", {}, Entry(record=asdict(machine)))
     return machine
 
 

@@ -22,6 +22,7 @@ def report(types: dict[str, str], predicted: float | None, validation: Validatio
         bpw=3.4,
         file_bpw=3.6,
         metric="loss",
+        method="Method: of a test.",
         budget="1kB",
         rounding="feedback",
         embedding_types={},

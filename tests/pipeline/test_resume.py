@@ -21,8 +21,9 @@ from tiny import make_model
 from lieq_edge.store import contents as store_module
 
 FAST = ("--calibration-tokens", "1024", "--probe-tokens", "64", "--context", "64", "--chunks", "2", "--threads", "1")
-BY_LOSS = (*FAST, "--calibration", "docs", "--metric", "loss", "--budget", "700kB", "--types", "Q2_K,Q4_K")
-ONCE = (*BY_LOSS, "--rounding", "feedback-once")
+LOSS = (*FAST, "--calibration", "docs", "--metric", "loss", "--budget", "700kB", "--types", "Q2_K,Q4_K")
+BY_LOSS = (*LOSS, "--rounding", "feedback")
+ONCE = (*LOSS, "--rounding", "feedback-once")
 BY_GEOMETRY = (*FAST, "--calibration", "self", "--rounding", "imatrix", "--budget", "2.5")
 
 needs_kill = pytest.mark.skipif(sys.platform == "win32", reason="sends SIGKILL")
@@ -127,7 +128,8 @@ def test_another_budget_runs_no_model(
     tmp_path: Path, model: Path, flags: tuple[str, ...], budgets: tuple[str, str], package: str
 ) -> None:
     out = tmp_path / "o.gguf"
-    common = ["export", str(model), *flags, "--out", str(out), "--force", "--no-validate"]
+    at = flags.index("--budget")
+    common = ["export", str(model), *flags[:at], *flags[at + 2 :], "--out", str(out), "--force", "--no-validate"]
     program = (
         "import sys; from lieq_edge.cli import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
@@ -219,7 +221,7 @@ def test_damaged_states_cost_time_only(
     tmp_path: Path, model: Path, undisturbed: dict[tuple[str, ...], bytes], own_cache: Path
 ) -> None:
     out = tmp_path / "o.gguf"
-    _stop_at("lieq_edge.pipeline.export._remember", model, out, BY_LOSS)
+    _stop_at("lieq_edge.pipeline.write_stage._remember", model, out, BY_LOSS)
     [rounded] = own_cache.glob("runs/rounding.*/step.1.safetensors")
     rounded.write_bytes(rounded.read_bytes()[:-10])
     [losses] = own_cache.glob("entries/loss-weights.*")

@@ -6,6 +6,7 @@ gigabyte, patterns, templates. The process lives for one model; nothing of the l
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -67,7 +68,7 @@ _reader: Reader | None = None
 _starting = threading.Lock()
 
 
-def settle_apart(directory: Path, rows: int, architecture: str, label: str, *, name: str) -> Entry:
+def settle_apart(directory: Path, rows: int, architecture: str, label: str, *, name: str = "") -> Entry:
     """Read the tokenizer of a directory and let llama.cpp try it (``trial.settle``).
 
     Args:
@@ -75,7 +76,7 @@ def settle_apart(directory: Path, rows: int, architecture: str, label: str, *, n
         rows: number of rows of the token embedding.
         architecture: GGUF architecture.
         label: the model's name, for messages.
-        name: the model's name in the file.
+        name: the model's name in the file, if it has one.
 
     Returns:
         The entry of which ``trial.of_entry`` makes a trial.
@@ -89,7 +90,7 @@ def settle_apart(directory: Path, rows: int, architecture: str, label: str, *, n
         reader = _shared()
         try:
             reader.limit_memory(min(most_beside(), _BYTES + _BYTES_BY_BYTE * size))
-            arguments = str(directory), rows, architecture, label, name, str(folder)
+            arguments = os.getcwd(), str(directory), rows, architecture, label, name, str(folder)
             record = reader.call(
                 "settle",
                 *arguments,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -32,12 +33,15 @@ def import_libraries() -> None:
         getattr(transformers, name)
 
 
-def _settle(_: Worker, directory: str, rows: int, architecture: str, label: str, name: str, temporary: str) -> Any:
+def _settle(
+    _: Worker, current: str, directory: str, rows: int, architecture: str, label: str, name: str, temporary: str
+) -> Any:
     """The record of ``apart.settle_apart``; temporary files lie in a folder that the parent removes."""
     from ..checks import sensible
     from .tokenizer import key_values, read_pieces
     from .trial import settle, to_entry
 
+    os.chdir(current)  # the parent may have changed its own since this process began
     tempfile.tempdir = temporary
     path = Path(directory)
     with sensible(f"The tokenizer files of {label}"):
