@@ -114,8 +114,10 @@ def announce(schedule: Schedule) -> None:
 def _rates(job: Job, stored: frozenset[str]) -> Machine:
     """Rates of this machine, measured in PyTorch where a step needs that anyway; else the last measured ones."""
     needed: set[str] = set()
-    if job.source.in_transformers and job.out is not None:
-        needed |= {PARITY, SCORE}
+    if job.source.in_transformers and job.out is not None and job.settings.parity:
+        needed.add(PARITY)
+    if job.source.gguf_path is None and job.validation is not None and job.validation.reference:
+        needed.add(SCORE)
     if job.source.in_transformers and job.allocator.needs and job.saved is None:
         needed.add(MEASURE)
     if job.allocator.predicts or job.rounder.follow is not None:

@@ -142,7 +142,9 @@ def test_another_budget_runs_no_model(
         imported.append(done.stdout.split()[-1])
     assert imported == ["True", "False"]
     from_cache = out.read_bytes()
-    _export(model, out, flags, "--budget", budgets[1], "--force", "--no-validate", "--no-cache")
+    _export(
+        model, out, (*flags[:at], *flags[at + 2 :]), "--budget", budgets[1], "--force", "--no-validate", "--no-cache"
+    )
     assert out.read_bytes() == from_cache
 
 

@@ -111,8 +111,9 @@ def test_errors_do_not_name_temporary_folders(model: Path) -> None:
 
 def test_errors_of_the_system_stay_what_they_are(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = apart._shared()
+    arguments = str(model), str(model), 512, "llama", "x", "", str(model / "nowhere")
     with pytest.raises(FileNotFoundError) as caught:
-        reader.call("settle", str(model), 512, "llama", "x", str(model / "nowhere"), label="x", seconds=60.0)
+        reader.call("settle", *arguments, label="x", seconds=60.0)
     assert (caught.value.errno, str(model / "nowhere") in str(caught.value.filename)) == (errno.ENOENT, True)
 
 
