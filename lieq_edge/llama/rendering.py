@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..system.child import StoppedError
+from ..system.memory import most_beside
 from ..system.progress import log
 from .child import shared
 from .limits import text_seconds
@@ -15,6 +16,8 @@ from .limits import text_seconds
 Message = Mapping[str, str]
 """``role`` (system, user or assistant) and ``content``."""
 
+# Texts of all conversations take a megabyte.
+_MOST_BYTES = 1 << 28
 # Templates repeat messages at most a few times; a longer text comes from one that means harm.
 _MOST_CHARACTERS = 1 << 20
 
@@ -36,13 +39,16 @@ def render_conversations(
         plain = [[dict(message) for message in messages] for messages in conversations]
         size = sum(len(message["content"]) for messages in plain for message in messages)
         child = shared()
-        child.allow_memory(Path(label))
+        child.limit_memory(min(most_beside(), _MOST_BYTES))
         try:
             texts = child.call("render_all", template, bos, eos, plain, label=label, seconds=text_seconds(size))
         except StoppedError:
             raise
         except InputError as error:
             log(f"Note: the chat template of {label} is of no use for the calibration text: {error}")
+        finally:
+            if child.alive:
+                child.allow_memory(Path(label))
     pairs = zip(conversations, texts, strict=True)
     return [(_plain(messages), False) if text is None else (text, True) for messages, text in pairs]
 
