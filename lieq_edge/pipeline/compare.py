@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..presets.make import make_preset
-from ..presets.names import NEAREST
+from ..presets.names import NEAREST, USUAL
 from ..presets.original import written_original
 from ..presets.sizes import known_preset, nearest_preset, preset_sizes
 from ..settings import Settings
@@ -68,7 +68,7 @@ def compare_presets(
     """
     assert job.validation is not None
     request = replace(job.validation, reference=True)
-    with job.watch.measure("compare"):
+    with job.step("compare"):
         importances = imatrix_of(job, evidence)
         sizes = _sizes(job, out, presets, importance=importances is not None)
         chunks = max(1, evidence.calibration.tokens // CALIBRATION_CONTEXT) if evidence.calibration else 1
@@ -92,9 +92,10 @@ def compare_presets(
 
 def _sizes(job: Job, out: Path, presets: Sequence[str], *, importance: bool) -> dict[str, int]:
     """Bytes of each preset's file, by name."""
+    asked = [name for name in presets if name != NEAREST]
+    found = preset_sizes(job.source, [*asked, *(USUAL if NEAREST in presets else ())], importance=importance)
     names = list(presets)
-    if NEAREST in names:
-        limit = int(SAME_SIZE * out.stat().st_size)
-        nearest = nearest_preset(preset_sizes(job.source, importance=importance), limit)
-        names = list(dict.fromkeys(nearest if name == NEAREST else name for name in names))
-    return preset_sizes(job.source, names, importance=importance)
+    if NEAREST in presets:
+        nearest = nearest_preset({name: found[name] for name in USUAL}, int(SAME_SIZE * out.stat().st_size))
+        names = [nearest if name == NEAREST else name for name in presets]
+    return {name: found[name] for name in dict.fromkeys(names)}

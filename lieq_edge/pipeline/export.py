@@ -20,7 +20,7 @@ from ..store import NO_CACHE, Cache, Run, open_cache
 from ..system.exclusive import one_at_a_time
 from ..system.files import check_output, sweep, temporary_folder
 from ..system.jsonio import to_json
-from ..system.progress import Progress, log, reporting_to, step_of
+from ..system.progress import Progress, log, reporting_to
 from ..system.schedule import Schedule, following
 from .choices import check_combination
 from .compare import check_comparison, compare_presets
@@ -28,7 +28,7 @@ from .gather import gather
 from .job import Job, cache_of, open_for, resolve
 from .plan import allocate
 from .report import ExportReport
-from .steps import COMPARE, announce, schedule_of
+from .steps import announce, schedule_of
 from .write_stage import write
 
 Files = Sequence[tuple[str | Path | None, Settings]]
@@ -178,10 +178,9 @@ def _make(
             on_plan(plan)
         report = write(job, evidence, plan, started=work.started, replace=work.replaces)
         if presets and job.out is not None:
-            with step_of(schedule, COMPARE):
-                own = preset_name(job.settings.budget)
-                named = [own if name == NEAREST and own else name for name in presets]
-                compared = compare_presets(job, evidence, job.out, named, ours=report.validation)
+            own = preset_name(job.settings.budget)
+            named = [own if name == NEAREST and own else name for name in presets]
+            compared = compare_presets(job, evidence, job.out, named, ours=report.validation)
             report = replace(report, compared=compared)
     if on_file is not None:
         on_file(report)

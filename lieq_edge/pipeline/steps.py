@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from math import prod
 
 from ..allocation.types import candidate_types
 from ..evidence.blocks.metrics import GEOMETRY, SALIENCY
@@ -52,14 +53,13 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class _Shapes:
-    """Sizes of a model: weights of the blocks, of the head, and sums over the block matrices."""
+    """Sizes of a model: weights of the blocks and of the head, and the sum of squared columns of block matrices."""
 
     blocks: int
     weights: int
     head: int
     width: int
     squares: float
-    sampled: float
 
     @classmethod
     def of(cls, source: Source) -> _Shapes:
@@ -68,20 +68,11 @@ class _Shapes:
         outside = [spec for spec in matrices if block_of(spec.name) is None]
         return cls(
             blocks=source.n_blocks,
-            weights=sum(_count(spec.shape) for spec in inside),
-            head=max((_count(spec.shape) for spec in outside), default=0),
+            weights=sum(prod(spec.shape) for spec in inside),
+            head=max((prod(spec.shape) for spec in outside), default=0),
             width=min((spec.shape[-1] for spec in outside), default=1),
-            # q, k and v, and gate and up, share an H; v has one of its own.
-            squares=sum(float(spec.shape[-1]) ** 2 for spec in inside) * 5 / 7,
-            sampled=sum(float(spec.shape[-1]) ** 2 for spec in inside),
+            squares=sum(float(spec.shape[-1]) ** 2 for spec in inside),
         )
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
 
 
 def schedule_of(jobs: list[Job], *, presets: int = 0) -> Schedule:
@@ -179,6 +170,10 @@ class _Costs:
     def _head(self, tokens: int, *, exact: bool = False) -> float:
         return 2.0 * tokens * self._shapes.head / (self._machine.exact if exact else self._machine.quick)
 
+    def _hessians(self, tokens: int, share: float) -> float:
+        # q and k, and gate and up, share an H; v has one of its own.
+        return 2.0 * share * tokens * self._shapes.squares * (5 / 7) / self._machine.exact
+
     def parity(self) -> float:
         return 2.0 + 8e-8 * 2 * self._shapes.weights / max(self._shapes.blocks, 1)
 
@@ -196,9 +191,8 @@ class _Costs:
     def losses(self, tokens: int, types: int, follow: Follow | None) -> float:
         share = 0.4 if follow is Follow.HESSIANS else 0.2
         passes = 5.5 * self._pass(tokens) + 4.0 * self._head(tokens)
-        hessians = 2.0 * share * tokens * self._shapes.squares / self._machine.exact
-        predictions = types * 64 * 2.0 * self._shapes.sampled / self._machine.exact
-        return 4.0 + passes + hessians + 6.0 * predictions
+        predictions = types * 64 * 2.0 * self._shapes.squares / self._machine.exact
+        return 4.0 + passes + self._hessians(tokens, share) + 6.0 * predictions
 
     def importances(self, tokens: int) -> float:
         return 3.0 + 2.0 * self._pass(tokens)
@@ -209,8 +203,7 @@ class _Costs:
             return 1.0 + encode
         seconds = 1.0 + 2.0 * encode
         if follow is Follow.STREAM:
-            hessians = 2.0 * 0.4 * tokens * self._shapes.squares / self._machine.exact
-            seconds += 2.5 * self._pass(tokens) + hessians
+            seconds += 2.5 * self._pass(tokens) + self._hessians(tokens, 0.4)
         return seconds
 
     def scoring(self, tokens: int, reference: bool, *, reference_known: bool) -> float:
