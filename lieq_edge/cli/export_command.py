@@ -198,7 +198,7 @@ def export(
 def _write_page(
     path: Path, model: str, done: Sequence[api.ExportReport], settings: api.Settings, *, force: bool
 ) -> None:
-    answers = [answer for made in done for answer in api.answers_of(model, made.out, settings)]
+    answers = api.answers_of(model, [made.out for made in done], settings)
     compared = {row.name: row for made in done for row in made.compared}
     command = shlex.join(["lieq-edge", *sys.argv[1:]])
     api.write_page(path, done, compared=list(compared.values()), answers=answers, command=command, replace=force)

@@ -13,7 +13,7 @@ from ..system.progress import log
 from .child import shared
 from .limits import text_seconds
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
 """``role`` (system, user or assistant) and ``content``."""
 
 # Texts of all conversations take a megabyte.
@@ -87,7 +87,7 @@ class Renderer:
     def render(self, messages: Sequence[Message]) -> str | None:
         """A conversation as text; None where there is no template, or it refuses the conversation."""
         if self._template is not None:
-            for attempt in (messages, _without_system(messages)):
+            for attempt in (messages, without_system(messages)):
                 text = self._by_template(attempt)
                 if text is not None:
                     return text
@@ -109,12 +109,12 @@ class Renderer:
         return "".join(parts)
 
 
-def _without_system(messages: Sequence[Message]) -> list[Message]:
-    """The conversation with the system's message at the beginning of the user's first one."""
-    if not messages or messages[0]["role"] != "system":
-        return list(messages)
-    first = {"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
-    return [first, *messages[2:]]
+def without_system(messages: Sequence[Message]) -> Sequence[Message]:
+    """The system prompt before the first message of the user, for templates that refuse the role (Gemma's)."""
+    if len(messages) < 2 or messages[0]["role"] != "system":
+        return messages
+    first, second = messages[:2]
+    return [{**second, "content": f"{first['content']}\n\n{second['content']}"}, *messages[2:]]
 
 
 def _compile(template: str) -> Any:

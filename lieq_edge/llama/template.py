@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def chat_template(path: Path) -> ChatTemplate | None:
     return ChatTemplate(path, encodable(text), bos, eos)
 
 
-def token_text(header: Header, token: Any) -> str:
+def token_text(header: Header | Mapping[str, Any], token: Any) -> str:
     """The text of a token as the vocabulary has it; empty where there is no such token."""
     tokens = header.get(Keys.Tokenizer.LIST)
     if not isinstance(tokens, list) or not isinstance(token, int) or not 0 <= token < len(tokens):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,8 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from ..errors import InputError
 from .loaded import Api, LoadedModel, Words
+from .rendering import Message, without_system
 from .worker import Worker
-
-Message = dict[str, Any]
 
 _BATCH = 512
 # A conversation of a few thousand tokens has some ten thousand characters.
@@ -120,14 +119,14 @@ def restart(worker: Worker, handle: int) -> None:
     Api.llama_sampler_reset(writer._sampler)
 
 
-def render(worker: Worker, template: str, bos: str, eos: str, messages: list[Message], label: str) -> str:
+def render(worker: Worker, template: str, bos: str, eos: str, messages: Sequence[Message], label: str) -> str:
     """The text of a conversation up to where the answer begins, by llama-cpp-python's sandboxed jinja2."""
     try:
         formatter = Jinja2ChatFormatter(template, eos_token=eos, bos_token=bos)
     except Exception as error:
         raise InputError(f"The chat template of {label} is damaged ({_line(error)}); convert it again.") from error
     first: Exception | None = None
-    for variant in (messages, _without_system(messages), _in_parts(messages), _in_parts(_without_system(messages))):
+    for variant in (messages, without_system(messages), _in_parts(messages), _in_parts(without_system(messages))):
         try:
             text = str(formatter(messages=variant).prompt)
         except MemoryError:
@@ -144,15 +143,7 @@ def render(worker: Worker, template: str, bos: str, eos: str, messages: list[Mes
     raise InputError(f"The chat template of {label} cannot render this conversation ({reason}); try other messages.")
 
 
-def _without_system(messages: list[Message]) -> list[Message]:
-    """The system prompt before the first message of the user, for templates that refuse the role (Gemma's)."""
-    if len(messages) < 2 or messages[0]["role"] != "system":
-        return messages
-    first, second = messages[:2]
-    return [{**second, "content": f"{first['content']}\n\n{second['content']}"}, *messages[2:]]
-
-
-def _in_parts(messages: list[Message]) -> list[Message]:
+def _in_parts(messages: Sequence[Message]) -> list[Message]:
     """Contents as lists of parts, for templates of models that take pictures too."""
     return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
 

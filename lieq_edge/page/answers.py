@@ -53,16 +53,17 @@ class Answer:
     name: str = ""
 
 
-def answers_of(model: str | Path, file: str | Path, settings: Settings) -> tuple[Answer, ...]:
-    """``make_answers`` of a model that is opened as the settings say, with the answers of the original in the cache.
+def answers_of(model: str | Path, files: Sequence[str | Path], settings: Settings) -> tuple[Answer, ...]:
+    """``make_answers`` for each file of a model, which is opened once; the original's answers come from the cache.
 
     Args:
         model: Hugging Face directory, hub id, ``.gguf`` file or ``demo``.
-        file: GGUF file that was made of it.
+        files: GGUF files that were made of it.
         settings: settings of the export.
     """
     opened = open_for(model, settings)
-    return make_answers(opened.source, file, threads=settings.threads, cache=opened.cache)
+    made = (make_answers(opened.source, file, threads=settings.threads, cache=opened.cache) for file in files)
+    return tuple(answer for answers in made for answer in answers)
 
 
 def make_answers(

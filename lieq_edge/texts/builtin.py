@@ -15,6 +15,7 @@ import numpy as np
 from gguf import Keys
 
 from ..llama.rendering import Message, render_conversations
+from ..llama.template import token_text
 from ..sources.base import Source
 from .documentation import stdlib_text
 from .info import TextInfo
@@ -64,18 +65,12 @@ def builtin_tokens(source: Source, *, tokens: int, seed: int) -> tuple[list[int]
 def _texts(source: Source) -> dict[str, list[tuple[str, bool]]]:
     """Pieces of each kind as text, and whether special tokens in them count as tokens."""
     values = {kv.key: kv.value for kv in source.metadata() if kv.key.startswith("tokenizer.")}
-    tokens = values.get(Keys.Tokenizer.LIST, [])
-
-    def text_of(key: str) -> str:
-        index = values.get(key)
-        return str(tokens[index]) if isinstance(index, int) and 0 <= index < len(tokens) else ""
-
     template = values.get(Keys.Tokenizer.CHAT_TEMPLATE)
     conversations = render_conversations(
         shipped_conversations(),
         template if isinstance(template, str) else None,
-        bos=text_of(Keys.Tokenizer.BOS_ID),
-        eos=text_of(Keys.Tokenizer.EOS_ID),
+        bos=token_text(values, values.get(Keys.Tokenizer.BOS_ID)),
+        eos=token_text(values, values.get(Keys.Tokenizer.EOS_ID)),
         label=source.label,
     )
     plain = {kind: [(f"{piece}\n\n", False) for piece in shipped_pieces(kind)] for kind in ("prose", "code")}
