@@ -532,3 +532,17 @@ def _gemma_files(vocab: int) -> dict[str, bytes]:
         "tokenizer.json": tokenizer.to_str().encode(),
         "tokenizer_config.json": json.dumps(settings).encode(),
     }
+
+
+def short_settings(folder: Path) -> dict[str, Any]:
+    """Settings of a short export, with a text in ``folder`` to calibrate and to score on."""
+    text = folder / "text.txt"
+    text.write_text(sample_text(20_000))
+    return {
+        "calibration": str(text),
+        "calibration_tokens": 1024,
+        "text": text,
+        "context": 64,
+        "chunks": 2,
+        "threads": 1,
+    }

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from runner import run
-from tiny import cached_model, sample_text
+from tiny import cached_model, short_settings
 
 import lieq_edge
 from lieq_edge import Event, InputError, Settings
@@ -45,16 +45,7 @@ def test_the_name_of_a_model_for_files(model: str, name: str) -> None:
 
 @pytest.fixture
 def quick(tmp_path: Path) -> dict[str, Any]:
-    text = tmp_path / "text.txt"
-    text.write_text(sample_text(20_000))
-    return {
-        "calibration": str(text),
-        "calibration_tokens": 1024,
-        "text": text,
-        "context": 64,
-        "chunks": 2,
-        "threads": 1,
-    }
+    return short_settings(tmp_path)
 
 
 def test_several_files_have_the_bytes_of_single_exports_and_measure_once(tmp_path: Path, quick: dict[str, Any]) -> None:

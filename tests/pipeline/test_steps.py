@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import cached_model, sample_text
+from tiny import cached_model, short_settings
 
 import lieq_edge
 from lieq_edge import Settings, resolve
@@ -18,17 +18,7 @@ from lieq_edge.pipeline.steps import schedule_of
 
 @pytest.fixture
 def settings(tmp_path: Path) -> dict[str, Any]:
-    text = tmp_path / "text.txt"
-    text.write_text(sample_text(20_000))
-    return {
-        "calibration": str(text),
-        "calibration_tokens": 1024,
-        "text": text,
-        "context": 64,
-        "chunks": 2,
-        "threads": 1,
-        "cache_dir": tmp_path / "cache",
-    }
+    return {**short_settings(tmp_path), "cache_dir": tmp_path / "cache"}
 
 
 def job(out: Path, **settings: Any) -> Job:
