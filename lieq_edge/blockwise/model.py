@@ -100,6 +100,7 @@ class BlockModel:
             return _parameter(source, transposed, name, source.read(name))
 
         self._read = read
+        self._outer_names = outer
         self._outer = OuterWeights(self.causal_lm, source, outer, prefix, read)
         self.head_name = self._outer.head_name
         self.embedding_scale = self._embedding_scale()
@@ -107,6 +108,21 @@ class BlockModel:
     def parameter(self, gguf_name: str, array: Array) -> Tensor:
         """The module's parameter if the GGUF tensor ``gguf_name`` is ``array``."""
         return _parameter(self.source, self._transposed, gguf_name, array)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The modules of the blocks; their parameters are in memory within ``block`` and ``whole`` only."""
+        return self._blocks
+
+    def places(self) -> Iterator[tuple[str, nn.Module, str]]:
+        """GGUF name, module and attribute of every parameter; a tied head is not listed."""
+        for index, module in enumerate(self._blocks):
+            for name, gguf_name in self._block_tensors[index].items():
+                owner, _, attribute = name.rpartition(".")
+                yield gguf_name, module.get_submodule(owner), attribute
+        for name, gguf_name in self._outer_names.items():
+            owner, _, attribute = name.rpartition(".")
+            yield gguf_name, self.causal_lm.get_submodule(owner), attribute
 
     def _load_block(self, index: int) -> None:
         if index in self._loaded:
