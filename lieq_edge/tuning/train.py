@@ -1,0 +1,115 @@
+"""Train a student by the original's predictions: Adam on running batches, and the running mean of the parameters.
+
+The rate depends on the number of the step only, and what is judged and written is the mean of recent parameters, so
+that training may end at any step: there is no schedule whose end is known beforehand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..blockwise.precision import fast_products
+from ..store.entry import Arrays
+from .student import Student
+from .teacher import Predictions
+
+BATCH = 4
+"""Windows of a step."""
+
+EVERY = 10
+"""Steps between two judgements by the held-out windows."""
+
+RATES = {"d": 1e-3, "m": 1e-3, "scale_codes": 3e-4, "min_codes": 3e-4, "vector": 1e-3}
+"""First rate of each kind of parameter, in its units."""
+
+_WARM, _SLOWER = 10, 100
+_MOMENTUM, _SQUARES = 0.9, 0.95
+# Weight of the past in the running mean, at most.
+_MEAN = 0.95
+_TINY = 1e-12
+
+
+@dataclass
+class Training:
+    """State of a training.
+
+    Attributes:
+        student: model that is trained; outside of ``step`` it has the mean parameters.
+        seed: seed of the order of windows.
+        steps: steps that were taken.
+        arrays: moments, newest and mean parameters by name.
+    """
+
+    student: Student
+    seed: int
+    steps: int = 0
+    arrays: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._parameters = dict(self.student.parameters())
+        if not self.arrays:
+            for name, parameter in self._parameters.items():
+                for kind in ("newest", "mean", "first", "second"):
+                    self.arrays[f"{kind} {name}"] = torch.zeros_like(parameter)
+
+    def step(self, texts: Predictions) -> float:
+        """Take one step on the next batch of ``texts``; the batch's divergence before it."""
+        self._put("newest")
+        with fast_products():
+            loss = self.student.loss(texts.of(self._batch(len(texts))), train=True)
+        self.steps += 1
+        rate = min(1.0, self.steps / _WARM) / (1 + self.steps / _SLOWER) ** 0.5
+        corrected = 1 - _MOMENTUM**self.steps, 1 - _SQUARES**self.steps
+        for name, slope in self.student.slopes():
+            first, second = self.arrays[f"first {name}"], self.arrays[f"second {name}"]
+            first.mul_(_MOMENTUM).add_(slope, alpha=1 - _MOMENTUM)
+            second.mul_(_SQUARES).addcmul_(slope, slope, value=1 - _SQUARES)
+            scale = (second / corrected[1]).sqrt_().add_(_TINY)
+            size = rate * RATES[name.rpartition(" ")[2]] / corrected[0]
+            self.arrays[f"newest {name}"].addcdiv_(first, scale, value=-size)
+        past = min(_MEAN, self.steps / (self.steps + 10))
+        for name in self._parameters:
+            self.arrays[f"mean {name}"].lerp_(self.arrays[f"newest {name}"], 1 - past)
+        self._put("mean")
+        return loss
+
+    def judge(self, texts: Predictions) -> float:
+        """Mean divergence of the present parameters on ``texts``, in nats a token."""
+        with fast_products():
+            losses = [self.student.loss(texts.of([index]), train=False) for index in range(len(texts))]
+        return float(np.mean(losses))
+
+    def present(self) -> dict[str, Tensor]:
+        """Copies of the present parameters."""
+        return {name: parameter.clone() for name, parameter in self._parameters.items()}
+
+    def put(self, values: dict[str, Tensor]) -> None:
+        """Give the student parameters by name."""
+        for name, parameter in self._parameters.items():
+            parameter.copy_(values[name])
+        self.student.changed()
+
+    def state(self) -> Arrays:
+        """Everything that later steps depend on."""
+        return {name: array.numpy() for name, array in self.arrays.items()}
+
+    @staticmethod
+    def restored(student: Student, seed: int, steps: int, arrays: dict[str, Any]) -> Training:
+        """A training as it was when ``state`` was stored."""
+        return Training(student, seed, steps, {name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
+
+    def _put(self, kind: str) -> None:
+        self.put({name: self.arrays[f"{kind} {name}"] for name in self._parameters})
+
+    def _batch(self, count: int) -> list[int]:
+        """Indices of the next windows: all come in a new order before any comes again."""
+        wanted = range(self.steps * BATCH, (self.steps + 1) * BATCH)
+        orders = {
+            turn: np.random.default_rng([self.seed, turn]).permutation(count) for turn in {i // count for i in wanted}
+        }
+        return [int(orders[index // count][index % count]) for index in wanted]
