@@ -21,6 +21,7 @@ Effort = Literal["quick", "normal", "best"]
 
 _MOST_THREADS = 1024
 _MOST_TOKENS = 1 << 26
+_MOST_MINUTES = 100_000
 
 
 def _levels(value: Any) -> Any:
@@ -81,6 +82,10 @@ class Settings(BaseModel):
         calibration: ``builtin``, ``self``, ``docs``, ``mixed``, ``none``, or a file.
         calibration_tokens: tokens to calibrate on; None takes 8192, or three for each column of the widest matrix (at
             least 16384) where the loss is followed, and twice that with the effort ``best``.
+        tune: minutes of tuning after rounding (scales, norms and biases are trained by the original's predictions); 0
+            tunes nothing. None takes 0, or 30 with the effort ``best``.
+        tune_steps: largest number of tuning steps; with it the bytes of the file do not depend on the time.
+        tune_tokens: tokens to tune on.
         imatrix: file of importance by ``llama-imatrix``, instead of a calibration text.
         token_embedding_type: ggml type of ``token_embd.weight``; None takes the default of the plan.
         output_type: ggml type of ``output.weight``.
@@ -123,6 +128,9 @@ class Settings(BaseModel):
         "builtin"
     )
     calibration_tokens: Annotated[int, Field(ge=64, le=_MOST_TOKENS)] | None = None
+    tune: Annotated[float, Field(ge=0, le=_MOST_MINUTES, allow_inf_nan=False)] | None = None
+    tune_steps: Annotated[int, Field(ge=1, le=_MOST_TOKENS)] | None = None
+    tune_tokens: Annotated[int, Field(ge=4096, le=_MOST_TOKENS)] | None = None
     imatrix: PathSetting | None = None
     token_embedding_type: TypeName | None = None
     output_type: TypeName | None = None

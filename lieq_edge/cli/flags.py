@@ -136,6 +136,22 @@ CalibrationTokensFlag = Annotated[
         help="Tokens of it; default 8192, or where the loss is followed 3 a column, at least 16384.",
     ),
 ]
+TuneFlag = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        rich_help_panel=ROUNDING,
+        help="Minutes of tuning after rounding: scales, norms and biases learn from the model's predictions. Default: "
+        "0, or 30 with --effort best.",
+    ),
+]
+TuneStepsFlag = Annotated[
+    int | None,
+    typer.Option(min=1, rich_help_panel=ROUNDING, help="Most steps of tuning; the same number gives the same bytes."),
+]
+TuneTokensFlag = Annotated[
+    int | None, typer.Option(min=4096, rich_help_panel=ROUNDING, help="Tokens of text to tune on; default 65536.")
+]
 ImatrixFlag = Annotated[
     Path | None,
     typer.Option(rich_help_panel=ROUNDING, help="Importance measured by llama-imatrix, instead of a calibration text."),

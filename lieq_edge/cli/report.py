@@ -83,6 +83,8 @@ def show_export(report: ExportReport, *, verbose: bool = False) -> None:
         printer.line(f"  {api.comparison_note(report.compared)}")
     printer.line(f"  next: llama-cli -m {shlex.quote(report.out)}")
     printer.line(f"  {report.method}")
+    if report.tuned is not None:
+        printer.line(f"  {report.tuned.sentence}")
     if verbose:
         printer.line(
             f"  block weights: {report.nominal_bits:.3f} nominal bits, {report.bpw:.3f} bits a weight in the file; "

@@ -12,14 +12,19 @@ from ..evidence.importance.imatrix_file import read_imatrix
 from ..gguf.types import TYPES
 from ..rounding.base import Rounder
 from ..rounding.table import ROUNDERS
+from ..runtimes import Runtime
+from ..runtimes.base import LOSS
 from ..settings import Settings
 from ..sources.base import Source
 from ..system.progress import log
 from .blocks import BlockChoice
 from .calibration import Calibration, CalibrationText, ImatrixFile, NoCalibration, default_tokens
-from .method import Method
+from .method import BEST, Method
+from .tuning import TuningChoice
 
 _SEEDS = 3
+# Minutes of tuning with the effort best, and tokens of its text.
+_BEST_MINUTES, _TUNING_TOKENS = 30.0, 65536
 
 
 def check_combination(settings: Settings) -> None:
@@ -37,6 +42,8 @@ def check_combination(settings: Settings) -> None:
         raise InputError(f"--levels and --{chooses_types[0]} are of two methods; leave one out.")
     if settings.max_ppl_ratio is not None and not settings.validation:
         raise InputError("--max-ppl-ratio needs the validation; leave out --max-ppl-ratio or --no-validate.")
+    if settings.tune == 0 and (settings.gives("tune_steps") or settings.gives("tune_tokens")):
+        raise InputError("--tune 0 tunes nothing; leave out --tune-steps and --tune-tokens, or give --tune minutes.")
     if settings.imatrix is not None and (settings.gives("calibration") or settings.gives("calibration_tokens")):
         raise InputError("--imatrix takes the place of a calibration text; leave --calibration out.")
 
@@ -122,3 +129,31 @@ def block_choice(settings: Settings, metric: str, measurements: frozenset[str]) 
         probe_text=settings.probe_text,
         probe_tokens=settings.probe_tokens,
     )
+
+
+def choose_tuning(
+    settings: Settings, source: Source, runtime: Runtime, calibration: Calibration
+) -> TuningChoice | None:
+    """The tuning after rounding; None for none.
+
+    Raises:
+        InputError: the user asks for it, and this model cannot be tuned, or there is no text to tune on.
+    """
+    wanted = bool(settings.tune) or settings.gives("tune_steps") or settings.gives("tune_tokens")
+    minutes = settings.tune
+    if minutes is None and (settings.effort == BEST or wanted) and settings.tune_steps is None:
+        minutes = _BEST_MINUTES
+    if minutes == 0 or (minutes is None and settings.tune_steps is None):
+        return None
+    reason = runtime.refusal(LOSS) and f"{runtime.name} runs this model and gives no gradients"
+    if any(len(spec.shape) > 2 for spec in source.tensors()):
+        reason = "mixtures of experts are not tuned yet"
+    if not isinstance(calibration, CalibrationText):
+        reason = "there is no calibration text to tune on"
+    if reason:
+        if wanted:
+            raise InputError(f"--tune is not possible: {reason}; leave it out.")
+        log(f"Note: --effort {settings.effort} goes without tuning, because {reason}.")
+        return None
+    assert isinstance(calibration, CalibrationText)
+    return TuningChoice(calibration.text, settings.tune_tokens or _TUNING_TOKENS, minutes, settings.tune_steps)

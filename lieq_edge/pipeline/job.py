@@ -32,9 +32,17 @@ from ..texts.info import TextInfo
 from ..texts.windows import Windows, calibration_windows
 from .blocks import BlockChoice
 from .calibration import Calibration, CalibrationText
-from .choices import block_choice, check_combination, choose_allocator, choose_calibration, choose_rounder
+from .choices import (
+    block_choice,
+    check_combination,
+    choose_allocator,
+    choose_calibration,
+    choose_rounder,
+    choose_tuning,
+)
 from .method import Method, choose_method
 from .outputs import default_path
+from .tuning import TuningChoice
 from .validation import ValidationRequest, validation_request
 
 
@@ -54,6 +62,7 @@ class Job:
         calibration: calibration text, imatrix file, or neither.
         blocks: measurements of the blocks to make.
         saved: saved measurements, instead of new ones; None to measure.
+        tuning: tuning of the written file; None for none.
         validation: text and windows to score the file on; None to leave it unscored.
         cache: cache for results of this model.
         threads: number of CPU threads, None for all cores.
@@ -75,6 +84,7 @@ class Job:
     calibration: Calibration
     blocks: BlockChoice
     saved: Diagnostics | None
+    tuning: TuningChoice | None
     validation: ValidationRequest | None
     cache: Cache
     out: Path | None = None
@@ -222,6 +232,7 @@ def resolve(
         calibration=calibration,
         blocks=block_choice(settings, method.metric, allocator.needs),
         saved=saved,
+        tuning=choose_tuning(settings, source, runtime, calibration) if writes else None,
         validation=validation,
         cache=opened.cache,
         out=path,

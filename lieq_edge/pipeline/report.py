@@ -14,6 +14,7 @@ from ..llama import child
 from ..system.jsonio import to_json
 from ..system.memory import peak_rss_bytes
 from ..texts.info import TextInfo
+from ..tuning.record import Tuned
 from ..validate.perplexity import Validation
 from ..validate.scored import ScoredFile
 from .gather import Evidence
@@ -83,6 +84,7 @@ class ExportReport:
         predicted_loss: sum of the predicted losses, nats a token; None if types were chosen otherwise.
         tensors: one record a tensor, in the order of the file.
         settings: every setting of the export that was of use, with its resolved value, by name.
+        tuned: course and result of the tuning; None without one.
         compared: scores of the file and of presets of llama.cpp; empty if it was not compared with any.
     """
 
@@ -111,6 +113,7 @@ class ExportReport:
     geometry_inputs: str | None = None
     tensors: tuple[TensorReport, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    tuned: Tuned | None = None
     compared: tuple[ScoredFile, ...] = ()
 
     def notes(self) -> list[str]:
@@ -133,7 +136,12 @@ class ExportReport:
 
 
 def make_report(
-    job: Job, evidence: Evidence, plan: Plan, file_bytes: int, validation: Validation | None
+    job: Job,
+    evidence: Evidence,
+    plan: Plan,
+    file_bytes: int,
+    validation: Validation | None,
+    tuned: Tuned | None = None,
 ) -> ExportReport:
     """The report of a finished export."""
     return ExportReport(
@@ -157,6 +165,7 @@ def make_report(
         seconds=job.watch.seconds,
         peak_rss_bytes=peak_rss_bytes() + child.peak_bytes(),
         validation=validation,
+        tuned=tuned,
         correlations=evidence.diagnostics.correlations,
         predicted_loss=plan.predicted_loss,
         geometry_inputs=evidence.diagnostics.inputs,

@@ -15,7 +15,7 @@ from ..evidence.blocks.metrics import GEOMETRY, SALIENCY
 from ..evidence.blocks.records import describe
 from ..evidence.loss.request import Follow
 from ..gguf.names import block_of
-from ..gguf.types import is_matrix
+from ..gguf.types import SUPER_BLOCK, is_matrix
 from ..sources.base import Source
 from ..store import Entry
 from ..system.progress import log
@@ -26,18 +26,23 @@ from .calibration import CalibrationText
 from .gather import stored_steps
 from .job import Job
 from .machine import Machine, measure_machine, measure_without_pytorch
+from .tuning import TuningChoice
 
-PARITY, MEASURE, TEXT, LOSSES, IMPORTANCES, WRITE, SCORE, COMPARE = (
+PARITY, MEASURE, TEXT, LOSSES, IMPORTANCES, WRITE, TUNE, SCORE, COMPARE = (
     "parity",
     "measure",
     "calibration text",
     "loss weights",
     "calibrate",
     "quantize and write",
+    "tune",
     "validate",
     "compare",
 )
 """Names of the steps, as the report's ``seconds`` has them."""
+
+_STEP_TOKENS = 2048
+"""Tokens of a step of tuning."""
 
 _TITLES = {
     PARITY: "compare llama.cpp with transformers on a piece of the model",
@@ -46,6 +51,7 @@ _TITLES = {
     LOSSES: "measure how much each matrix matters",
     IMPORTANCES: "measure the importance of columns",
     WRITE: "round and write",
+    TUNE: "tune scales, norms and biases",
     SCORE: "score the file",
     COMPARE: "make and score llama.cpp's presets",
 }
@@ -53,25 +59,39 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class _Shapes:
-    """Sizes of a model: weights of the blocks and of the head, and the sum of squared columns of block matrices."""
+    """Sizes of a model.
+
+    Attributes:
+        blocks: number of blocks.
+        weights, head: weights of the blocks, and of the head.
+        width: columns of the head.
+        squares, cubes: sums over block matrices of the square and the cube of their columns.
+        fitting: share of block weights in rows that K-quants fit.
+    """
 
     blocks: int
     weights: int
     head: int
     width: int
     squares: float
+    cubes: float
+    fitting: float
 
     @classmethod
     def of(cls, source: Source) -> _Shapes:
         matrices = [spec for spec in source.tensors() if is_matrix(spec.name, spec.shape)]
         inside = [spec for spec in matrices if block_of(spec.name) is not None]
         outside = [spec for spec in matrices if block_of(spec.name) is None]
+        weights = sum(prod(spec.shape) for spec in inside)
+        fitting = sum(prod(spec.shape) for spec in inside if spec.shape[-1] % SUPER_BLOCK == 0)
         return cls(
             blocks=source.n_blocks,
-            weights=sum(prod(spec.shape) for spec in inside),
+            weights=weights,
             head=max((prod(spec.shape) for spec in outside), default=0),
             width=min((spec.shape[-1] for spec in outside), default=1),
             squares=sum(float(spec.shape[-1]) ** 2 for spec in inside),
+            cubes=sum(float(spec.shape[-1]) ** 3 for spec in inside),
+            fitting=fitting / max(weights, 1),
         )
 
 
@@ -146,9 +166,12 @@ def _steps(job: Job, machine: Machine, stored: frozenset[str], presets: int) -> 
             yield IMPORTANCES, cost.importances(tokens)
     if job.out is not None:
         yield WRITE, cost.rounding(job.rounder.follow, tokens)
+        if job.tuning is not None:
+            yield TUNE, cost.tuning(job.tuning)
         if job.validation is not None:
             scored = job.validation.context * (job.validation.chunks or 64)
-            yield SCORE, cost.scoring(scored, job.validation.reference, reference_known=known(SCORE))
+            in_llama = job.source.gguf_path is not None
+            yield SCORE, cost.scoring(scored, job.validation.reference, in_llama=in_llama, reference_known=known(SCORE))
             if presets:
                 yield COMPARE, cost.comparing(tokens, scored, presets)
 
@@ -190,7 +213,7 @@ class _Costs:
 
     def losses(self, tokens: int, types: int, follow: Follow | None) -> float:
         share = 0.4 if follow is Follow.HESSIANS else 0.2
-        passes = 5.5 * self._pass(tokens) + 4.0 * self._head(tokens)
+        passes = 4.8 * self._pass(tokens) + 3.2 * self._head(tokens)
         predictions = types * 64 * 2.0 * self._shapes.squares / self._machine.exact
         return 4.0 + passes + self._hessians(tokens, share) + 6.0 * predictions
 
@@ -201,19 +224,31 @@ class _Costs:
         encode = (self._shapes.weights + 2 * self._shapes.head) / self._machine.encode / self._threads
         if follow is None:
             return 1.0 + encode
-        seconds = 1.0 + 2.0 * encode
+        seconds = 1.0 + 1.5 * (encode + self._shapes.cubes / self._machine.exact)
         if follow is Follow.STREAM:
             seconds += 2.5 * self._pass(tokens) + self._hessians(tokens, 0.4)
         return seconds
 
-    def scoring(self, tokens: int, reference: bool, *, reference_known: bool) -> float:
-        seconds = 1.0 + 2.0 * (self._pass(tokens, exact=True) + 0.5 * self._head(tokens, exact=True))
-        if reference:
-            seconds += 1.5 * self._head(tokens, exact=True)
-            if not reference_known:
-                seconds += 1.5 * self._pass(tokens, exact=True)
+    def scoring(self, tokens: int, reference: bool, *, in_llama: bool, reference_known: bool) -> float:
+        """Seconds of scoring a file, and of running the original in llama.cpp (``in_llama``) or in PyTorch."""
+        # llama.cpp repacks K-quants for the processor, and is slower with other types.
+        slowness = 1.1 * self._shapes.fitting + 2.0 * (1 - self._shapes.fitting)
+        in_file = slowness * (self._pass(tokens, exact=True) + 0.5 * self._head(tokens, exact=True))
+        seconds = 1.0 + in_file
+        if reference and in_llama:
+            seconds += in_file
+        elif reference and not reference_known:
+            seconds += 1.25 * (self._pass(tokens, exact=True) + self._head(tokens, exact=True))
         return seconds
 
+    def tuning(self, choice: TuningChoice) -> float:
+        """Seconds of the original's predictions, and of training for the given time or number of steps."""
+        predicting = 1.2 * self._pass(choice.tokens) + 2.0 * self._head(choice.tokens)
+        step = 5.0 * self._pass(_STEP_TOKENS) + 3.0 * self._head(_STEP_TOKENS)
+        limits = [60 * choice.minutes] if choice.minutes is not None else []
+        limits += [step * choice.steps] if choice.steps is not None else []
+        return 5.0 + predicting + min(limits)
+
     def comparing(self, tokens: int, scored: int, presets: int) -> float:
-        made = self.rounding(None, tokens) + self.scoring(scored, reference=True, reference_known=True)
+        made = self.rounding(None, tokens) + self.scoring(scored, reference=False, in_llama=False, reference_known=True)
         return self.importances(tokens) + presets * (made + 5.0)

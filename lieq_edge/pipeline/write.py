@@ -18,6 +18,7 @@ from ..sources.base import KeyValue, Source
 from ..system.files import atomic_path, check_space, output_target
 from ..texts.info import TextInfo
 from ..version import __version__
+from .tuning import steps_key
 
 
 def main_file_type(plan: Plan) -> int:
@@ -81,6 +82,7 @@ def write_model(
     *,
     calibration: TextInfo | None = None,
     rounding: str = "imatrix",
+    tunes: bool = False,
     ready: Callable[[Path], None] = lambda path: None,
     replace: bool = True,
 ) -> int:
@@ -93,6 +95,7 @@ def write_model(
         tensors: encoded tensors in the plan's order.
         calibration: record of the calibration text.
         rounding: name of the rounding, for the record.
+        tunes: True adds the key that a tuning fills in.
         ready: function that is called with the whole file before it gets its name.
         replace: True replaces a file at ``path``, even one that appeared meanwhile.
 
@@ -106,6 +109,8 @@ def write_model(
     # The default alignment is what the plan counts with.
     carried = [kv for kv in source.metadata() if kv.key != "general.alignment" and not kv.key.startswith("lieq.")]
     metadata = [*carried, *own_metadata(plan, calibration=calibration, rounding=rounding)]
+    if tunes:
+        metadata.append(steps_key(0))
     shapes = [(tensor.name, tensor.shape, storage_type(tensor.type)) for tensor in plan.tensors]
     try:
         with atomic_path(path, replace=replace) as temporary:

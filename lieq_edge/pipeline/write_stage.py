@@ -15,6 +15,7 @@ from .calibration import NoCalibration
 from .gather import Evidence
 from .job import Job
 from .report import ExportReport, make_report
+from .tuning import tune_file
 from .validation import validate_export
 from .write import write_model
 
@@ -47,16 +48,21 @@ def write(
             _encode(job, evidence, plan, advance),
             calibration=evidence.calibration,
             rounding=job.rounder.name,
+            tunes=job.tuning is not None,
             ready=lambda path: _finish(job, path, started),
             replace=replace,
         )
         # The end of the stage returns their memory, which scoring needs.
         evidence.release()
+    tuned = None
+    if job.tuning is not None:
+        with job.step("tune"):
+            tuned = tune_file(job, out, lambda path: _finish(job, path, started))
     validation = None
     if job.validation is not None:
         with job.step("validate"):
             validation = validate_export(out, job.source, job.validation, threads=job.threads, cache=job.cache)
-    return make_report(job, evidence, plan, file_bytes, validation)
+    return make_report(job, evidence, plan, file_bytes, validation, tuned)
 
 
 def _encode(

@@ -26,7 +26,7 @@ from .folder import prepare, refusal
 
 SUFFIX = ".safetensors"
 LOCK = "lock"
-LASTING = ("hessians",)
+LASTING = ("hessians", "tuning")
 """Kinds of work whose folders stay when it is done."""
 
 _NAME = re.compile(r"(?P<kind>[a-z-]+)\.(?P<key>[0-9a-f]{64})")

@@ -1,0 +1,129 @@
+"""Tuned exports: better on held-out text or untouched, reproducible, and resumed where they were stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runner import assert_refused, run
+from tiny import cached_model, sample_text
+
+from lieq_edge import Settings, export_model
+from lieq_edge.gguf.header import read_header
+from lieq_edge.tuning import train, tune
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(sample_text(60_000), encoding="utf-8")
+    return path
+
+
+def model() -> Path:
+    return cached_model("llama", hidden=256, intermediate=512, blocks=2)
+
+
+def arguments(text: Path, cache: Path) -> list[object]:
+    common = ["--metric", "loss", "--types", "Q2_K,Q3_K", "--budget", "3.1bpw", "--calibration", text]
+    common += ["--calibration-tokens", 2048, "--tune-tokens", 16384, "--no-validate", "--no-parity"]
+    return [*common, "--threads", 1, "--cache-dir", cache, "--force"]
+
+
+def tuned(out: Path, text: Path, cache: Path, *more: object) -> dict:
+    done = run("export", model(), "--out", out, *arguments(text, cache), "--json", *more)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_tuned_file_is_better_and_changes_scales_and_norms_only(text: Path, tmp_path: Path) -> None:
+    plain, out = tmp_path / "plain.gguf", tmp_path / "tuned.gguf"
+    tuned(plain, text, tmp_path / "cache")
+    report = tuned(out, text, tmp_path / "cache", "--tune-steps", 30)["tuned"]
+    assert report["held_out"][1] < 0.95 * report["held_out"][0]
+    assert report["other"][1] <= report["other"][0]
+    assert read_header(out).get("lieq.tuning_steps") == report["best_step"] > 0
+    before, after = read_header(plain), read_header(out)
+    assert [(t.name, t.type, t.shape) for t in before.tensors] == [(t.name, t.type, t.shape) for t in after.tensors]
+    for one, other in zip(before.tensors, after.tensors, strict=True):
+        if one.name in ("token_embd.weight", "output.weight"):
+            same = [np.fromfile(p, np.uint8, t.nbytes, offset=t.offset) for p, t in ((plain, one), (out, other))]
+            assert np.array_equal(*same)
+
+
+def test_the_same_steps_give_the_same_bytes_also_after_a_stop(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once, twice = tmp_path / "once.gguf", tmp_path / "twice.gguf"
+    tuned(once, text, tmp_path / "one", "--tune-steps", 20)
+    step, taken = train.Training.step, []
+
+    def stopped(self: train.Training, texts: object) -> float:
+        taken.append(self.steps)
+        if self.steps == 15:
+            raise KeyboardInterrupt
+        return step(self, texts)
+
+    monkeypatch.setattr(tune, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(train.Training, "step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run("export", model(), "--out", twice, *arguments(text, tmp_path / "two"), "--tune-steps", 20)
+    assert read_header(twice).get("lieq.tuning_steps") == 0  # the rounded file is there, whole
+    monkeypatch.setattr(train.Training, "step", lambda self, texts: (taken.append(self.steps), step(self, texts))[1])
+    tuned(twice, text, tmp_path / "two", "--tune-steps", 20)
+    assert taken[16] == 10  # the last judgement before the stop was stored
+    assert once.read_bytes() == twice.read_bytes()
+
+
+def test_a_file_that_gets_worse_elsewhere_stays(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, out = tmp_path / "plain.gguf", tmp_path / "out.gguf"
+    monkeypatch.setattr(train, "RATES", dict.fromkeys(train.RATES, 0.0))
+    report = tuned(out, text, tmp_path / "cache", "--tune-steps", 10)
+    assert report["tuned"]["best_step"] == 0
+    tuned(plain, text, tmp_path / "cache")
+    stored = [
+        {t.name: np.fromfile(p, np.uint8, t.nbytes, offset=t.offset) for t in read_header(p).tensors}
+        for p in (plain, out)
+    ]
+    assert all(np.array_equal(stored[0][name], stored[1][name]) for name in stored[0])
+
+
+def test_minutes_end_the_training(text: Path, tmp_path: Path) -> None:
+    settings = Settings(
+        budget="3.1bpw",
+        types="Q2_K,Q3_K",
+        calibration=text,
+        calibration_tokens=2048,
+        tune=0.02,
+        tune_tokens=16384,
+        validation=False,
+        parity=False,
+        threads=1,
+        cache_dir=tmp_path / "cache",
+    )
+    report = export_model(model(), tmp_path / "out.gguf", settings)
+    assert report.tuned is not None
+    assert 1.2 <= report.tuned.seconds < 60
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (
+            ["--calibration", "none", "--rounding", "nearest", "--metric", "geometry", "--tune", 5],
+            ["no calibration text"],
+        ),
+        (["--tune", 0, "--tune-steps", 5], ["--tune 0"]),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused(flags: list[object], words: list[str], tmp_path: Path) -> None:
+    done = run("export", model(), "--out", tmp_path / "out.gguf", "--budget", "3", "--no-validate", *flags)
+    assert_refused(done, *words)
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_mixtures_are_refused(tmp_path: Path) -> None:
+    done = run("export", cached_model("qwen3_moe"), "--out", tmp_path / "o.gguf", "--budget", "4.5bpw", "--tune", 1)
+    assert_refused(done, "mixtures of experts")
