@@ -14,7 +14,7 @@ from ..llama.quantize import preset_types
 from ..sources.base import Source
 from .imatrix import imatrix_key_values
 from .names import FILE_TYPES, PRESETS, USUAL, preset_name
-from .original import Layout, layout_of
+from .original import Layout, layout_of, shapes_of
 
 
 def preset_bytes(source: Source, preset: str, *, importance: bool = True) -> int:
@@ -47,7 +47,7 @@ def preset_sizes(source: Source, presets: Sequence[str] = USUAL, *, importance: 
 def preset_bits(source: Source, presets: Sequence[str] = USUAL) -> dict[str, float]:
     """Bits a weight, over all weights of the file, of presets with an imatrix, by name; raises as ``preset_bytes``."""
     names = list(dict.fromkeys(map(known_preset, presets)))
-    with layout_of(source) as layout:
+    with shapes_of(source) as layout:
         wanted = [(name, FILE_TYPES[name]) for name in names]
         found = preset_types(layout.path, wanted, importance=True, label=source.label)
         weights = sum(map(prod, layout.shapes.values()))
