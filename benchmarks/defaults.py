@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness import Records, command_line, exit_code, table, write_markdown
-from benchmarks.internals import log, open_cache, reference_of, validate, validation_text
-from benchmarks.process_tree import measure as measure_command
-from benchmarks.turns import ROOT, Failed, environment
+from benchmarks.internals import log, validation_text
+from benchmarks.sized import export_sizes, reference_cache, score
 from lieq_edge import open_source
 
 PLAIN = "plain"
@@ -64,8 +62,7 @@ def bench(args: argparse.Namespace, rows: Records[Row]) -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     texts = [validation_text(path) for path in args.texts]
     source = open_source(args.model)
-    # The original runs once for each text.
-    cache = open_cache(args.work / "reference", threads=args.threads).about(model=source.content_hash)
+    cache = reference_cache(source, args)
     for variant in args.variants:
         missing = [
             s
@@ -74,35 +71,15 @@ def bench(args: argparse.Namespace, rows: Records[Row]) -> None:
         ]
         if not missing:
             continue
-        budgets = [part for size in missing for part in ("--budget", size)]
-        pattern = args.work / "{budget}.gguf"
-        command = [sys.executable, "-m", "lieq_edge", "export", args.model, *budgets, "--out", str(pattern), "--force"]
-        command += [*flags_of(variant, args.calibration_tokens), "--no-validate", "--no-parity"]
-        measured = measure_command(command, environment=environment(args.work), folder=ROOT)
-        if measured.returncode != 0:
-            raise Failed(f"{' '.join(command)} ended with {measured.returncode}")
-        for size in missing:
-            path = args.work / f"{size}.gguf"
-            for text, name in texts:
+        paths, seconds = export_sizes(args.model, missing, args.work, flags_of(variant, args.calibration_tokens))
+        for size, path in zip(missing, paths, strict=True):
+            for text in texts:
+                name = text[1]
                 if any((r.variant, r.size, r.text) == (variant, size, name) for r in rows):
                     continue
-                score = validate(
-                    path,
-                    text,
-                    text_name=name,
-                    context=args.context,
-                    chunks=args.chunks,
-                    threads=args.threads,
-                    reference=reference_of(source),
-                    reference_name=args.model,
-                    cache=cache,
-                )
-                assert score.kld is not None
-                assert score.kld_se is not None
-                rows.add(
-                    Row(variant, size, name, score.file_bytes, score.ppl, score.kld, score.kld_se, measured.seconds)
-                )
-                log(f"{variant}, {size}, {name}: KL divergence {score.kld:.4f} +/- {score.kld_se:.4f}")
+                found = score(path, source, text, cache, args)
+                rows.add(Row(variant, size, name, found.file_bytes, found.ppl, found.kld, found.kld_se, seconds))
+                log(f"{variant}, {size}, {name}: KL divergence {found.kld:.4f} +/- {found.kld_se:.4f}")
             path.unlink()
 
 

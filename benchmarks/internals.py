@@ -46,13 +46,15 @@ if TYPE_CHECKING:
     from lieq_edge.llama.session import Floats, observed
     from lieq_edge.pipeline.validation import reference_of, validation_text
     from lieq_edge.pipeline.write import write_model
+    from lieq_edge.presets.make import make_preset
     from lieq_edge.presets.names import FILE_TYPES
+    from lieq_edge.presets.original import written_original
     from lieq_edge.rounding.encode import encode_tensors
     from lieq_edge.sources import DEMO, demo_path
     from lieq_edge.sources.base import Array, Source
     from lieq_edge.sources.plain import write_plain
     from lieq_edge.sources.tokenizers.battery import BATTERY
-    from lieq_edge.store import Run, open_cache
+    from lieq_edge.store import Cache, Run, open_cache
     from lieq_edge.system.child import START_SECONDS
     from lieq_edge.system.files import atomic_path, check_output, check_space
     from lieq_edge.system.memory import peak_rss_bytes

@@ -219,6 +219,9 @@ def _print_validation(validation: Validation, printer: Printer) -> None:
             f"+/- {_number(validation.kld_se)} (99 % of tokens below {_number(validation.kld_p99)}), "
             f"same top token {100 * (validation.top1 or 0):.1f} %"
         )
+    if validation.flash_attention is not None:
+        state = "on" if validation.flash_attention else "off"
+        printer.line(f"  run with llama.cpp's defaults; flash attention is {state} by them")
 
 
 def _number(value: float | None) -> str:

@@ -208,6 +208,9 @@ def resolve(
         if saved.model_hash != source.content_hash:
             raise InputError(f"The saved measurements are of another model ({saved.model}); run analyze again.")
     described = describe(source)
+    if saved is not None:
+        # The model card, which may have changed since, is no part of the hash.
+        saved = replace(saved, metadata_bytes=described.metadata_bytes)
     allocator.check(described, budget)
     most = allocator.most(described, budget)
     _note_ceiling(budget, most)

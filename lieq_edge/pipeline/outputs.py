@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
+import numpy as np
+
 from ..allocation.budget import Budget
+from ..allocation.plan import PlanOptions, count_weights, is_block_weight, overhead_bytes, plan_fixed, plan_tensor
 from ..errors import InputError
-from ..gguf.names import block_of
-from ..gguf.types import TYPES, is_matrix
-from ..presets.names import preset_name
-from ..presets.sizes import preset_sizes
+from ..evidence.blocks.records import Diagnostics, describe
+from ..gguf.types import LEVEL_TYPES
+from ..presets.labels import label_of
 from ..publish.naming import default_file_name
 from ..settings import Settings
 from ..sources.base import Source
@@ -54,21 +54,6 @@ def output_paths(model: str | Path, out: str | None, settings: Sequence[Settings
     return [Path(out.format(name=name, budget=budget, size=budget)) for budget in budgets]
 
 
-@dataclass(frozen=True)
-class _Planned:
-    """What is known of a file before anything is measured: shapes, and about how many bits a weight it will have."""
-
-    model: str
-    file_bpw: float
-    tensors: Sequence[_PlannedTensor]
-
-
-@dataclass(frozen=True)
-class _PlannedTensor:
-    shape: tuple[int, ...]
-    type: str = ""
-
-
 def default_path(source: Source, settings: Settings, budget: Budget) -> Path:
     """A name by llama.cpp's convention, e.g. ``Qwen3-0.6B-Q4_K_M.gguf``, in the current folder.
 
@@ -77,22 +62,27 @@ def default_path(source: Source, settings: Settings, budget: Budget) -> Path:
         settings: settings of the export; a budget that names a preset gives the encoding.
         budget: the budget, as far as the model can use it.
     """
-    matrices = [spec for spec in source.tensors() if is_matrix(spec.name, spec.shape)]
-    inside = sum(prod(spec.shape) for spec in matrices if block_of(spec.name) is not None)
-    weights = sum(prod(spec.shape) for spec in matrices)
+    described = describe(source)
+    label = label_of(source, _expected_bits(described, settings, budget), settings.budget)
+    shapes = [tensor.shape for tensor in described.tensors]
+    return Path(default_file_name(source.metadata(), source.label, shapes, label))
+
+
+def _expected_bits(described: Diagnostics, settings: Settings, budget: Budget) -> float:
+    """About how many bits a weight, over all weights, a file will have that fills its budget."""
+    weights = sum(map(count_weights, described.tensors))
     if budget.kind == "bytes":
-        bits = 8 * budget.value / weights
-    else:
-        # Nominal bits come without scales; embedding and head mostly take Q6_K.
-        own = budget.value if budget.kind == "bpw" else 1.1 * budget.value + 0.4
-        bits = (own * inside + TYPES["Q6_K"].bpw * (weights - inside)) / weights
-    planned = _Planned(source.label, bits, [_PlannedTensor(spec.shape) for spec in matrices])
-    preset = preset_name(settings.budget)
-    sizes = {} if preset is not None else preset_sizes(source)
-    name = default_file_name(
-        source.metadata(), planned, {key: 8 * size / weights for key, size in sizes.items()} or None
-    )
-    return Path(name if preset is None else f"{name.rpartition('-')[0]}-{preset}.gguf")
+        return 8 * (budget.value - overhead_bytes(described)) / weights
+    options = PlanOptions(token_embedding_type=settings.token_embedding_type, output_type=settings.output_type)
+    inside = [tensor for tensor in described.tensors if is_block_weight(tensor)]
+    outside = [tensor for tensor in described.tensors if not is_block_weight(tensor)]
+    fixed = sum(plan_fixed(tensor, described, options).nbytes for tensor in outside)
+    if budget.kind == "bpw":
+        return (8 * fixed + budget.value * sum(map(count_weights, inside))) / weights
+    # Nominal bits come without scales, and rows that no super-block fits take a larger type.
+    levels = sorted(LEVEL_TYPES)
+    sizes = [sum(plan_tensor(t, LEVEL_TYPES[level], strict=False).nbytes for t in inside) for level in levels]
+    return 8 * (fixed + float(np.interp(budget.value, levels, sizes))) / weights
 
 
 def plain_name(model: str | Path) -> str:

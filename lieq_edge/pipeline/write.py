@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from gguf import GGUFValueType
 
-from ..allocation.plan import Plan, TensorPlan, count_weights
+from ..allocation.plan import Plan, TensorPlan
 from ..errors import InputError
 from ..gguf.container import write_container
 from ..gguf.storage import storage_type
-from ..gguf.types import FILE_TYPES
 from ..llama.encoders import Packed
+from ..presets.labels import LABEL_FILE_TYPES, label_of
 from ..sources.base import KeyValue, Source
 from ..system.files import atomic_path, check_space, output_target
 from ..texts.info import TextInfo
@@ -21,17 +20,17 @@ from ..version import __version__
 from .tuning import steps_key
 
 
-def main_file_type(plan: Plan) -> int:
-    """``general.file_type``: the type that holds most of the weights (``llama_ftype``)."""
-    weights: Counter[str] = Counter()
-    for tensor in plan.tensors:
-        if not tensor.kept:
-            weights[tensor.type] += count_weights(tensor)
-    return FILE_TYPES[weights.most_common(1)[0][0]]
+def own_metadata(plan: Plan, *, label: str, calibration: TextInfo | None, rounding: str) -> list[KeyValue]:
+    """The key-values that say how the file was made (``lieq.*``), and the general ones that llama.cpp reads.
 
+    None is an integer of 64 bits: JavaScript reads these as a type that its JSON refuses.
 
-def own_metadata(plan: Plan, *, calibration: TextInfo | None, rounding: str) -> list[KeyValue]:
-    """The key-values that say how the file was made (``lieq.*``), and the general ones that llama.cpp reads."""
+    Args:
+        plan: types of all tensors.
+        label: preset that ``general.file_type`` names.
+        calibration: record of the calibration text.
+        rounding: name of the rounding.
+    """
 
     def text(key: str, value: str) -> KeyValue:
         return KeyValue(key, value, GGUFValueType.STRING)
@@ -53,7 +52,7 @@ def own_metadata(plan: Plan, *, calibration: TextInfo | None, rounding: str) -> 
         ]
 
     values = [
-        KeyValue("general.file_type", main_file_type(plan), GGUFValueType.UINT32),
+        KeyValue("general.file_type", LABEL_FILE_TYPES[label], GGUFValueType.UINT32),
         KeyValue("general.quantization_version", 2, GGUFValueType.UINT32),
         text("lieq.version", __version__),
         text("lieq.metric", plan.metric),
@@ -65,7 +64,7 @@ def own_metadata(plan: Plan, *, calibration: TextInfo | None, rounding: str) -> 
         number("lieq.bpw", plan.bpw),
         text("lieq.rounding", rounding),
         text("lieq.source_sha256", plan.model_hash),
-        KeyValue("lieq.seed", plan.seed, GGUFValueType.INT64),
+        KeyValue("lieq.seed", plan.seed, GGUFValueType.UINT32),
     ]
     if plan.probe is not None:
         values += described("lieq.probe", plan.probe)
@@ -106,9 +105,10 @@ def write_model(
         InputError: the disk has too little space or fails, or ``path`` exists and ``replace`` is False.
     """
     check_space(output_target(path).parent, plan.file_bytes)
+    label = label_of(source, plan.file_bpw, plan.budget)
     # The default alignment is what the plan counts with.
     carried = [kv for kv in source.metadata() if kv.key != "general.alignment" and not kv.key.startswith("lieq.")]
-    metadata = [*carried, *own_metadata(plan, calibration=calibration, rounding=rounding)]
+    metadata = [*carried, *own_metadata(plan, label=label, calibration=calibration, rounding=rounding)]
     if tunes:
         metadata.append(steps_key(0))
     shapes = [(tensor.name, tensor.shape, storage_type(tensor.type)) for tensor in plan.tensors]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gguf.constants import GGUF_DEFAULT_ALIGNMENT
 
 from ..errors import InputError
-from ..gguf.container import ALIGNMENT_KEY, file_bytes, key_value_bytes, write_hollow
+from ..gguf.container import ALIGNMENT_KEY, Entry, KeyValue, file_bytes, key_value_bytes, write_hollow
 from ..gguf.splits import read_model
 from ..sources.base import Source
 from ..sources.plain import plain_bytes, plain_layout, write_plain
@@ -84,7 +84,21 @@ def layout_of(source: Source) -> Iterator[Layout]:
         sizes = {kv.key: key_value_bytes(kv) for kv in header.metadata}
         yield Layout(own, sizes, {tensor.name: tensor.shape for tensor in header.tensors})
         return
+    with _hollow(source, *plain_layout(source)) as layout:
+        yield layout
+
+
+@contextlib.contextmanager
+def shapes_of(source: Source) -> Iterator[Layout]:
+    """``layout_of`` without the tokenizer, which takes llama.cpp most of the time, for what depends on shapes alone."""
     metadata, tensors = plain_layout(source)
+    small = [kv for kv in metadata if not kv.key.startswith("tokenizer.")]
+    with _hollow(source, small, tensors) as layout:
+        yield layout
+
+
+@contextlib.contextmanager
+def _hollow(source: Source, metadata: Sequence[KeyValue], tensors: Sequence[Entry]) -> Iterator[Layout]:
     with temporary_folder() as folder:
         path = folder / "header.gguf"
         try:

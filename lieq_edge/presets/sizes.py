@@ -14,7 +14,7 @@ from ..llama.quantize import preset_types
 from ..sources.base import Source
 from .imatrix import imatrix_key_values
 from .names import FILE_TYPES, PRESETS, USUAL, preset_name
-from .original import Layout, layout_of
+from .original import Layout, layout_of, shapes_of
 
 
 def preset_bytes(source: Source, preset: str, *, importance: bool = True) -> int:
@@ -42,6 +42,19 @@ def preset_sizes(source: Source, presets: Sequence[str] = USUAL, *, importance: 
         wanted = [(name, FILE_TYPES[name]) for name in names]
         found = preset_types(layout.path, wanted, importance=importance, label=source.label)
     return {name: _file_bytes(layout, types, importance) for name, types in zip(names, found, strict=True)}
+
+
+def preset_bits(source: Source, presets: Sequence[str] = USUAL) -> dict[str, float]:
+    """Bits a weight, over all weights of the file, of presets with an imatrix, by name; raises as ``preset_bytes``."""
+    names = list(dict.fromkeys(map(known_preset, presets)))
+    with shapes_of(source) as layout:
+        wanted = [(name, FILE_TYPES[name]) for name in names]
+        found = preset_types(layout.path, wanted, importance=True, label=source.label)
+        weights = sum(map(prod, layout.shapes.values()))
+    return {
+        name: 8 * sum(_tensor_bytes(shape, types[tensor]) for tensor, shape in layout.shapes.items()) / weights
+        for name, types in zip(names, found, strict=True)
+    }
 
 
 def nearest_preset(sizes: Mapping[str, int], size: int) -> str:
@@ -76,9 +89,13 @@ def _file_bytes(layout: Layout, types: Mapping[str, str], importance: bool) -> i
     shapes = [(name, _without_ones(shape)) for name, shape in layout.shapes.items()]
     data = 0
     for name, shape in shapes:
-        block, block_bytes = block_sizes(types[name])
-        data += padded(prod(shape) // block * block_bytes)
+        data += padded(_tensor_bytes(shape, types[name]))
     return header_size(sum(key_values.values()), shapes) + data
+
+
+def _tensor_bytes(shape: tuple[int, ...], type_name: str) -> int:
+    block, block_bytes = block_sizes(type_name)
+    return prod(shape) // block * block_bytes
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from ..gguf.inspect import FileReport
 from ..system.progress import log
 from ..system.terminal import clean, clean_text
 from .described import Described
-from .naming import CODEBOOK_PRESETS, K_PRESETS
+from .naming import ENCODINGS
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|!~&$])")
 _CONVERSATION = (
@@ -156,7 +156,7 @@ def _longest_run(text: str) -> int:
 def _label(name: str) -> str | None:
     """The encoding in a file's name, by which Ollama finds it in a repository."""
     match = re.search(r"-([A-Z0-9_]+)\.gguf$", name)
-    return match[1] if match and match[1] in {*K_PRESETS, *CODEBOOK_PRESETS} else None
+    return match[1] if match and match[1] in ENCODINGS else None
 
 
 def _row(one: Described) -> dict[str, Any]:

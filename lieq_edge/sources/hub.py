@@ -15,6 +15,7 @@ from ..system.progress import is_quiet, log
 from .families import family_of_config
 from .huggingface import CONFIG_FILE, HASHED_FILES, TEMPLATE_FOLDER, HuggingFaceSource, Opening, read_config
 from .kinds import ADAPTER_CONFIG
+from .model_card import CARD_FILE, LARGEST_CARD
 from .text_part import text_config
 from .weights.pickles import PICKLE_FILE, PICKLE_INDEX, pickle_files
 from .weights.safetensors_files import INDEX_FILE, SINGLE_FILE, has_files
@@ -29,7 +30,7 @@ def is_hub_id(model: str) -> bool:
 
 
 def open_hub(model: str, revision: str | None = None, opening: Opening | None = None) -> HuggingFaceSource:
-    """Fetch a model (one set of weights, configuration and tokenizer) and open it.
+    """Fetch a model (one set of weights, configuration, tokenizer, model card) and open it.
 
     Without a network, or with ``HF_HUB_OFFLINE`` set, the files that an earlier call fetched are opened.
 
@@ -48,7 +49,7 @@ def open_hub(model: str, revision: str | None = None, opening: Opening | None = 
         raise
     except Exception as error:  # the library raises its own, httpx's and the system's
         raise InputError(_reason(model, error)) from error
-    return HuggingFaceSource(directory, model, model.rpartition("/")[2], opening)
+    return HuggingFaceSource(directory, model, model.rpartition("/")[2], opening, repository=model)
 
 
 def _fetch(model: str, revision: str | None, opening: Opening) -> Path:
@@ -82,7 +83,8 @@ def _fetch(model: str, revision: str | None, opening: Opening) -> Path:
     if is_quiet() or not sys.stderr.isatty():
         huggingface_hub.utils.disable_progress_bars()
     templates = [name for name in sizes if name.startswith(f"{TEMPLATE_FOLDER}/") and name.endswith(".jinja")]
-    for name in (*weights, *HASHED_FILES, *templates):
+    card = [CARD_FILE] if (sizes.get(CARD_FILE) or 0) <= LARGEST_CARD else []
+    for name in (*weights, *HASHED_FILES, *card, *templates):
         if name in sizes:
             huggingface_hub.hf_hub_download(model, name, revision=commit)
     return config.parent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from ..store import NO_CACHE, Cache
 from .base import Array, TensorSpec, TokenizingSource
 from .checks import check_blocks, check_finite, check_parameters, hash_files, sensible
 from .families import family_of_config
+from .generation import GENERATION_FILE
 from .kinds import ADAPTER_CONFIG, check_directory, check_stored, no_head
+from .model_card import read_general
 from .plain_files import is_plain_file, read_json
 from .text_part import has_text_part, text_config, text_names
 from .tokenizers.apart import settle_apart
@@ -40,7 +42,7 @@ HASHED_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
-    "generation_config.json",
+    GENERATION_FILE,
     "merges.txt",
     "special_tokens_map.json",
     "tokenizer.json",
@@ -48,7 +50,7 @@ HASHED_FILES = (
     "tokenizer_config.json",
     "vocab.json",
 )
-"""The files beside the weights that belong to a model."""
+"""The files beside the weights that belong to a model; what the model card says decides no measurement."""
 
 TEMPLATE_FOLDER = "additional_chat_templates"
 """Folder of further chat templates."""
@@ -118,7 +120,15 @@ def _no_config(directory: Path) -> str:
 class HuggingFaceSource(TokenizingSource):
     """A model in a Hugging Face directory."""
 
-    def __init__(self, directory: Path, label: str, name: str | None = None, opening: Opening | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        label: str,
+        name: str | None = None,
+        opening: Opening | None = None,
+        *,
+        repository: str | None = None,
+    ) -> None:
         """Open ``directory``: its configuration and the headers of its weights.
 
         Args:
@@ -126,6 +136,7 @@ class HuggingFaceSource(TokenizingSource):
             label: the user's name for it.
             name: the model's name in the written file, by default the directory's name.
             opening: options, e.g. an adapter.
+            repository: id of the repository on the hub that it was fetched from.
 
         Raises:
             InputError: a file is missing or damaged, or the model is of a kind that is not read.
@@ -135,9 +146,9 @@ class HuggingFaceSource(TokenizingSource):
         self._name = name or directory.resolve().name
         self._cache: Cache = NO_CACHE
         with sensible(f"The configuration and the weights of {label}"):
-            self._open(opening or Opening())
+            self._open(opening or Opening(), repository)
 
-    def _open(self, opening: Opening) -> None:
+    def _open(self, opening: Opening, repository: str | None) -> None:
         directory, label = self._directory, self.label
         check_directory(directory, label)
         whole = read_config(directory / CONFIG_FILE)
@@ -164,7 +175,18 @@ class HuggingFaceSource(TokenizingSource):
             notes += self._adapter.warnings(self._name)
         elif is_plain_file(directory / ADAPTER_CONFIG):
             notes.append(f"{label} holds an adapter beside the model, which is left out; pass --lora to merge it.")
-        self.warnings = (*notes, *self._family.warnings(self._config, label))
+        self._general, remarks = read_general(directory, self._name, self._count_parameters())
+        if repository is not None and self._general.source_repo_url is None:
+            self._general.source_repo_url = f"https://huggingface.co/{repository}"
+        self.warnings = (*notes, *remarks, *self._family.warnings(self._config, label))
+
+    def _count_parameters(self) -> tuple[int, int, int, int]:
+        """Weights of all tensors, of those that are no experts', and of one expert, and the number of experts."""
+        writer = GGUFWriter(None, self.architecture)
+        for spec in self.tensors():
+            writer.add_tensor_info(spec.name, spec.shape, np.dtype(np.float32), 0)
+        counts: tuple[int, int, int, int] = writer.get_total_parameter_count()
+        return counts
 
     def _check_stored(self, stored: Mapping[str, StoredWeights], needed: dict[str, tuple[int, ...]]) -> None:
         """Take the tensors that the configuration asks for, and refuse what does not fit it."""
@@ -259,7 +281,7 @@ class HuggingFaceSource(TokenizingSource):
     def metadata(self) -> list[KeyValue]:
         writer = GGUFWriter(None, self.architecture)
         writer.add_type("model")
-        writer.add_name(self._trial.name)
+        replace(self._general, name=self._trial.name).set_gguf_meta_model(writer)
         with sensible(f"Settings of {self.label}"):
             self._family.write(self._config, self._dims, writer)
             settings = writer_values(writer)

@@ -32,8 +32,12 @@ def is_plain_file(path: Path) -> bool:
     raise InputError(f"{path} is not a regular file (a pipe, a socket or a device); give the model's own files.")
 
 
-def read_plain(path: Path) -> bytes:
+def read_plain(path: Path, most: int = -1) -> bytes:
     """The content of a regular file.
+
+    Args:
+        path: the file.
+        most: bytes to read at most, from its beginning; all of it when negative.
 
     Raises:
         FileNotFoundError: there is none.
@@ -45,7 +49,7 @@ def read_plain(path: Path) -> bytes:
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise InputError(f"{path} is not a regular file; give the model's own files.")
-            return file.read()
+            return file.read(most)
     except FileNotFoundError:
         raise
     except OSError as error:

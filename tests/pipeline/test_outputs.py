@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf import GGUFValueType
 from runner import run
 from tiny import cached_model, short_settings
 
 import lieq_edge
-from lieq_edge import Event, InputError, Settings
+from lieq_edge import Event, InputError, Settings, resolve
+from lieq_edge.gguf.header import read_header
 from lieq_edge.pipeline.outputs import output_paths, plain_name
+from lieq_edge.presets.labels import LABEL_FILE_TYPES, label_of
+from lieq_edge.sources import open_source
 
 
 def settings(*budgets: str) -> list[Settings]:
@@ -92,3 +96,38 @@ def test_the_command_line_takes_several_budgets(tmp_path: Path, quick: dict[str,
     assert (tmp_path / "5bpw.gguf").is_file()
     assert "Size against quality" in done.stdout
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_file_without_a_name_takes_the_label_of_its_size(tmp_path: Path, quick: dict[str, Any]) -> None:
+    model = cached_model("llama", hidden=256, intermediate=512)
+    source = open_source(str(model))
+    quick = {**quick, "validation": False, "parity": False, "rounding": "imatrix", "cache_dir": tmp_path / "cache"}
+    budgets: dict[str, dict[str, Any]] = {
+        "q5_k_m": {},
+        "1000kB": {},
+        "4.6bpw": {"metric": "first", "levels": (3, 4, 5)},
+        "5": {"metric": "first", "levels": (4, 5, 6)},
+    }
+    for budget, flags in budgets.items():
+        settings = Settings(budget=budget, **quick, **flags)
+        job = resolve(model, settings, name_file=True)
+        assert job.out is not None
+        report = lieq_edge.export_model(model, tmp_path / job.out.name, settings, force=True)
+        header = read_header(Path(report.out))
+        label = label_of(source, report.file_bpw, budget)
+        assert job.out.name.endswith(f"-{label}.gguf"), budget
+        assert header.get("general.file_type") == LABEL_FILE_TYPES[label]
+
+
+def test_no_number_of_a_file_has_64_bits(tmp_path: Path, quick: dict[str, Any]) -> None:
+    """JavaScript reads such a number as a BigInt, which its JSON refuses."""
+    model = cached_model("llama", hidden=256, intermediate=512)
+    out = tmp_path / "o.gguf"
+    settings = Settings(budget="3", metric="geometry", seed=4294967295, cache=False, **quick)
+    lieq_edge.export_model(model, out, settings)
+    header = read_header(out)
+    kinds = {kv.key: kv.item_type if kv.type == GGUFValueType.ARRAY else kv.type for kv in header.metadata}
+    assert "lieq.calibration.tokens" in kinds
+    assert header.get("lieq.seed") == 4294967295
+    large = {GGUFValueType.UINT64, GGUFValueType.INT64, GGUFValueType.FLOAT64}
+    assert not {key for key, kind in kinds.items() if kind in large}

@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 
 import pytest
-from gguf import GGUFValueType, LlamaFileType
+from gguf import GGUFValueType
 
 from lieq_edge.gguf.container import KeyValue
-from lieq_edge.publish.naming import CODEBOOK_PRESETS, K_PRESETS, default_file_name, nearest_preset, size_label
+from lieq_edge.publish.naming import ENCODINGS, PRESET_BITS, default_file_name, size_label
 
 
-@dataclass
-class Tensor:
-    shape: tuple[int, ...]
-    type: str = "Q4_K"
-
-
-@dataclass
-class Plan:
-    model: str = "somewhere/model"
-    file_bpw: float = 4.9
-    tensors: list[Tensor] = field(default_factory=lambda: [Tensor((135, 1000, 1000))])
-
-
-def named(model: str, keys: dict[str, str] | None = None, **plan: object) -> str:
+def named(model: str, keys: dict[str, str] | None = None, *, weights: int = 135, label: str = "Q4_K_M") -> str:
     metadata = [KeyValue(key, value, GGUFValueType.STRING) for key, value in (keys or {}).items()]
-    return default_file_name(metadata, Plan(model, **plan))  # type: ignore[arg-type]
+    return default_file_name(metadata, model, [(weights, 1000, 1000)], label)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +28,7 @@ def named(model: str, keys: dict[str, str] | None = None, **plan: object) -> str
     ],
 )
 def test_a_name_has_the_parts_of_the_models(model: str, weights: int, expected: str) -> None:
-    assert named(model, tensors=[Tensor((weights, 1000, 1000))]) == expected
+    assert named(model, weights=weights) == expected
 
 
 def test_the_keys_of_a_file_win_over_its_name() -> None:
@@ -63,26 +49,17 @@ def test_a_name_is_one_that_every_system_takes(name: str) -> None:
         assert len(written) < 240
 
 
-@pytest.mark.parametrize(
-    ("bits", "expected"),
-    [(0.5, "Q2_K_S"), (3.2, "Q2_K"), (3.66, "Q3_K_S"), (4.9, "Q4_K_M"), (8.4, "Q8_0"), (32, "F16")],
-)
-def test_the_nearest_preset_is_taken(bits: float, expected: str) -> None:
-    assert nearest_preset(bits) == expected
-    assert nearest_preset(K_PRESETS[expected]) == expected
-
-
-def test_codebook_types_and_other_tables() -> None:
-    assert nearest_preset(2.6, main_type="IQ2_XS") == "IQ2_XS"
-    assert nearest_preset(3.66, presets={"Q2_K": 3.7, "Q3_K_S": 4.1}) == "Q2_K"
-    mixed = [Tensor((9, 1000, 1000), "IQ3_S"), Tensor((1, 1000, 1000), "Q6_K")]
-    assert named("Small-10M", tensors=mixed, file_bpw=3.6) == "Small-10M-IQ3_S.gguf"
+def test_the_label_is_last_where_programs_look_for_it() -> None:
+    """The hub's pages take it by this expression (parseGGUFQuantLabel of @huggingface/gguf, shortened)."""
+    for label in PRESET_BITS:
+        name = named("org/Qwen3-0.6B", label=label)
+        found = re.findall(r"(?:Q[1-8]_[KO01](?:_(?:XXS|XS|S|M|L|XL))?|Q8_0|Q[2-8]_K|B?F16|F32)(?=\.gguf$)", name)
+        assert found == [label], name
 
 
 def test_presets_are_llama_cpps() -> None:
-    known = {entry.name.removeprefix("MOSTLY_") for entry in LlamaFileType}
-    assert {*K_PRESETS, *CODEBOOK_PRESETS} <= known
-    assert list(K_PRESETS.values()) == sorted(K_PRESETS.values())
+    assert {*PRESET_BITS, "IQ4_NL", "Q4_0"} <= ENCODINGS
+    assert list(PRESET_BITS.values()) == sorted(PRESET_BITS.values())
 
 
 def test_size_labels() -> None:

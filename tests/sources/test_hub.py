@@ -16,7 +16,8 @@ import pytest
 from tiny import cached_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-OTHERS = ("pytorch_model.bin", "consolidated.safetensors", "onnx/model.onnx", "original/model.safetensors", "README.md")
+OTHERS = ("pytorch_model.bin", "consolidated.safetensors", "onnx/model.onnx", "original/model.safetensors", "LICENSE")
+CARD = b"---\nlicense: mit\n---\n"
 
 
 class Hub(ThreadingHTTPServer):
@@ -27,6 +28,7 @@ class Hub(ThreadingHTTPServer):
 
     def files(self, repository: str) -> dict[str, bytes]:
         found = {path.name: path.read_bytes() for path in self.folder.iterdir()} | dict.fromkeys(OTHERS, b"other")
+        found["README.md"] = CARD
         if repository == "org/pickled":
             found = {name: data for name, data in found.items() if "safetensors" not in name}
         return found
@@ -96,7 +98,7 @@ def test_only_one_set_of_weights_is_fetched_and_opened_offline_after(server: Hub
     assert done.returncode == 0, done.stderr
     assert "Fetching org/tiny" in done.stderr
     weights = {f"model-0000{i}-of-00002.safetensors" for i in (1, 2)} | {"model.safetensors.index.json"}
-    assert server.fetched == weights | {"config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert server.fetched == weights | {"config.json", "tokenizer.json", "tokenizer_config.json", "README.md"}
     again = plan(server, tmp_path, "org/tiny", "--revision", "v1", HF_HUB_OFFLINE="1")
     assert again.stdout == done.stdout, again.stderr
     away = plan(server, tmp_path, "org/tiny", "--revision", "v1", "--quiet", HF_ENDPOINT="http://127.0.0.1:9")

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..generation import read_generation
 from ..plain_files import is_plain_file, read_json
 from .original import ROLES
 from .pieces import Pieces
 
-_GENERATION_FILE = "generation_config.json"
 _MODEL_FILE = "config.json"
 _TOKENIZER_FILE = "tokenizer_config.json"
 _NAMING = ("added_tokens.json", "special_tokens_map.json", "tokenizer.json", _TOKENIZER_FILE)
@@ -24,14 +24,14 @@ class Configured:
     Attributes:
         tokenizer: ``tokenizer_config.json``.
         model: ``config.json``; the text part's where it says nothing itself.
-        generation: ``generation_config.json``.
+        generation: ``generation_config.json``; None without one that can be read.
         directory: the directory.
         beside_json: the directory has a ``tokenizer.json``.
     """
 
     tokenizer: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
-    generation: Mapping[str, Any] = field(default_factory=dict)
+    generation: Mapping[str, Any] | None = None
     directory: Path = Path()
     beside_json: bool = False
 
@@ -60,7 +60,7 @@ def configured(directory: Path) -> Configured:
     """Read the JSON files of ``directory``.
 
     Raises:
-        InputError: one is damaged.
+        InputError: one that the model needs is damaged.
     """
 
     def read(name: str) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def configured(directory: Path) -> Configured:
     return Configured(
         read(_TOKENIZER_FILE),
         {**(inner if isinstance(inner, dict) else {}), **{k: v for k, v in model.items() if v is not None}},
-        read(_GENERATION_FILE),
+        read_generation(directory)[0],
         directory,
         is_plain_file(directory / "tokenizer.json"),
     )
@@ -85,6 +85,7 @@ def special_ids(pieces: Pieces, settings: Configured) -> tuple[dict[str, int], t
         settings: what the files say.
     """
     rows = len(pieces.tokens)
+    generation = settings.generation or {}
     roles = {role: index for role, index in pieces.original.roles.items() if index < rows}
     if pieces.model == "gpt2":
         roles.pop("unk", None)  # there every byte is a token
@@ -92,12 +93,12 @@ def special_ids(pieces: Pieces, settings: Configured) -> tuple[dict[str, int], t
     if "bos" not in roles and len(prefix) == 1 and prefix[0] < rows:
         roles = {"bos": prefix[0], **roles}
     for role in ROLES:
-        ids = _ids(settings.model, role, rows) or _ids(settings.generation, role, rows)
+        ids = _ids(settings.model, role, rows) or _ids(generation, role, rows)
         if role not in roles and ids:
             roles[role] = ids[0]
     roles |= {role: index for role, index in pieces.special_ids.items() if role not in roles}
     ends = [roles["eos"]] if "eos" in roles else []
-    ends += _ids(settings.generation, "eos", rows) + _ids(settings.model, "eos", rows)
+    ends += _ids(generation, "eos", rows) + _ids(settings.model, "eos", rows)
     return roles, tuple(dict.fromkeys(ends))
 
 
@@ -105,7 +106,7 @@ def reply_ends(pieces: Pieces, settings: Configured) -> tuple[int, ...]:
     """Ids at which transformers' ``generate`` ends a reply: it asks config.json only where there is no
     generation_config.json."""
     rows = len(pieces.tokens)
-    chosen = settings.generation if is_plain_file(settings.directory / _GENERATION_FILE) else settings.model
+    chosen = settings.model if settings.generation is None else settings.generation
     return tuple(dict.fromkeys(_ids(chosen, "eos", rows)))
 
 
