@@ -149,6 +149,10 @@ DeviceFlag = Annotated[
         rich_help_panel=DEVICE, help="Device that the file is for: a name, e.g. pi5-4gb, or a file of `bench --types`."
     ),
 ]
+ContextSizeFlag = Annotated[
+    int | None,
+    typer.Option(min=1, rich_help_panel=DEVICE, help="Tokens of a conversation beside the weights; default 4096."),
+]
 KvFlag = Annotated[
     CacheType | None,
     typer.Option(rich_help_panel=DEVICE, help="Type of the keys and values of a conversation; default f16."),

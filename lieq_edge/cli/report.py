@@ -16,6 +16,7 @@ from .printing import Printer
 
 if TYPE_CHECKING:
     from ..allocation.plan import Plan
+    from ..device.pace import Pace
     from ..evidence.blocks.records import Diagnostics
     from ..gguf.inspect import FileReport
     from ..pipeline.report import ExportReport
@@ -81,6 +82,8 @@ def show_export(report: ExportReport, *, verbose: bool = False) -> None:
     if report.compared:
         show_comparison(report.compared, as_json=False)
         printer.line(f"  {api.comparison_note(report.compared)}")
+    if report.pace is not None:
+        printer.line(f"  {_predicted(report.pace)}")
     printer.line(f"  next: llama-cli -m {shlex.quote(report.out)}")
     printer.line(f"  {report.method}")
     if verbose:
@@ -185,6 +188,8 @@ def _plan_table(plan: Plan, printer: Printer, *, fallbacks: bool = True) -> None
         f"(paper's compression ratio {plan.compression_ratio:.3f}); file: at most {plan.file_bytes / 1e6:.1f} MB, "
         f"{plan.file_bpw:.3f} bits a weight."
     )
+    if plan.pace is not None:
+        printer.line(_predicted(plan.pace))
     for tensor in plan.tensors:
         if tensor.name in (EMBEDDING, HEAD):
             printer.line(f"  {tensor.name}: {tensor.type}, {tensor.nbytes / 1e6:.1f} MB")
@@ -217,6 +222,10 @@ def _print_validation(validation: Validation, printer: Printer) -> None:
             f"+/- {_number(validation.kld_se)} (99 % of tokens below {_number(validation.kld_p99)}), "
             f"same top token {100 * (validation.top1 or 0):.1f} %"
         )
+
+
+def _predicted(pace: Pace) -> str:
+    return f"predicted tokens a second: {_speed(pace.prefill)} of a prompt, {_speed(pace.decode)} of an answer"
 
 
 def _number(value: float | None) -> str:

@@ -73,7 +73,7 @@ def own_profile(cache: Cache, types: Sequence[str], *, threads: int | None = Non
         types: types that are needed.
         threads: CPU threads; all cores when None.
     """
-    return _profile(None, types, threads, 1, cache, _WIDE, again=False)
+    return _profile("this machine", types, threads, 1, cache, _WIDE, again=False)
 
 
 def _profile(

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..allocation import by_loss
 from ..allocation.plan import Plan
+from ..device.pace import Pace
 from ..evidence.blocks.records import Diagnostics, describe_inputs
 from ..gguf.names import EMBEDDING, HEAD, TensorName
 from ..gguf.types import CODEBOOK_TYPES, is_matrix
@@ -84,6 +85,7 @@ class ExportReport:
         tensors: one record a tensor, in the order of the file.
         settings: every setting of the export that was of use, with its resolved value, by name.
         compared: scores of the file and of presets of llama.cpp; empty if it was not compared with any.
+        pace: predicted speed on the device of the export; None without a device.
     """
 
     model: str
@@ -112,6 +114,7 @@ class ExportReport:
     tensors: tuple[TensorReport, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
     compared: tuple[ScoredFile, ...] = ()
+    pace: Pace | None = None
 
     def notes(self) -> list[str]:
         """Sentences that explain the numbers."""
@@ -162,6 +165,7 @@ def make_report(
         geometry_inputs=evidence.diagnostics.inputs,
         tensors=tensor_reports(plan),
         settings=resolved_settings(job, evidence, plan),
+        pace=plan.pace,
     )
 
 
