@@ -113,7 +113,7 @@ class Settings(BaseModel):
 
     budget: Annotated[str, BeforeValidator(_text)]
     device: str | None = None
-    context_size: Annotated[int, Field(ge=1, le=_MOST_TOKENS)] | None = None
+    context_size: Annotated[int, Field(ge=1, le=1 << 24)] | None = None
     kv: CacheType | None = None
     min_tps: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = None
     effort: Effort = "normal"

@@ -9,7 +9,6 @@ from math import prod
 from pathlib import Path
 
 from ..errors import InputError
-from ..gguf.splits import read_model
 from ..llama.memory import ContextMemory, simulate_contexts
 from ..presets.names import USUAL
 from ..presets.original import Layout, layout_of
@@ -17,7 +16,7 @@ from ..presets.sizes import preset_contents
 from ..sources import Source, open_source
 from ..system.units import size_text
 from .memory import FLAGS, Loading, WeightMemory, least_loading, room_for_weights, run_memory, weight_memory
-from .pace import Matrix, Pace, Work, predict_pace, work_of
+from .pace import Matrix, Pace, Work, predict_pace, read_work, work_of
 from .profile import Profile, load_profile
 
 PRESETS = ("IQ2_XXS", "IQ3_XXS", *USUAL)
@@ -29,7 +28,7 @@ ITSELF = "itself"
 _FEWEST_TOKENS = 512
 _SMALL_CACHE = "q8_0"
 _MOST_BITS = 16.0
-_MOST_TOKENS = 1 << 26
+_MOST_TOKENS = 1 << 24
 # By which prompts are slower in a type's own layout: 1.9, 1.9 and 2.6 for Q4_K, Q5_K and Q6_K on a Raspberry Pi 5
 # (llama.cpp PRs 17494, 19356 and 19360); answers are not.
 _PLAIN_SLOWDOWN = 2
@@ -213,9 +212,8 @@ class _Fitting:
         for name, (size, types) in made.items():
             found.append((name, size, [Matrix(n, s, types[n].upper()) for n, s in self.shapes.items()]))
         if self.source.gguf_path is not None:
-            stored = read_model(self.source.gguf_path)
-            own = [Matrix(spec.name, spec.shape, spec.stored) for spec in self.source.tensors()]
-            found.append((ITSELF, sum(path.stat().st_size for path in stored.paths), own))
+            own, _ = read_work(self.source.gguf_path)
+            found.append((ITSELF, sum(path.stat().st_size for path in self.source.files), own))
         return found
 
     def _size(self, name: str, file_bytes: int, tensors: Sequence[Matrix], context: ContextMemory) -> Size:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ..gguf.container import ARCHITECTURE_KEY
+from ..gguf.header import type_name
 from ..gguf.names import EMBEDDING, HEAD, block_of
+from ..gguf.splits import read_model
 from ..gguf.storage import storage_type
 from ..gguf.types import TYPES
 from .profile import Profile, TypeCost
@@ -68,6 +72,22 @@ def work_of(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, object
     experts, used = (metadata.get(f"{architecture}.expert_{key}") for key in ("count", "used_count"))
     share = used / experts if isinstance(used, int) and isinstance(experts, int) and experts > 0 else 1.0
     return Work(tied=HEAD not in shapes, used=min(share, 1.0), blocks=len(blocks))
+
+
+def read_work(path: Path) -> tuple[list[Matrix], Work]:
+    """The tensors of a GGUF file, and the work of its model.
+
+    Args:
+        path: the file, or the first of several parts.
+
+    Raises:
+        InputError: a part is missing or damaged.
+    """
+    header = read_model(path).header
+    metadata = {kv.key: kv.value for kv in header.metadata}
+    tensors = [Matrix(tensor.name, tensor.shape, type_name(tensor.type)) for tensor in header.tensors]
+    shapes = {tensor.name: tensor.shape for tensor in tensors}
+    return tensors, work_of(shapes, metadata, str(metadata.get(ARCHITECTURE_KEY)))
 
 
 def cost_of(profile: Profile, type_name: str) -> TypeCost:

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from lieq_edge.device.memory import WeightMemory, least_loading, run_memory, weight_memory
-from lieq_edge.device.pace import Matrix, Work, work_of
+from lieq_edge.device.pace import Matrix, Work, read_work
 from lieq_edge.device.repack import Instructions, is_repacked, own_instructions
 from lieq_edge.errors import InputError
-from lieq_edge.gguf.header import type_name
 from lieq_edge.gguf.splits import read_model
 from lieq_edge.gguf.types import TYPES
 from lieq_edge.llama.memory import measure_memory, simulate_contexts
@@ -36,8 +35,7 @@ def near(predicted: float, real: float) -> bool:
 def test_buffers_are_within_five_per_cent_of_what_is_allocated(family: str, tiny_gguf: Callable[..., Path]) -> None:
     path = tiny_gguf(family, type="F16", **SHAPES[family])
     simulated = simulate_contexts(path, [(tokens, "f16") for tokens in CONTEXTS])
-    tensors = _tensors(path)
-    weights = weight_memory(tensors, _work(path), "none")
+    weights = weight_memory(*read_work(path), "none")
     for tokens, predicted in zip(CONTEXTS, simulated, strict=True):
         real = measure_memory(path, tokens, threads=1)
         assert near(predicted.cache, real.context.cache)
@@ -64,7 +62,7 @@ def test_windowed_blocks_store_a_window_only(tiny_gguf: Callable[..., Path]) -> 
 @pytest.mark.parametrize("repacked", [True, False])
 def test_every_way_to_load_is_predicted(mapped: bool, repacked: bool, quantised: Path, here: Instructions) -> None:
     real = sum(measure_memory(quantised, 256, threads=1, mapped=mapped, repacked=repacked).weights.values())
-    weights = weight_memory(_tensors(quantised), _work(quantised), here if repacked else "none")
+    weights = weight_memory(*read_work(quantised), here if repacked else "none")
     assert near(weights.mapped if mapped else weights.read, real)
     assert weights.has_copies == (repacked and here != "none")
 
@@ -112,7 +110,7 @@ def test_the_whole_process_is_within_five_per_cent(here: Instructions) -> None:
     header = read_model(path).header
     tokens, merges = (len(header.get(f"tokenizer.ggml.{name}")) for name in ("tokens", "merges"))
     (context,) = simulate_contexts(path, [(1024, "f16")])
-    weights = weight_memory(_tensors(path), _work(path), here)
+    weights = weight_memory(*read_work(path), here)
     real = measure_memory(path, 1024, threads=1)
     assert near(weights.mapped + context.total + run_memory(tokens, merges), real.resident)
 
@@ -138,13 +136,3 @@ def quantised(tiny_gguf: Callable[..., Path], tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="module")
 def here() -> Instructions:
     return own_instructions()
-
-
-def _tensors(path: Path) -> list[Matrix]:
-    return [Matrix(t.name, t.shape, type_name(t.type)) for t in read_model(path).header.tensors]
-
-
-def _work(path: Path) -> Work:
-    header = read_model(path).header
-    metadata = {kv.key: kv.value for kv in header.metadata}
-    return work_of({t.name: t.shape for t in header.tensors}, metadata, metadata["general.architecture"])
