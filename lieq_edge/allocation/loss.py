@@ -101,9 +101,11 @@ def _within_time(
         return chosen
     found = solve_two(items, times, limit, seconds)
     if found is None:
-        least = fastest(items, times, limit)
-        assert least is not None  # the budget alone can be kept
-        speed = 1 / (1 / (time.min_tps or 1) - seconds + least)
+        quickest = fastest(items, times, limit)
+        assert quickest is not None  # the budget alone can be kept
+        if quickest.loss <= seconds:
+            return list(quickest.chosen)
+        speed = 1 / (1 / (time.min_tps or 1) - seconds + quickest.loss)
         raise InputError(
             f"{time.min_tps:g} tokens a second are out of reach under the budget {budget.text}: the fastest file of "
             f"the allowed types is predicted to reach {speed:.1f} on {time.profile.name}; lower --min-tps, change the "

@@ -71,11 +71,10 @@ def solve_two(
     return _Search(losses, [(costs, limit), (times, seconds)]).run()
 
 
-def fastest(items: Sequence[Sequence[Option]], times: Sequence[Sequence[float]], limit: float) -> float | None:
-    """The least sum of times of a choice whose costs keep the limit; None if none does."""
+def fastest(items: Sequence[Sequence[Option]], times: Sequence[Sequence[float]], limit: float) -> Choice | None:
+    """The choice with the least sum of times, which is its ``loss``, whose costs keep the limit; None if none does."""
     costs = [[option.cost for option in options] for options in items]
-    choice = _Search(times, [(costs, limit)]).run()
-    return None if choice is None else choice.loss
+    return _Search(times, [(costs, limit)]).run()
 
 
 class _Search:

@@ -85,6 +85,9 @@ def show_export(report: ExportReport, *, verbose: bool = False) -> None:
     if report.pace is not None:
         printer.line(f"  {_predicted(report.pace)}")
     printer.line(f"  next: llama-cli -m {shlex.quote(report.out)}")
+    if device := report.settings.get("device"):
+        there = ["lieq-edge", "fit", report.out, "--device", device, "--context", str(report.settings["context_size"])]
+        printer.line(f"  flags for the device: {shlex.join([*there, '--kv', report.settings['kv']])}")
     printer.line(f"  {report.method}")
     if verbose:
         printer.line(

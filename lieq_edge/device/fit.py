@@ -107,7 +107,7 @@ def fit_model(
     memory: int | None = None,
     revision: str | None = None,
 ) -> Fit:
-    """Say which sizes of a model fit a device; the model's header is read only.
+    """Say which sizes of a model fit a device. Of the model only the header is read.
 
     Args:
         model: Hugging Face directory, hub id, ``.gguf`` file or ``demo``.
@@ -289,7 +289,7 @@ class _Fitting:
         if self.trained is not None and context.tokens > self.trained:
             notes.append(f"{self.source.label} was trained on {self.trained} tokens; a longer context is of no use.")
         if best.pace.estimated:
-            notes.append(f"The speeds of {self.profile.name} are estimates: see its sources in the profile.")
+            notes.append(f"The speeds of {self.profile.name} are estimates, from what others published.")
         if best.pace.interpolated:
             notes.append(f"The speed of {', '.join(best.pace.interpolated)} is interpolated by bits a weight.")
         return notes

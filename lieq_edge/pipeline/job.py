@@ -43,8 +43,8 @@ from .method import Method, choose_method
 from .outputs import default_path
 from .validation import ValidationRequest, validation_request
 
-DEFAULT_CONTEXT = 4096
-"""Tokens of a conversation on a device, unless the user says how many."""
+# Tokens of a conversation on a device.
+_DEFAULT_CONTEXT = 4096
 
 
 @dataclass(frozen=True)
@@ -288,6 +288,11 @@ def _check_runtime(
             runtime.require(NETWORK)
 
 
+def device_context(settings: Settings) -> tuple[int, str]:
+    """Tokens of a conversation on the device, and the type of its keys and values."""
+    return settings.context_size or _DEFAULT_CONTEXT, settings.kv or "f16"
+
+
 def _time_limit(
     settings: Settings, method: Method, profile: Profile | None, source: Source, described: Diagnostics
 ) -> TimeLimit | None:
@@ -311,7 +316,7 @@ def _in_bytes(budget: Budget, source: Source, settings: Settings, profile: Profi
         from ..device.fit import weight_room
 
         assert profile is not None
-        tokens, kind = settings.context_size or DEFAULT_CONTEXT, settings.kv or "f16"
+        tokens, kind = device_context(settings)
         room = weight_room(source, profile, tokens, kind)
         text = f"of {profile.name} with {tokens} tokens"
         log(f"Note: {profile.name} has room for weights of {size_text(room)} beside {tokens} tokens ({kind}).")

@@ -18,7 +18,7 @@ from ..texts.info import TextInfo
 from ..validate.perplexity import Validation
 from ..validate.scored import ScoredFile
 from .gather import Evidence
-from .job import Job
+from .job import Job, device_context
 
 # Predictions hold for text like the calibration's; beyond this excess they no longer add up.
 _ADDITIVE = 1.5
@@ -196,6 +196,8 @@ def resolved_settings(job: Job, evidence: Evidence, plan: Plan) -> dict[str, Any
         settings.pop(name, None)
     if follows_loss and settings.get("granularity") is None:
         settings["granularity"] = "tensor"
+    if job.settings.device is not None:
+        settings["context_size"], settings["kv"] = device_context(job.settings)
     settings["metric"], settings["rounding"] = plan.metric, job.rounder.name
     chosen = {tensor.name: tensor.type for tensor in plan.tensors}
     settings["token_embedding_type"], settings["output_type"] = chosen.get(EMBEDDING), chosen.get(HEAD)
