@@ -228,7 +228,10 @@ def _print_validation(validation: Validation, printer: Printer) -> None:
 
 
 def _predicted(pace: Pace) -> str:
-    return f"predicted tokens a second: {_speed(pace.prefill)} of a prompt, {_speed(pace.decode)} of an answer"
+    sentence = f"predicted tokens a second: {_speed(pace.prefill)} of a prompt, {_speed(pace.decode)} of an answer"
+    if pace.interpolated:
+        sentence += f"; {', '.join(pace.interpolated)} interpolated by bits"
+    return f"{sentence} (estimated)" if pace.estimated else sentence
 
 
 def _number(value: float | None) -> str:

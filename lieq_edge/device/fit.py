@@ -254,7 +254,10 @@ class _Fitting:
                 "model."
             )
         smallest = min(sizes, key=lambda size: size.weights.plain)
-        advice = f"a device with {size_text(smallest.memory + self.profile.system)} would"
+        longest = next((other for other in others if other.tokens == context.tokens), context)
+        needed = smallest.weights.plain + longest.total + self.run + self.profile.system
+        kv = "" if longest is context else f"with --kv {longest.cache_type} "
+        advice = f"{kv}a device with {size_text(needed)} would"
         for other in others:
             if smallest.weights.plain <= self._room(other):
                 advice = f"with --context {other.tokens} --kv {other.cache_type} it would"

@@ -138,7 +138,7 @@ def predict_pace(profile: Profile, tensors: Iterable[Matrix], work: Work) -> Pac
             prefill += 1e-9 * weights * cost.prefill
         if matrix.type not in profile.types:
             # Routers and the like are small, and stay in full precision everywhere.
-            if matrix.type not in ("F32", "F16", "BF16"):
+            if matrix.type != "F32":
                 interpolated[matrix.type] = None
         else:
             estimated = estimated or cost.estimated

@@ -99,7 +99,7 @@ def test_the_impossible_is_refused_with_what_would_do(roomy: Fit, model: str) ->
     with pytest.raises(InputError, match=r"IQ2_XXS, a file of .* needs .*; with --context 16384 --kv q8_0 it would"):
         fit_model(model, device(spare), context=32768)
     assert fit_model(model, short, context=512).best == "IQ2_XXS"
-    with pytest.raises(InputError, match=r"the system leaves 1.0 MB; a device with .* would"):
+    with pytest.raises(InputError, match=r"the system leaves 1.0 MB; with --kv q8_0 a device with .* would"):
         fit_model(model, device(1_000_000), context=512)
 
 
