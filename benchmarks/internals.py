@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from lieq_edge.blockwise.modules import empty_model
     from lieq_edge.blockwise.precision import fast_float32, has_bfloat16
     from lieq_edge.blockwise.residual import ResidualStream
+    from lieq_edge.device.memory import LOADINGS, run_memory, weight_memory
+    from lieq_edge.device.pace import predict_pace, read_work
+    from lieq_edge.device.repack import own_instructions
     from lieq_edge.evidence.blocks.correlate import spearman
     from lieq_edge.evidence.blocks.records import describe
     from lieq_edge.evidence.loss.measure import LossEvidence
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from lieq_edge.llama.encoders import Packed, encode
     from lieq_edge.llama.engine import Engine, available_threads
     from lieq_edge.llama.library import dequantize
+    from lieq_edge.llama.memory import measure_memory, simulate_contexts
     from lieq_edge.llama.quantize import Preset, quantize
     from lieq_edge.llama.session import Floats, observed
     from lieq_edge.pipeline.validation import reference_of, validation_text

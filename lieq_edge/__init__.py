@@ -14,6 +14,9 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .allocation.plan import Plan, PlanOptions, make_plan
+    from .device.fit import Fit, fit_model
+    from .device.measure import measure_profile
+    from .device.profile import Profile, list_profiles, load_profile
     from .errors import GateError, InputError
     from .evidence.blocks.plot import plot_layers
     from .evidence.blocks.records import Diagnostics, describe_inputs
@@ -48,6 +51,9 @@ share_openmp()
 
 _MODULES = {
     "allocation.plan": ("Plan", "PlanOptions", "make_plan"),
+    "device.fit": ("Fit", "fit_model"),
+    "device.measure": ("measure_profile",),
+    "device.profile": ("Profile", "list_profiles", "load_profile"),
     "evidence.blocks.plot": ("plot_layers",),
     "errors": ("GateError", "InputError"),
     "evidence.blocks.records": ("Diagnostics", "describe_inputs"),
@@ -89,11 +95,13 @@ __all__ = [
     "Evidence",
     "ExportReport",
     "FileReport",
+    "Fit",
     "GateError",
     "InputError",
     "Job",
     "Plan",
     "PlanOptions",
+    "Profile",
     "Publication",
     "Recipe",
     "ScoredFile",
@@ -112,13 +120,17 @@ __all__ = [
     "describe_inputs",
     "export_model",
     "export_models",
+    "fit_model",
     "gather",
     "inspect_file",
+    "list_profiles",
     "list_recipes",
     "load_json",
+    "load_profile",
     "load_recipe",
     "make_answers",
     "make_plan",
+    "measure_profile",
     "measure_speed",
     "merge",
     "open_chat",

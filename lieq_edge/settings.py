@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from .allocation.budget import parse_budget
+from .allocation.budget import FIT, parse_budget
 from .allocation.table import METRIC_NAMES
 from .errors import InputError
 from .gguf.types import LEVEL_TYPES
@@ -18,6 +18,7 @@ Granularity = Literal["block", "tensor"]
 Projections = Literal["qkv", "all"]
 Baseline = Literal["projection", "network"]
 Effort = Literal["quick", "normal", "best"]
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "iq4_nl", "q4_1", "q4_0"]
 
 _MOST_THREADS = 1024
 _MOST_TOKENS = 1 << 26
@@ -61,8 +62,12 @@ class Settings(BaseModel):
     ``model_fields_set``.
 
     Attributes:
-        budget: ``90MB``, ``3.0bpw``, ``Q4_K_M`` (the size of llama.cpp's preset), or ``2.1`` (nominal bits, as in the
-            paper).
+        budget: ``90MB``, ``3.0bpw``, ``Q4_K_M`` (the size of llama.cpp's preset), ``fit`` (what the device has room
+            for), or ``2.1`` (nominal bits, as in the paper). With a device, ``fit`` is the default.
+        device: device that the file is for: name or file of a profile.
+        context_size: tokens of a conversation on the device; None takes 4096.
+        kv: type of its keys and values; None takes ``f16``.
+        min_tps: least tokens a second of an answer on the device, or on this machine without one, as predicted.
         effort: time that the work may take: ``quick``, ``normal`` or ``best``. It decides rounding and the length of
             the calibration text where they are left open.
         metric: name of the metric, in ``allocation.table.METRIC_NAMES``. None takes ``loss`` for a size where PyTorch
@@ -112,6 +117,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     budget: Annotated[str, BeforeValidator(_text)]
+    device: str | None = None
+    context_size: Annotated[int, Field(ge=1, le=1 << 24)] | None = None
+    kv: CacheType | None = None
+    min_tps: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = None
     effort: Effort = "normal"
     metric: str | None = None
     levels: Annotated[tuple[int, ...], BeforeValidator(_levels)] = (2, 3, 4)
@@ -151,6 +160,8 @@ class Settings(BaseModel):
     max_ppl_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     def __init__(self, **values: Any) -> None:
+        if values.get("device") is not None:
+            values.setdefault("budget", FIT)
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -200,7 +211,7 @@ def sentence(error: ValidationError) -> str:
     name = str(first["loc"][0]) if first["loc"] else "settings"
     flag = "--" + name.replace("_", "-")
     if first["type"] == "missing" and name == "budget":
-        return "The budget is missing; pass --budget (e.g. 2.1, 3.0bpw or 90MB) or a --recipe that has one."
+        return "The budget is missing; pass --budget (e.g. 2.1, 3.0bpw or 90MB), --device, or a --recipe that has one."
     if first["type"] == "extra_forbidden":
         return f"The setting {name!r} is unknown; see lieq-edge export --help."
     message = first["msg"].removeprefix("Value error, ")
@@ -219,6 +230,11 @@ def merge(recipe: dict[str, Any], given: dict[str, Any]) -> Settings:
     Raises:
         InputError: neither has a budget, or a value is wrong.
     """
+    if given.get("device") is not None:
+        # A device that the user names has a budget of its own.
+        recipe = {name: value for name, value in recipe.items() if name != "budget"}
+    elif given.get("budget") is not None:
+        recipe = {name: value for name, value in recipe.items() if name not in ("device", "context_size", "kv")}
     values = {**recipe, **given}
     follows_loss = values.get("metric") == "loss" or bool({"types", "granularity"} & given.keys())
     useless: tuple[str, ...] = ()

@@ -36,7 +36,10 @@ def test_the_table_changes_with_the_cases(tmp_path: Path) -> None:
     assert cases["qwen2"] == []
 
 
-@pytest.mark.parametrize("command", ["export", "analyze", "plan", "validate", "inspect", "chat", "bench", "card"])
+COMMANDS = ("export", "fit", "analyze", "plan", "validate", "inspect", "chat", "bench", "card")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_flag_is_in_the_options(command: str) -> None:
     from typer.main import get_command
 

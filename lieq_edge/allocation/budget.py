@@ -10,6 +10,9 @@ from typing import Literal
 from ..errors import InputError
 from ..presets.names import preset_name
 
+FIT = "fit"
+"""The budget that a device leaves."""
+
 _UNITS = {
     "b": 1,
     "kb": 10**3,
@@ -30,25 +33,27 @@ class Budget:
 
     Attributes:
         kind: ``nominal`` (average code bits of the block weights, the paper's b), ``bpw`` (physical bits a weight
-            of the block weights), ``bytes`` (of the finished file, metadata included) or ``preset`` (bytes that one of
-            llama.cpp's presets takes, which depend on the model).
-        value: limit in that unit; 0 for a preset.
+            of the block weights), ``bytes`` (of the finished file, metadata included), ``preset`` (bytes that one of
+            llama.cpp's presets takes, which depend on the model) or ``fit`` (bytes that a device has room for).
+        value: limit in that unit; 0 for a preset and for ``fit``.
         text: text of the user.
     """
 
-    kind: Literal["nominal", "bpw", "bytes", "preset"]
+    kind: Literal["nominal", "bpw", "bytes", "preset", "fit"]
     value: float
     text: str
 
 
 def parse_budget(text: str) -> Budget:
-    """Read ``2.1`` (nominal bits), ``3.0bpw``, ``90MB``/``90MiB`` (kB, MB, GB are powers of ten) or ``Q4_K_M``.
+    """Read ``2.1`` (nominal bits), ``3.0bpw``, ``90MB``/``90MiB`` (kB, MB, GB: powers of ten), ``Q4_K_M`` or ``fit``.
 
     Raises:
         InputError: the text is none of these.
     """
     if (preset := preset_name(text)) is not None:
         return Budget("preset", 0.0, preset)
+    if text.strip().lower() == FIT:
+        return Budget("fit", 0.0, FIT)
     match = _PATTERN.fullmatch(text)
     if match:
         number, unit = float(match[1]), match[2].lower()
@@ -66,5 +71,5 @@ def parse_budget(text: str) -> Budget:
                 return Budget("bytes", float(math.floor(number * _UNITS[unit])), text.strip())
     raise InputError(
         f"The budget {text!r} is not understood; write 90MB (size of the file), 3.0bpw (bits a weight), Q4_K_M (size "
-        "of llama.cpp's preset) or 2.1 (nominal bits)."
+        "of llama.cpp's preset), fit (what --device has room for) or 2.1 (nominal bits)."
     )

@@ -7,6 +7,7 @@ from .base import Allocator, Candidates
 from .budget import Budget
 from .loss import Losses, largest_budget, make_loss_plan
 from .plan import Plan, PlanOptions
+from .time_limit import TimeLimit
 from .types import candidate_types
 
 NAME = "loss"
@@ -19,17 +20,25 @@ class ByLoss(Allocator):
     metric = NAME
     predicts = True
 
-    def __init__(self, options: PlanOptions, types: str, refused: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        options: PlanOptions,
+        types: str,
+        refused: frozenset[str] = frozenset(),
+        time: TimeLimit | None = None,
+    ) -> None:
         """Prepare to choose among types.
 
         Args:
             options: granularity, and types of embedding and head.
             types: candidates: ``k``, ``all``, or names with commas between them.
             refused: types that the rounding would ruin.
+            time: bound on the time of a token; None for any time.
         """
         self._options = options
         self._types = types
         self._refused = refused
+        self._time = time
 
     def candidates(self, diagnostics: Diagnostics) -> Candidates:
         types = candidate_types(diagnostics.tensors, self._types)
@@ -37,7 +46,7 @@ class ByLoss(Allocator):
 
     def check(self, diagnostics: Diagnostics, budget: Budget) -> None:
         # Which budgets are possible does not depend on the losses.
-        make_loss_plan(diagnostics, budget, self._no_losses(diagnostics), self._options)
+        make_loss_plan(diagnostics, budget, self._no_losses(diagnostics), self._options, self._time)
 
     def most(self, diagnostics: Diagnostics, budget: Budget) -> float:
         return largest_budget(diagnostics, budget, self._no_losses(diagnostics), self._options)
@@ -46,4 +55,4 @@ class ByLoss(Allocator):
         return {name: dict.fromkeys(types, 0.0) for name, types in self.candidates(diagnostics).items()}
 
     def plan(self, diagnostics: Diagnostics, budget: Budget, losses: Losses) -> Plan:
-        return make_loss_plan(diagnostics, budget, losses, self._options)
+        return make_loss_plan(diagnostics, budget, losses, self._options, self._time)

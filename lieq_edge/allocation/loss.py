@@ -1,12 +1,14 @@
 """Allocate by predicted loss: the types of the tensors have the least sum of predicted losses under a budget.
 
+A bound on the time of a token may come with it (``two_limits``).
+
 The predictions are additive in nats a token (``tr(E H E^T)``, see ``evidence.loss.predictions``), so the choice is a
 knapsack over tensors. With ``granularity="block"`` all matrices of a block share one type, as in LieQ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ..errors import InputError
@@ -27,13 +29,19 @@ from .plan import (
     plan_tensor,
     summarise,
 )
+from .time_limit import TimeLimit
+from .two_limits import fastest, solve_two
 
 Losses = Mapping[str, Mapping[str, float]]
 """Predicted loss in nats a token, by tensor name and type name."""
 
 
 def make_loss_plan(
-    diagnostics: Diagnostics, budget: str | Budget, losses: Losses, options: PlanOptions | None = None
+    diagnostics: Diagnostics,
+    budget: str | Budget,
+    losses: Losses,
+    options: PlanOptions | None = None,
+    time: TimeLimit | None = None,
 ) -> Plan:
     """Choose types under a budget.
 
@@ -44,9 +52,10 @@ def make_loss_plan(
         losses: predicted losses of every block matrix, and of embedding and head for a budget in bytes.
         options: options, of which ``granularity``, ``token_embedding_type``, ``output_type`` and ``strict_types`` are
             read.
+        time: bound on the time of a token, and the device on which the plan's speed is predicted.
 
     Raises:
-        InputError: the budget is out of reach; the sentence gives the least that is in reach.
+        InputError: the budget or the bound is out of reach; the sentence gives what is in reach.
     """
     options = options or PlanOptions(metric="loss", granularity="tensor")
     budget = parse_budget(budget) if isinstance(budget, str) else budget
@@ -57,12 +66,14 @@ def make_loss_plan(
     chosen = solve(items, limit)
     if chosen is None:
         raise _out_of_reach(budget, items, limit)
+    if time is not None and time.min_tps is not None:
+        chosen = _within_time(time, items, choices, chosen, limit, fixed.values(), budget)
     types = dict(fixed)
     for group, made, index in zip(groups, choices, chosen, strict=True):
         types.update({tensor.name: plan for tensor, plan in zip(group, made[index], strict=True)})
     predicted = {name: losses[name].get(tensor.type, 0.0) for name, tensor in types.items() if name in losses}
     tensors = tuple(replace(types[t.name], predicted_loss=predicted.get(t.name)) for t in diagnostics.tensors)
-    return summarise(
+    plan = summarise(
         diagnostics,
         budget,
         options,
@@ -71,6 +82,36 @@ def make_loss_plan(
         nominal=_nominal_bits(tensors, len(diagnostics.blocks)),
         predicted_loss=sum(predicted[t.name] for t in tensors if t.name in predicted),
     )
+    return plan if time is None else replace(plan, pace=time.pace(tensors))
+
+
+def _within_time(
+    time: TimeLimit,
+    items: Sequence[Sequence[Option]],
+    choices: Sequence[Sequence[Sequence[TensorPlan]]],
+    chosen: list[int],
+    limit: float,
+    fixed: Iterable[TensorPlan],
+    budget: Budget,
+) -> list[int]:
+    """The choice under the budget alone if it is fast enough, else the one with the least loss that is."""
+    times = [[time.of(plans) for plans in made] for made in choices]
+    seconds = time.seconds - time.of(fixed)
+    if sum(each[index] for each, index in zip(times, chosen, strict=True)) <= seconds:
+        return chosen
+    found = solve_two(items, times, limit, seconds)
+    if found is None:
+        quickest = fastest(items, times, limit)
+        assert quickest is not None  # the budget alone can be kept
+        if quickest.loss <= seconds:
+            return list(quickest.chosen)
+        speed = 1 / (1 / (time.min_tps or 1) - seconds + quickest.loss)
+        raise InputError(
+            f"{time.min_tps:g} tokens a second are out of reach under the budget {budget.text}: the fastest file of "
+            f"the allowed types is predicted to reach {speed:.1f} on {time.profile.name}; lower --min-tps, change the "
+            "budget or allow other --types."
+        )
+    return list(found.chosen)
 
 
 def largest_budget(diagnostics: Diagnostics, budget: Budget, losses: Losses, options: PlanOptions) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
+from ..device.pace import Pace
 from ..errors import InputError
 from ..evidence.blocks.metrics import EQUAL_WEIGHTS, ScoreOptions
 from ..evidence.blocks.records import Diagnostics, TensorInfo
@@ -73,6 +74,7 @@ class Plan:
         data_bytes: size of all tensors with padding.
         file_bytes: upper limit of the size of the finished file.
         predicted_loss: sum of the predicted losses, nats a token; None if the metric predicts none.
+        pace: predicted speed on the device of the export; None without a device.
     """
 
     model: str
@@ -93,6 +95,7 @@ class Plan:
     probe: TextInfo | None = None
     predicted_loss: float | None = None
     fallbacks: dict[str, str] = field(default_factory=dict)
+    pace: Pace | None = None
 
     def types_by_block(self) -> list[Counter[str]]:
         """Number of matrices of each type, block by block."""

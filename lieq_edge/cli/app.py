@@ -14,6 +14,7 @@ from .card_command import card
 from .chat_command import chat
 from .export_command import export
 from .file_commands import inspect, validate
+from .fit_command import fit
 from .plan_command import plan
 from .recipes_command import app as recipes
 
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Make a small mixed-precision GGUF of a language model: bits go to the blocks that matter.",
 )
-for command in (export, analyze, plan, validate, inspect, chat, bench, card):
+for command in (export, fit, analyze, plan, validate, inspect, chat, bench, card):
     app.command()(command)
 app.add_typer(cache, name="cache")
 app.add_typer(recipes, name="recipes")

@@ -1,4 +1,4 @@
-"""``bench``: speed, load time and memory of a file."""
+"""``bench``: speed, load time and memory of a file, or the speed of this machine by type."""
 
 from __future__ import annotations
 
@@ -11,23 +11,45 @@ import typer
 
 import lieq_edge as api
 
-from ..system.progress import set_quiet
-from .flags import DebugFlag, JsonFlag, QuietFlag, ThreadsFlag
+from ..system.files import check_output
+from ..system.progress import log, set_quiet
+from .flags import DEVICE, CacheDirFlag, DebugFlag, ForceFlag, JsonFlag, NoCacheFlag, QuietFlag, ThreadsFlag
 from .printing import Printer
+from .report import print_json
 
 
 def bench(
-    file: Annotated[Path, typer.Argument(help="GGUF file to measure.")],
+    file: Annotated[Path | None, typer.Argument(help="GGUF file to measure; none with --types.")] = None,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 256,
     generate: Annotated[int, typer.Option(min=1, help="Tokens of the answer.")] = 64,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements; their medians are shown.")] = 3,
+    types: Annotated[
+        bool,
+        typer.Option("--types", rich_help_panel=DEVICE, help="Measure what a weight of each type costs here."),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", rich_help_panel=DEVICE, help="Profile to write, for --device (JSON).")
+    ] = None,
+    name: Annotated[str | None, typer.Option(rich_help_panel=DEVICE, help="Name of the profile.")] = None,
     threads: ThreadsFlag = None,
+    cache_dir: CacheDirFlag = None,
+    no_cache: NoCacheFlag = False,
+    force: ForceFlag = False,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Speed of a GGUF file in llama.cpp on this machine, its load time and its memory."""
+    """Speed of a GGUF file in llama.cpp on this machine, its load time and its memory; or the speed of every type."""
     set_quiet(quiet)
+    if types:
+        if file is not None:
+            raise api.InputError("--types measures this machine and not a file; leave the file or --types out.")
+        _bench_types(out, name, repeats, threads, cache_dir, no_cache=no_cache, force=force, json_output=json_output)
+        return
+    if file is None:
+        raise api.InputError("The file is missing; give a GGUF file, or --types to measure this machine.")
+    if out is not None or name is not None:
+        raise api.InputError("--out and --name are for --types only; leave them out.")
     size = api.inspect_file(file).file_bytes
     speed = api.measure_speed(file, prompt=prompt, generated=generate, repeats=repeats, threads=threads)
     if json_output:
@@ -44,3 +66,36 @@ def bench(
             ["size of the file", f"{size / 1e6:,.1f} MB"],
         ],
     )
+
+
+def _bench_types(
+    out: Path | None,
+    name: str | None,
+    repeats: int,
+    threads: int | None,
+    cache_dir: Path | None,
+    *,
+    no_cache: bool,
+    force: bool,
+    json_output: bool,
+) -> None:
+    if out is not None:
+        check_output(out, force=force)
+    made = api.measure_profile(name=name, repeats=repeats, threads=threads, cache=not no_cache, cache_dir=cache_dir)
+    if out is not None:
+        api.save_json(made, out, replace=force)
+        log(f"Wrote {out}: take it with lieq-edge fit MODEL --device {out}.")
+    if json_output:
+        print_json(made)
+        return
+    printer = Printer()
+    printer.table(
+        f"{made.name}, {made.threads} thread{'s' * (made.threads > 1)}: nanoseconds a weight and token",
+        [("type", False), ("prompt", True), ("answer", True)],
+        [[kind, f"{cost.prefill:.4g}", f"{cost.decode:.4g}"] for kind, cost in made.types.items()],
+    )
+    printer.line(
+        f"A block takes {made.block.prefill / 1e3:.3g} microseconds a token of a prompt and "
+        f"{made.block.decode / 1e3:.3g} a token of an answer beside its matrices."
+    )
+    printer.line(made.conditions)

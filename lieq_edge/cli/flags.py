@@ -13,6 +13,7 @@ ALLOCATION = "Allocation"
 BLOCKS = "Measurements of the blocks"
 ROUNDING = "Rounding and calibration"
 VALIDATION = "Validation"
+DEVICE = "Device"
 MACHINE = "Machine, cache and output"
 
 Metric = Literal["loss", "geometry", "composite", "saliency", "random", "first", "last"]
@@ -21,6 +22,7 @@ Effort = Literal["quick", "normal", "best"]
 Projections = Literal["qkv", "all"]
 Baseline = Literal["projection", "network"]
 Granularity = Literal["tensor", "block"]
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "iq4_nl", "q4_1", "q4_0"]
 
 Model = Annotated[str, typer.Argument(help="Hugging Face id, directory, .gguf file, or `demo`.")]
 
@@ -155,6 +157,25 @@ TuneTokensFlag = Annotated[
 ImatrixFlag = Annotated[
     Path | None,
     typer.Option(rich_help_panel=ROUNDING, help="Importance measured by llama-imatrix, instead of a calibration text."),
+]
+
+DeviceFlag = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=DEVICE, help="Device that the file is for: a name, e.g. pi5-4gb, or a file of `bench --types`."
+    ),
+]
+ContextSizeFlag = Annotated[
+    int | None,
+    typer.Option(min=1, rich_help_panel=DEVICE, help="Tokens of a conversation beside the weights; default 4096."),
+]
+KvFlag = Annotated[
+    CacheType | None,
+    typer.Option(rich_help_panel=DEVICE, help="Type of the keys and values of a conversation; default f16."),
+]
+MinTpsFlag = Annotated[
+    float | None,
+    typer.Option(rich_help_panel=DEVICE, help="Least tokens a second of an answer that are predicted."),
 ]
 
 TextFlag = Annotated[Path | None, typer.Option(rich_help_panel=VALIDATION, help="Text to score on; default: built in.")]

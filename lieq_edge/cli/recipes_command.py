@@ -24,9 +24,9 @@ def list_names(json_output: JsonFlag = False, quiet: QuietFlag = False, debug: D
     if json_output:
         print_json({"recipes": [_document(recipe) for recipe in recipes]})
         return
-    rows = [[recipe.name, str(recipe.settings.get("budget", "-")), recipe.description] for recipe in recipes]
+    rows = [[recipe.name, _size(recipe), recipe.description] for recipe in recipes]
     printer = Printer()
-    printer.table("Recipes", [("name", False), ("budget", True), ("use", False)], rows)
+    printer.table("Recipes", [("name", False), ("budget or device", True), ("use", False)], rows)
     printer.line("Take one with lieq-edge export MODEL --recipe NAME --out FILE; flags win over it.")
 
 
@@ -54,6 +54,11 @@ def show(
         printer.line(f"  {setting}: {text}")
     printer.line("")
     printer.line(f"File: {recipe.path}")
+
+
+def _size(recipe: api.Recipe) -> str:
+    """Its budget, or the device that leaves one."""
+    return str(recipe.settings.get("budget") or recipe.settings.get("device") or "-")
 
 
 def _document(recipe: api.Recipe) -> dict[str, Any]:

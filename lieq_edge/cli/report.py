@@ -16,6 +16,7 @@ from .printing import Printer
 
 if TYPE_CHECKING:
     from ..allocation.plan import Plan
+    from ..device.pace import Pace
     from ..evidence.blocks.records import Diagnostics
     from ..gguf.inspect import FileReport
     from ..pipeline.report import ExportReport
@@ -81,7 +82,12 @@ def show_export(report: ExportReport, *, verbose: bool = False) -> None:
     if report.compared:
         show_comparison(report.compared, as_json=False)
         printer.line(f"  {api.comparison_note(report.compared)}")
+    if report.pace is not None:
+        printer.line(f"  {_predicted(report.pace)}")
     printer.line(f"  next: llama-cli -m {shlex.quote(report.out)}")
+    if device := report.settings.get("device"):
+        there = ["lieq-edge", "fit", report.out, "--device", device, "--context", str(report.settings["context_size"])]
+        printer.line(f"  flags for the device: {shlex.join([*there, '--kv', report.settings['kv']])}")
     printer.line(f"  {report.method}")
     if report.tuned is not None:
         printer.line(f"  {report.tuned.sentence}")
@@ -187,6 +193,8 @@ def _plan_table(plan: Plan, printer: Printer, *, fallbacks: bool = True) -> None
         f"(paper's compression ratio {plan.compression_ratio:.3f}); file: at most {plan.file_bytes / 1e6:.1f} MB, "
         f"{plan.file_bpw:.3f} bits a weight."
     )
+    if plan.pace is not None:
+        printer.line(_predicted(plan.pace))
     for tensor in plan.tensors:
         if tensor.name in (EMBEDDING, HEAD):
             printer.line(f"  {tensor.name}: {tensor.type}, {tensor.nbytes / 1e6:.1f} MB")
@@ -222,6 +230,13 @@ def _print_validation(validation: Validation, printer: Printer) -> None:
     if validation.flash_attention is not None:
         state = "on" if validation.flash_attention else "off"
         printer.line(f"  run with llama.cpp's defaults; flash attention is {state} by them")
+
+
+def _predicted(pace: Pace) -> str:
+    sentence = f"predicted tokens a second: {_speed(pace.prefill)} of a prompt, {_speed(pace.decode)} of an answer"
+    if pace.interpolated:
+        sentence += f"; {', '.join(pace.interpolated)} interpolated by bits"
+    return f"{sentence} (estimated)" if pace.estimated else sentence
 
 
 def _number(value: float | None) -> str:

@@ -98,9 +98,21 @@ class LoadedModel:
         n_vocab: tokens in the vocabulary.
         flash_attention: attention is computed in one fused step; None where llama.cpp did not log it.
         observer: observer of its graph, or None.
+        buffers: bytes of llama.cpp's buffers by purpose, as ``log.Log.buffers``.
     """
 
-    def __init__(self, path: bytes, label: str, *, mapped: bool = True) -> None:
+    def __init__(
+        self, path: bytes, label: str, *, mapped: bool = True, repacked: bool = True, simulated: bool = False
+    ) -> None:
+        """Load a file.
+
+        Args:
+            path: the file, or the first of several parts.
+            label: what messages call it.
+            mapped: the file is mapped, and not read.
+            repacked: types for which this processor has kernels get another layout.
+            simulated: no weights are read, and nothing is allocated: ``buffers`` says what would be.
+        """
         self._context: Any = None
         self._batch: Any = None
         self.label = label
@@ -108,7 +120,9 @@ class LoadedModel:
         self.observer: Observer | None = None
         params = Api.llama_model_default_params()
         params.n_gpu_layers = 0
-        if not mapped:
+        params.use_extra_bufts = repacked
+        params.no_alloc = simulated
+        if simulated or not mapped:
             if hasattr(params, "load_mode"):
                 params.load_mode = Api.LLAMA_LOAD_MODE_NONE
             else:
@@ -117,6 +131,7 @@ class LoadedModel:
             self._model: Any = Api.llama_model_load_from_file(path, params)
         if not self._model:
             raise InputError(f"llama.cpp cannot load {label} ({log.reason()}); write the file again or choose another.")
+        self.buffers = log.buffers
         self.vocab = Api.llama_model_get_vocab(self._model)
         self.n_vocab = int(Api.llama_vocab_n_tokens(self.vocab))
 
@@ -137,6 +152,7 @@ class LoadedModel:
                 "try a smaller context."
             )
         self.flash_attention = log.flash_attention
+        self.buffers = {**self.buffers, **log.buffers}
         self._capacity = int(params.n_batch)
         self._batch = Api.llama_batch_init(self._capacity, 0, 1)
 
@@ -175,14 +191,19 @@ class LoadedModel:
         whole = np.ctypeslib.as_array(pointer, ((start + rows) * self.n_vocab,))
         return whole.reshape(start + rows, self.n_vocab)[start:]
 
-    def close(self) -> None:
+    def close_context(self) -> None:
+        """Free the context and its batch; another context can be made."""
         if self._batch is not None:
             Api.llama_batch_free(self._batch)
         if self._context:
             Api.llama_free(self._context)
+        self._context = self._batch = None
+
+    def close(self) -> None:
+        self.close_context()
         if self._model:
             Api.llama_model_free(self._model)
-        self._model = self._context = self._batch = None
+        self._model = None
 
 
 def _tokenize(vocab: Any, text: str, *, add_special: bool, parse_special: bool) -> list[int]:

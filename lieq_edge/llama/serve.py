@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import loaded, quantizer, rendering, timed, writer
+from . import loaded, quantizer, rendering, reserved, timed, writer
 from .shared_memory import SharedMemory
 from .worker import Worker
 
@@ -13,5 +13,5 @@ def main(address: int | str) -> None:
     Args:
         address: address of the shared memory.
     """
-    functions = (loaded.FUNCTIONS, quantizer.FUNCTIONS, rendering.FUNCTIONS, timed.FUNCTIONS, writer.FUNCTIONS)
-    Worker(SharedMemory(address)).serve({name: function for each in functions for name, function in each.items()})
+    modules = (loaded, quantizer, rendering, reserved, timed, writer)
+    Worker(SharedMemory(address)).serve({name: call for each in modules for name, call in each.FUNCTIONS.items()})

@@ -42,7 +42,13 @@ class Speed:
 
 
 def measure_speed(
-    path: str | Path, *, prompt: int = 256, generated: int = 64, repeats: int = 3, threads: int | None = None
+    path: str | Path,
+    *,
+    prompt: int = 256,
+    generated: int = 64,
+    repeats: int = 3,
+    threads: int | None = None,
+    quickest: bool = False,
 ) -> Speed:
     """Measure a GGUF file as llama-bench does: prompt and answer apart, each from an empty memory, after a warm-up.
 
@@ -54,6 +60,7 @@ def measure_speed(
         generated: tokens of the answer.
         repeats: measurements, whose medians are reported.
         threads: CPU threads; all cores when None.
+        quickest: take the quickest measurements instead of the medians: others may be at work on the machine.
 
     Raises:
         InputError: a number is below 1, the file is missing, or llama.cpp refuses it or ends on it.
@@ -82,7 +89,9 @@ def measure_speed(
             taken: float = child.call(function, handle, tokens, label=label, seconds=run_seconds(path, tokens))
             return taken
 
-        loads, prefills, decodes = [], [], []
+        loads: list[float] = []
+        prefills: list[float] = []
+        decodes: list[float] = []
         with stage(f"Measuring the speed of {path.name}", repeats + 1) as advance:
             handle, _ = load()  # brings the file into memory
             for _ in range(repeats):
@@ -99,10 +108,14 @@ def measure_speed(
         peak: int = child.call("peak_bytes", label=label, seconds=LOAD_SECONDS)
     finally:
         child.kill()
+
+    def take(values: list[float]) -> float:
+        return min(values) if quickest else median(values)
+
     return Speed(
-        prefill=prompt / median(prefills),
-        decode=generated / median(decodes),
-        load_seconds=median(loads),
+        prefill=prompt / take(prefills),
+        decode=generated / take(decodes),
+        load_seconds=take(loads),
         peak_bytes=peak,
         threads=cores,
         prompt=prompt,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from ..allocation import by_loss
 from ..allocation.base import Allocator
+from ..allocation.budget import parse_budget
 from ..allocation.by_levels import ByLevels
 from ..allocation.plan import PlanOptions
+from ..allocation.time_limit import TimeLimit
 from ..errors import InputError
 from ..evidence.blocks.table import METRICS
 from ..evidence.importance.imatrix_file import read_imatrix
@@ -44,6 +46,14 @@ def check_combination(settings: Settings) -> None:
         raise InputError("--max-ppl-ratio needs the validation; leave out --max-ppl-ratio or --no-validate.")
     if settings.tune == 0 and (settings.gives("tune_steps") or settings.gives("tune_tokens")):
         raise InputError("--tune 0 tunes nothing; leave out --tune-steps and --tune-tokens, or give --tune minutes.")
+    if settings.device is None:
+        for name in ("context_size", "kv"):
+            if settings.gives(name):
+                raise InputError(f"--{name.replace('_', '-')} is for --device only; leave it out, or name a device.")
+        if parse_budget(settings.budget).kind == "fit":
+            raise InputError("The budget fit is what a device has room for; name it by --device.")
+    if settings.min_tps is not None and settings.metric not in (None, by_loss.NAME):
+        raise InputError(f"--min-tps is for --metric {by_loss.NAME} only; leave one of them out.")
     if settings.imatrix is not None and (settings.gives("calibration") or settings.gives("calibration_tokens")):
         raise InputError("--imatrix takes the place of a calibration text; leave --calibration out.")
 
@@ -70,20 +80,30 @@ def choose_rounder(settings: Settings, method: Method) -> Rounder:
     return rounder
 
 
-def choose_allocator(settings: Settings, metric: str, rounder: Rounder | None = None) -> Allocator:
+def choose_allocator(
+    settings: Settings, metric: str, rounder: Rounder | None = None, time: TimeLimit | None = None
+) -> Allocator:
     """The allocator of a metric.
 
     Args:
         settings: settings with levels and types.
         metric: name of the metric.
         rounder: rounder of the job, whose unusable types are left out; None leaves none out.
+        time: bound on the time of a token, and the device on which the speed is predicted; None for neither.
+
+    Raises:
+        InputError: there is a least speed, and the metric does not choose by predicted losses.
     """
     options = plan_options(settings, metric)
     if metric != by_loss.NAME:
+        if settings.min_tps is not None:
+            raise InputError(
+                f"--min-tps needs the metric {by_loss.NAME}, and this export takes {metric}; give a size as the budget."
+            )
         return ByLevels(options)
     reads_importance = rounder is None or rounder.reads_text
     refused = frozenset(name for name, kind in TYPES.items() if kind.needs_importance and not reads_importance)
-    return by_loss.ByLoss(options, settings.types, refused)
+    return by_loss.ByLoss(options, settings.types, refused, time)
 
 
 def plan_options(settings: Settings, metric: str) -> PlanOptions:

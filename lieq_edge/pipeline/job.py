@@ -13,8 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..allocation import by_loss
 from ..allocation.base import Allocator
 from ..allocation.budget import Budget, parse_budget
+from ..allocation.time_limit import TimeLimit
+from ..allocation.types import candidate_types
+from ..device.pace import work_of
+from ..device.profile import Profile, load_profile
 from ..errors import InputError
 from ..evidence.blocks.metrics import GEOMETRY
 from ..evidence.blocks.records import Diagnostics, describe
@@ -28,6 +33,7 @@ from ..system.fingerprint import Fingerprints
 from ..system.progress import log, step_of
 from ..system.schedule import Schedule
 from ..system.timing import Stopwatch
+from ..system.units import size_text
 from ..texts.info import TextInfo
 from ..texts.windows import Windows, calibration_windows
 from .blocks import BlockChoice
@@ -44,6 +50,9 @@ from .method import Method, choose_method
 from .outputs import default_path
 from .tuning import TuningChoice
 from .validation import ValidationRequest, validation_request
+
+# Tokens of a conversation on a device.
+_DEFAULT_CONTEXT = 4096
 
 
 @dataclass(frozen=True)
@@ -197,18 +206,19 @@ def resolve(
     validation = validation_request(settings) if writes else None
     opened = opened or open_for(model, settings, cache)
     source, runtime = opened.source, opened.runtime
-    budget = _in_bytes(budget, source)
+    profile = None if settings.device is None else load_profile(settings.device)
+    budget = _in_bytes(budget, source, settings, profile)
     method = choose_method(settings, budget, runtime, saved=saved is not None)
     rounder = choose_rounder(settings, method)
-    allocator = choose_allocator(settings, method.metric, rounder)
+    described = describe(source)
+    time = _time_limit(settings, method, profile, source, described)
+    allocator = choose_allocator(settings, method.metric, rounder, time)
     calibration = choose_calibration(settings, source, allocator, rounder)
     _check_runtime(runtime, settings, allocator, rounder, measures=saved is None)
     if saved is not None:
         check_saved(saved, settings)
         if saved.model_hash != source.content_hash:
             raise InputError(f"The saved measurements are of another model ({saved.model}); run analyze again.")
-    described = describe(source)
-    if saved is not None:
         # The model card, which may have changed since, is no part of the hash.
         saved = replace(saved, metadata_bytes=described.metadata_bytes)
     allocator.check(described, budget)
@@ -291,8 +301,39 @@ def _check_runtime(
             runtime.require(NETWORK)
 
 
-def _in_bytes(budget: Budget, source: Source) -> Budget:
-    """A preset's budget as bytes; others as they are."""
+def device_context(settings: Settings) -> tuple[int, str]:
+    """Tokens of a conversation on the device, and the type of its keys and values."""
+    return settings.context_size or _DEFAULT_CONTEXT, settings.kv or "f16"
+
+
+def _time_limit(
+    settings: Settings, method: Method, profile: Profile | None, source: Source, described: Diagnostics
+) -> TimeLimit | None:
+    """The device on which the speed is predicted, this machine where the user bounds the speed without naming one."""
+    if profile is None:
+        if settings.min_tps is None or method.metric != by_loss.NAME:
+            return None
+        from ..device.measure import own_profile
+
+        possible = candidate_types(described.tensors, settings.types, strict=False).values()
+        types = sorted({kind for some in possible for kind in some} | {"Q6_K"})
+        profile = own_profile(cache_of(settings), types, threads=settings.threads)
+    metadata = {kv.key: kv.value for kv in source.metadata()}
+    work = work_of({tensor.name: tensor.shape for tensor in described.tensors}, metadata, source.architecture)
+    return TimeLimit(profile, work, settings.min_tps)
+
+
+def _in_bytes(budget: Budget, source: Source, settings: Settings, profile: Profile | None) -> Budget:
+    """The budget of a preset or of a device as bytes; others as they are."""
+    if budget.kind == "fit":
+        from ..device.fit import weight_room
+
+        assert profile is not None
+        tokens, kind = device_context(settings)
+        room = weight_room(source, profile, tokens, kind)
+        text = f"of {profile.name} with {tokens} tokens"
+        log(f"Note: {profile.name} has room for weights of {size_text(room)} beside {tokens} tokens ({kind}).")
+        return Budget("bytes", float(room), text)
     if budget.kind != "preset":
         return budget
     from ..presets.sizes import preset_bytes

@@ -75,7 +75,7 @@ def plan_saved(saved: Diagnostics, settings: Settings) -> Plan:
         )
     check_saved(saved, settings)
     budget = parse_budget(settings.budget)
-    if budget.kind == "preset":
+    if budget.kind in ("preset", "fit"):
         raise InputError(f"The size of {budget.text} depends on the model; give it instead of saved measurements.")
     return allocator.plan(saved, budget, {})
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..allocation import by_loss
 from ..allocation.plan import Plan
+from ..device.pace import Pace
 from ..evidence.blocks.records import Diagnostics, describe_inputs
 from ..gguf.names import EMBEDDING, HEAD, TensorName
 from ..gguf.types import CODEBOOK_TYPES, is_matrix
@@ -18,7 +19,7 @@ from ..tuning.record import Tuned
 from ..validate.perplexity import Validation
 from ..validate.scored import ScoredFile
 from .gather import Evidence
-from .job import Job
+from .job import Job, device_context
 
 # Predictions hold for text like the calibration's; beyond this excess they no longer add up.
 _ADDITIVE = 1.5
@@ -86,6 +87,7 @@ class ExportReport:
         settings: every setting of the export that was of use, with its resolved value, by name.
         tuned: course and result of the tuning; None without one.
         compared: scores of the file and of presets of llama.cpp; empty if it was not compared with any.
+        pace: predicted speed on the device of the export; None without a device.
     """
 
     model: str
@@ -115,6 +117,7 @@ class ExportReport:
     settings: dict[str, Any] = field(default_factory=dict)
     tuned: Tuned | None = None
     compared: tuple[ScoredFile, ...] = ()
+    pace: Pace | None = None
 
     def notes(self) -> list[str]:
         """Sentences that explain the numbers."""
@@ -171,6 +174,7 @@ def make_report(
         geometry_inputs=evidence.diagnostics.inputs,
         tensors=tensor_reports(plan),
         settings=resolved_settings(job, evidence, plan),
+        pace=plan.pace,
     )
 
 
@@ -201,6 +205,8 @@ def resolved_settings(job: Job, evidence: Evidence, plan: Plan) -> dict[str, Any
         settings.pop(name, None)
     if follows_loss and settings.get("granularity") is None:
         settings["granularity"] = "tensor"
+    if job.settings.device is not None:
+        settings["context_size"], settings["kv"] = device_context(job.settings)
     settings["metric"], settings["rounding"] = plan.metric, job.rounder.name
     chosen = {tensor.name: tensor.type for tensor in plan.tensors}
     settings["token_embedding_type"], settings["output_type"] = chosen.get(EMBEDDING), chosen.get(HEAD)

@@ -37,11 +37,26 @@ def preset_bytes(source: Source, preset: str, *, importance: bool = True) -> int
 
 def preset_sizes(source: Source, presets: Sequence[str] = USUAL, *, importance: bool = True) -> dict[str, int]:
     """``preset_bytes`` of several presets, by name in their order."""
-    names = list(dict.fromkeys(map(known_preset, presets)))
     with layout_of(source) as layout:
-        wanted = [(name, FILE_TYPES[name]) for name in names]
-        found = preset_types(layout.path, wanted, importance=importance, label=source.label)
-    return {name: _file_bytes(layout, types, importance) for name, types in zip(names, found, strict=True)}
+        contents = preset_contents(layout, presets, source.label, importance=importance)
+    return {name: size for name, (size, _) in contents.items()}
+
+
+def preset_contents(
+    layout: Layout, presets: Sequence[str], label: str, *, importance: bool = True
+) -> dict[str, tuple[int, Mapping[str, str]]]:
+    """Size of the file and ggml's name of the type of each tensor of several presets, by name in their order.
+
+    Args:
+        layout: the unquantised file, by ``layout_of``.
+        presets: names of the presets, in any case.
+        label: the user's name for the model.
+        importance: the files are made with an imatrix.
+    """
+    names = list(dict.fromkeys(map(known_preset, presets)))
+    wanted = [(name, FILE_TYPES[name]) for name in names]
+    found = preset_types(layout.path, wanted, importance=importance, label=label)
+    return {name: (_file_bytes(layout, types, importance), types) for name, types in zip(names, found, strict=True)}
 
 
 def preset_bits(source: Source, presets: Sequence[str] = USUAL) -> dict[str, float]:

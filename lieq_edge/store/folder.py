@@ -15,6 +15,7 @@ import platformdirs
 
 from ..errors import InputError
 from ..system.temporary import is_owned
+from ..system.units import parse_bytes
 
 DEFAULT_LIMIT = 10_000_000_000
 """Bytes that the cache takes at most, unless the user chooses a limit."""
@@ -24,11 +25,8 @@ CODE_FILE = "code.safetensors"
 
 _INSIDE = ("entries", "runs", CODE_FILE)
 
-_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _AGE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([smhdw])\s*", re.IGNORECASE)
-_SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]+)\s*", re.IGNORECASE)
 
 
 def default_folder() -> Path:
@@ -113,12 +111,7 @@ def parse_size(text: str) -> int:
     Raises:
         InputError: the text is not a size.
     """
-    match = _SIZE.fullmatch(text)
-    if match and match[2].lower() in _UNITS:
-        size = float(match[1]) * _UNITS[match[2].lower()]
-        if math.isfinite(size):
-            return int(size)
-    raise InputError(f"The cache limit {text!r} is not understood; write 10GB or 500MB.")
+    return parse_bytes(text, "The cache limit")
 
 
 def parse_age(text: str) -> float:

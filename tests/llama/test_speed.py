@@ -38,6 +38,21 @@ def test_values_are_medians_of_the_repeats(tiny_gguf: Callable[..., Path], monke
     assert (measured.prefill, measured.decode) == (20, 4)
 
 
+def test_the_quickest_of_the_repeats_can_be_taken(
+    tiny_gguf: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = {"time_prefill": iter([9.0, 4.0, 1.0]), "time_decode": iter([9.0, 0.5, 8.0])}
+    call = child.Child.call
+
+    def fixed(self: child.Child, name: str, *arguments: object, **options: object) -> object:
+        result = call(self, name, *arguments, **options)  # type: ignore[arg-type]
+        return next(taken[name]) if name in taken else result
+
+    monkeypatch.setattr(child.Child, "call", fixed)
+    measured = measure_speed(tiny_gguf(), prompt=40, generated=8, repeats=2, threads=1, quickest=True)
+    assert (measured.prefill, measured.decode) == (40, 16)
+
+
 def test_a_prompt_longer_than_a_batch_runs(tiny_gguf: Callable[..., Path]) -> None:
     assert measure_speed(tiny_gguf(), prompt=2100, generated=1, repeats=1, threads=1).prefill > 0
 
