@@ -18,8 +18,12 @@ from ..llama.template import ChatTemplate, chat_template
 from ..system.terminal import clean
 
 _HUB_URL = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+?)(?:/(?:tree|blob)/.*)?/?")
-# Tags that say what the card says elsewhere.
-_TAKEN = re.compile(r"gguf|base_model:.*|license:.*|region:.*|arxiv:.*", re.IGNORECASE)
+# Tags that say what the card says elsewhere, and formats of the original's files.
+_TAKEN = re.compile(
+    r"gguf|base_model:.*|license:.*|region:.*|arxiv:.*|"
+    r"safetensors|pytorch|tf|jax|onnx|mlx|openvino|coreml|transformers|transformers\.js",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ GENERAL = {
     "general.name": "Tiny Instruct",
     "general.license": "apache-2.0",
     "general.languages": ["en", "de"],
-    "general.tags": ["text-generation", "gguf", "license:mit"],
+    "general.tags": ["text-generation", "gguf", "license:mit", "safetensors", "transformers.js"],
     "general.repo_url": "https://huggingface.co/me/Tiny-Instruct",
     "general.base_model.0.repo_url": "https://huggingface.co/me/Tiny",
 }

@@ -16,9 +16,11 @@ import gguf
 import pytest
 from tiny import cached_model
 
+from lieq_edge import Settings, analyze_model, resolve
 from lieq_edge.evidence.blocks.records import describe
 from lieq_edge.gguf.container import metadata_bytes
 from lieq_edge.sources import Source, open_source
+from lieq_edge.sources.huggingface import HuggingFaceSource
 
 CARD = """---
 library_name: transformers
@@ -133,6 +135,27 @@ def test_a_card_that_changes_while_the_model_is_open_changes_nothing(model: Path
     before = source.metadata()
     (model / "README.md").write_text(CARD, encoding="utf-8")
     assert source.metadata() == before
+
+
+def test_a_model_of_the_hub_names_its_repository(model: Path) -> None:
+    source = HuggingFaceSource(model, "org/tiny", "tiny", repository="org/tiny")
+    assert general(source)["source.repo_url"] == "https://huggingface.co/org/tiny"
+    assert "source.repo_url" not in general(open_source(str(model)))
+    (model / "README.md").write_text("---\nrepo_url: https://example.org/x\n---\n")
+    assert (
+        general(HuggingFaceSource(model, "org/tiny", repository="org/tiny"))["source.repo_url"]
+        == "https://example.org/x"
+    )
+
+
+def test_saved_measurements_take_the_present_keys(model: Path, tmp_path: Path) -> None:
+    """Their byte budget would not hold with a longer card."""
+    saved = analyze_model(model, Settings(budget="4", metric="first", probe_tokens=64, cache=False))
+    (model / "README.md").write_text(CARD, encoding="utf-8")
+    settings = Settings(budget="4", metric="first", cache=False, validation=False)
+    job = resolve(model, settings, saved=saved, out=tmp_path / "o.gguf")
+    assert job.saved is not None
+    assert job.saved.metadata_bytes == describe(job.source).metadata_bytes > saved.metadata_bytes
 
 
 def deep(character: str) -> bytes:
