@@ -107,19 +107,28 @@ def predict_tensors(
 
 @dataclass(frozen=True)
 class RoundingErrors:
-    """What rounding does to the loss, nats a token, by type.
+    """What rounding does to the loss, nats a token.
 
     Attributes:
-        nearest: without feedback.
-        reached: with feedback, for the type whose gain is measured.
+        nearest: without feedback, by type.
+        reached: with feedback, for the type whose gain is measured; None if none of the types takes feedback.
+        unaided: without feedback, for the same type.
     """
 
     nearest: dict[str, float]
-    reached: dict[str, float]
+    reached: float | None
+    unaided: float
 
     def __add__(self, other: RoundingErrors) -> RoundingErrors:
-        pairs = ((self.nearest, other.nearest), (self.reached, other.reached))
-        return RoundingErrors(*({kind: loss + more[kind] for kind, loss in own.items()} for own, more in pairs))
+        nearest = {kind: loss + other.nearest[kind] for kind, loss in self.nearest.items()}
+        # Experts may differ in the type whose gain is measured, but not in whether there is one.
+        reached = None if self.reached is None or other.reached is None else self.reached + other.reached
+        return RoundingErrors(nearest, reached, self.unaided + other.unaided)
+
+    @property
+    def gain(self) -> float:
+        """Errors with feedback over those without."""
+        return 1.0 if self.reached is None else self.reached / max(self.unaided, 1e-30)
 
 
 def rounding_errors(
@@ -164,20 +173,33 @@ def rounding_errors(
         return round_by_factor(rows, factor, kind, threads=1).values
 
     nearest = losses(types, encoded)
-    reached = losses({name: _anchor(kinds) for name, kinds in types.items()}, fed_back)
-    return {name: RoundingErrors(nearest[name], reached[name]) for name in types}
+    reached = losses({name: _anchor(kinds, nearest[name]) for name, kinds in types.items()}, fed_back)
+
+    def gathered(name: str) -> RoundingErrors:
+        if not reached[name]:
+            return RoundingErrors(nearest[name], None, 0.0)
+        ((anchor, loss),) = reached[name].items()
+        return RoundingErrors(nearest[name], loss, nearest[name][anchor])
+
+    return {name: gathered(name) for name in types}
 
 
-def _anchor(types: Sequence[str]) -> list[str]:
-    """The type to measure the gain of feedback with: rather a small one, where errors matter; empty if none has one."""
-    by_bits = sorted((name for name in types if name in LAYOUTS), key=lambda name: TYPES[name].bits)
+def _anchor(types: Sequence[str], nearest: Mapping[str, float]) -> list[str]:
+    """The type to measure the gain of feedback with: rather a small one, where errors matter; empty if none has one.
+
+    A type in which the weights were stored before has errors far below those of larger types. Feedback finds its grid
+    again, and the gain would be that of no other type.
+    """
+    larger = {name: [nearest[other] for other in types if TYPES[other].bpw > TYPES[name].bpw] for name in types}
+    usual = [name for name in types if nearest[name] >= 0.5 * max(larger[name], default=0.0)]
+    by_bits = sorted((name for name in usual if name in LAYOUTS), key=lambda name: TYPES[name].bits)
     return by_bits[(len(by_bits) - 1) // 3 :][:1]
 
 
 def with_gain(types: Sequence[str], errors: RoundingErrors) -> dict[str, TypeLoss]:
     """Losses of one tensor without feedback, and with it for one type, made one for each type."""
     nearest = errors.nearest
-    gain = min((loss / max(nearest[name], 1e-30) for name, loss in errors.reached.items()), default=1.0)
+    gain = errors.gain
     losses = {}
     for name in types:
         ratio = gain if name in LAYOUTS and gain < 1 else 1.0

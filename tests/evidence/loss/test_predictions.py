@@ -105,6 +105,27 @@ def test_tensors_that_read_the_same_are_predicted_as_each_by_itself() -> None:
             assert together[name][kind].direct_loss == pytest.approx(alone.direct_loss, rel=1e-5)
 
 
+@pytest.mark.parametrize("grid", ["Q4_0", "Q4_1", None])
+def test_the_gain_is_not_that_of_a_grid_that_the_weights_are_on(grid: str | None) -> None:
+    """As those of a quantised GGUF file: all other types would seem to cost nothing."""
+    rng = np.random.default_rng(3)
+    x = (rng.standard_normal((400, 320)) @ rng.standard_normal((320, 320)) / 18).astype(np.float32)
+    moments = Hessian(x[:300].T @ x[:300], x[300:])
+    matrix = rng.standard_normal((ROWS, 320), dtype=np.float32)
+    if grid is not None:
+        matrix = dequantize(encode(matrix, grid), grid, matrix.shape)
+    for types in (
+        ["Q2_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"],
+        ["Q2_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL"],
+    ):
+        factor = factorise(moments.learned, DAMPING)
+        channels = {"a": np.ones(ROWS, np.float32)}
+        found = predict_tensors({"a": matrix}, moments, channels, 100, {"a": types}, factor)["a"]
+        assert 0.2 * found["Q2_0"].direct_loss < found["Q2_0"].loss <= found["Q2_0"].direct_loss
+        if grid is not None:
+            assert found[grid].direct_loss < 0.1 * found["Q2_0"].loss
+
+
 def test_candidates_fit_the_rows_and_unknown_names_are_refused(source: Source) -> None:
     tensors = describe(source).tensors
     found = candidate_types(tensors, "k")
