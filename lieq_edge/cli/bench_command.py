@@ -17,6 +17,9 @@ from .flags import DEVICE, CacheDirFlag, DebugFlag, ForceFlag, JsonFlag, NoCache
 from .printing import Printer
 from .report import print_json
 
+# Columns of the residual stream of a model of about 1B weights, as an example.
+_WIDTH = 2048
+
 
 def bench(
     file: Annotated[Path | None, typer.Argument(help="GGUF file to measure; none with --types.")] = None,
@@ -94,8 +97,9 @@ def _bench_types(
         [("type", False), ("prompt", True), ("answer", True)],
         [[kind, f"{cost.prefill:.4g}", f"{cost.decode:.4g}"] for kind, cost in made.types.items()],
     )
+    prefill, decode = made.block.of(_WIDTH)
     printer.line(
-        f"A block takes {made.block.prefill / 1e3:.3g} microseconds a token of a prompt and "
-        f"{made.block.decode / 1e3:.3g} a token of an answer beside its matrices."
+        f"A block of {_WIDTH} columns takes {prefill / 1e3:.3g} microseconds a token of a prompt and "
+        f"{decode / 1e3:.3g} a token of an answer beside its matrices."
     )
     printer.line(made.conditions)

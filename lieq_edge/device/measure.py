@@ -10,8 +10,10 @@ from datetime import date
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import psutil
 from pydantic import ByteSize
+from scipy.optimize import nnls
 
 from ..gguf.types import CODEBOOK_TYPES, K_CANDIDATES, NARROW_CANDIDATES, TYPES
 from ..llama.library import supports
@@ -31,6 +33,8 @@ TYPE_NAMES = tuple(dict.fromkeys(("Q4_0", *K_CANDIDATES, *NARROW_CANDIDATES, *CO
 _WIDE = Shape(hidden=2048, inner=6144, heads=16, blocks=4)
 # Blocks with next to no weights: what takes time there is everything else. Two depths, whose difference is the blocks'.
 _SHALLOW, _DEEP = Shape(64, 64, 1, 4), Shape(64, 64, 1, 36)
+# In between, for what grows with the width but is no product of weights.
+_MIDDLE = Shape(512, 512, 8, 12)
 _PROMPT, _ANSWER = 256, 32
 _LEAST = 1e-6  # nanoseconds
 _BUSY = 0.5
@@ -122,26 +126,31 @@ class _Timer:
         self.measured = False
 
     def block(self) -> BlockCost:
-        """Time of a block without its matrices."""
-        shallow = self._seconds("Q8_0", _SHALLOW)
-        deep = self._seconds("Q8_0", _DEEP)
-        blocks = _DEEP.blocks - _SHALLOW.blocks
-        prefill, decode = (max(b - a, 0.0) / blocks * 1e9 for a, b in zip(shallow, deep, strict=True))
-        return BlockCost(prefill=prefill, decode=decode)
+        """Time of a block without its matrices, from models of one type and three widths."""
+        shapes = [_SHALLOW, _MIDDLE, self._shape]
+        # Unknown are a block's time, that of a column, and that of a weight.
+        system = np.array([[1.0, shape.hidden, shape.weights / shape.blocks] for shape in shapes])
+        scale = system[-1]
+        found = []
+        for kind in (0, 1):
+            taken = [(self._seconds("Q8_0", shape)[kind] - self._constant(kind)) / shape.blocks for shape in shapes]
+            times, _ = nnls(system / scale, np.maximum(np.array(taken) * 1e9, 0.0))
+            found.append(times / scale)
+        prefill, decode = found
+        return BlockCost(
+            prefill=float(prefill[0]),
+            decode=float(decode[0]),
+            width_prefill=float(prefill[1]),
+            width_decode=float(decode[1]),
+        )
 
     def type(self, kind: str, block: BlockCost) -> TypeCost:
         """Time of a weight of a type."""
-        shallow = self._seconds("Q8_0", _SHALLOW)
-        # What does not depend on the depth, e.g. the start of a graph.
-        constant = [
-            seconds - 1e-9 * _SHALLOW.blocks * each
-            for seconds, each in zip(shallow, (block.prefill, block.decode), strict=True)
-        ]
-        taken = self._seconds(kind, self._shape)
-        per_block = (block.prefill, block.decode)
+        taken, per_block = self._seconds(kind, self._shape), block.of(self._shape.hidden)
         prefill, decode = (
-            max((seconds - other) * 1e9 - self._shape.blocks * each, 0.0) / self._shape.weights
-            for seconds, other, each in zip(taken, constant, per_block, strict=True)
+            max((taken[each] - self._constant(each)) * 1e9 - self._shape.blocks * per_block[each], 0.0)
+            / self._shape.weights
+            for each in (0, 1)
         )
         return TypeCost(
             prefill=max(prefill, _LEAST),
@@ -149,6 +158,12 @@ class _Timer:
             source="measured by bench --types",
             estimated=False,
         )
+
+    def _constant(self, kind: int) -> float:
+        """Seconds a token that do not depend on the depth, e.g. the start of a graph: 0 for prompts, 1 for answers."""
+        shallow, deep = (self._seconds("Q8_0", shape)[kind] for shape in (_SHALLOW, _DEEP))
+        a_block = max(deep - shallow, 0.0) / (_DEEP.blocks - _SHALLOW.blocks)
+        return shallow - _SHALLOW.blocks * a_block
 
     def _seconds(self, kind: str, shape: Shape) -> tuple[float, float]:
         """Seconds a token of a prompt and of an answer."""

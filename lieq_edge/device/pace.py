@@ -53,11 +53,13 @@ class Work:
         tied: the embedding is the head as well.
         used: share of the experts of a block that a token goes through; 1 without experts.
         blocks: number of blocks.
+        width: columns of the residual stream.
     """
 
     tied: bool
     used: float
     blocks: int
+    width: int = 0
 
     def weights(self, name: str, shape: tuple[int, ...]) -> float:
         """Weights of a tensor that a token of an answer is multiplied with; of a table of rows none."""
@@ -71,7 +73,8 @@ def work_of(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, object
     blocks = {block for name in shapes if (block := block_of(name)) is not None}
     experts, used = (metadata.get(f"{architecture}.expert_{key}") for key in ("count", "used_count"))
     share = used / experts if isinstance(used, int) and isinstance(experts, int) and experts > 0 else 1.0
-    return Work(tied=HEAD not in shapes, used=min(share, 1.0), blocks=len(blocks))
+    width = shapes[EMBEDDING][-1] if EMBEDDING in shapes else 0
+    return Work(tied=HEAD not in shapes, used=min(share, 1.0), blocks=len(blocks), width=width)
 
 
 def read_work(path: Path) -> tuple[list[Matrix], Work]:
@@ -121,12 +124,12 @@ def decode_seconds(profile: Profile, matrix: Matrix, work: Work) -> float:
 
 def block_seconds(profile: Profile, work: Work) -> float:
     """Seconds that a token of an answer spends in everything but the matrices."""
-    return 1e-9 * work.blocks * profile.block.decode
+    return 1e-9 * work.blocks * profile.block.of(work.width)[1]
 
 
 def predict_pace(profile: Profile, tensors: Iterable[Matrix], work: Work) -> Pace:
     """The speed of a model on a device, with the profile's threads."""
-    decode, prefill = block_seconds(profile, work), 1e-9 * work.blocks * profile.block.prefill
+    prefill, decode = (1e-9 * work.blocks * each for each in profile.block.of(work.width))
     interpolated, estimated = dict[str, None](), False
     for matrix in tensors:
         weights = work.weights(matrix.name, matrix.shape)

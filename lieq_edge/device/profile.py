@@ -50,10 +50,18 @@ class BlockCost(_Record):
     Attributes:
         prefill: nanoseconds a block and token of a prompt.
         decode: nanoseconds a block and token of an answer.
+        width_prefill: the same for each column of the residual stream, of a prompt: attention, activations, norms.
+        width_decode: the same of an answer.
     """
 
     prefill: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     decode: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    width_prefill: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    width_decode: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+    def of(self, width: int) -> tuple[float, float]:
+        """Nanoseconds of a block with a residual stream so wide, of a token of a prompt and of an answer."""
+        return self.prefill + self.width_prefill * width, self.decode + self.width_decode * width
 
 
 class Profile(_Record):

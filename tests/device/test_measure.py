@@ -62,6 +62,6 @@ def test_what_was_measured_is_found_again(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(measure, "measure_speed", counted)
     first = own_profile(cache, ["Q4_K", "Q2_K"], threads=1)
-    assert sorted(calls) == ["Q2_K", "Q4_K", "Q8_0", "Q8_0"]
+    assert sorted(calls) == ["Q2_K", "Q4_K", "Q8_0", "Q8_0", "Q8_0", "Q8_0"]
     assert own_profile(cache, ["Q4_K"], threads=1).types["Q4_K"] == first.types["Q4_K"]
-    assert len(calls) == 4
+    assert len(calls) == 6

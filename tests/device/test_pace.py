@@ -49,7 +49,9 @@ def test_of_experts_those_count_that_a_token_goes_through() -> None:
 
 def test_blocks_take_time_without_matrices_too() -> None:
     device = profile(Q4_K=(0.5, 2.0))
-    slower = device.model_copy(update={"block": device.block.model_copy(update={"prefill": 1e3, "decode": 1e4})})
+    # 600 and 4 a column, of which there are 100.
+    costs = {"prefill": 600.0, "decode": 9600.0, "width_prefill": 4.0, "width_decode": 4.0}
+    slower = device.model_copy(update={"block": device.block.model_copy(update=costs)})
     fast, slow = (predict_pace(each, UNTIED, work(UNTIED)) for each in (device, slower))
     assert 1 / slow.decode - 1 / fast.decode == pytest.approx(1e-5)
     assert 1 / slow.prefill - 1 / fast.prefill == pytest.approx(1e-6)
