@@ -46,6 +46,8 @@ def check_combination(settings: Settings) -> None:
         raise InputError("--max-ppl-ratio needs the validation; leave out --max-ppl-ratio or --no-validate.")
     if settings.tune == 0 and (settings.gives("tune_steps") or settings.gives("tune_tokens")):
         raise InputError("--tune 0 tunes nothing; leave out --tune-steps and --tune-tokens, or give --tune minutes.")
+    if settings.gives("tune_tokens") and not _may_tune(settings):
+        raise InputError("--tune-tokens is for tuning only; give --tune minutes too, or leave it out.")
     if settings.device is None:
         for name in ("context_size", "kv"):
             if settings.gives(name):
@@ -138,6 +140,10 @@ def choose_calibration(settings: Settings, source: Source, allocator: Allocator,
     return CalibrationText(settings.calibration, tokens)
 
 
+def _may_tune(settings: Settings) -> bool:
+    return settings.tune is not None or settings.tune_steps is not None or settings.effort == BEST
+
+
 def block_choice(settings: Settings, metric: str, measurements: frozenset[str]) -> BlockChoice:
     """The measurements of the blocks that the settings ask for."""
     return BlockChoice(
@@ -159,12 +165,10 @@ def choose_tuning(
     Raises:
         InputError: the user asks for it, and this model cannot be tuned, or there is no text to tune on.
     """
-    wanted = bool(settings.tune) or settings.gives("tune_steps") or settings.gives("tune_tokens")
-    minutes = settings.tune
-    if minutes is None and (settings.effort == BEST or wanted) and settings.tune_steps is None:
-        minutes = _BEST_MINUTES
-    if minutes == 0 or (minutes is None and settings.tune_steps is None):
+    if settings.tune == 0 or not _may_tune(settings):
         return None
+    wanted = settings.tune is not None or settings.tune_steps is not None
+    minutes = settings.tune if wanted else _BEST_MINUTES
     reason = runtime.refusal(LOSS) and f"{runtime.name} runs this model and gives no gradients"
     if any(len(spec.shape) > 2 for spec in source.tensors()):
         reason = "mixtures of experts are not tuned yet"

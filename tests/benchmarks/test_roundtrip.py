@@ -24,7 +24,8 @@ def test_only_explained_keys_differ(tmp_path: Path, monkeypatch) -> None:
     assert trip.kld < 1e-9
     keys = {difference.key for difference in trip.differences}
     assert "general.license" in keys
-    assert keys <= {"general.license", "general.name", "llama.attention.key_length", "llama.attention.value_length"}
+    named = {"general.name", "general.basename", "general.finetune"}
+    assert keys <= {*named, "general.license", "llama.attention.key_length", "llama.attention.value_length"}
     assert "| general.license | apache-2.0 | - | from the model card" in render(trip, "tiny")
 
 

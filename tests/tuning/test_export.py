@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,20 +29,25 @@ def model() -> Path:
 
 def arguments(text: Path, cache: Path) -> list[object]:
     common = ["--metric", "loss", "--types", "Q2_K,Q3_K", "--budget", "3.1bpw", "--calibration", text]
-    common += ["--calibration-tokens", 2048, "--tune-tokens", 16384, "--no-validate", "--no-parity"]
+    common += ["--calibration-tokens", 2048, "--no-validate", "--no-parity"]
     return [*common, "--threads", 1, "--cache-dir", cache, "--force"]
 
 
-def tuned(out: Path, text: Path, cache: Path, *more: object) -> dict:
+def export(out: Path, text: Path, cache: Path, *more: object) -> dict[str, Any]:
     done = run("export", model(), "--out", out, *arguments(text, cache), "--json", *more)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+TUNED = ("--tune-tokens", 16384, "--tune-steps")
 
 
 def test_a_tuned_file_is_better_and_changes_scales_and_norms_only(text: Path, tmp_path: Path) -> None:
     plain, out = tmp_path / "plain.gguf", tmp_path / "tuned.gguf"
-    tuned(plain, text, tmp_path / "cache")
-    report = tuned(out, text, tmp_path / "cache", "--tune-steps", 30)["tuned"]
+    export(plain, text, tmp_path / "cache")
+    assert read_header(plain).get("lieq.tuning_steps") is None
+    report = export(out, text, tmp_path / "cache", *TUNED, 30)["tuned"]
     assert report["held_out"][1] < 0.95 * report["held_out"][0]
     assert report["other"][1] <= report["other"][0]
     assert read_header(out).get("lieq.tuning_steps") == report["best_step"] > 0
@@ -57,7 +63,7 @@ def test_the_same_steps_give_the_same_bytes_also_after_a_stop(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     once, twice = tmp_path / "once.gguf", tmp_path / "twice.gguf"
-    tuned(once, text, tmp_path / "one", "--tune-steps", 20)
+    export(once, text, tmp_path / "one", *TUNED, 20)
     step, taken = train.Training.step, []
 
     def stopped(self: train.Training, texts: object) -> float:
@@ -69,10 +75,10 @@ def test_the_same_steps_give_the_same_bytes_also_after_a_stop(
     monkeypatch.setattr(tune, "_SAVE_SECONDS", 0.0)
     monkeypatch.setattr(train.Training, "step", stopped)
     with pytest.raises(KeyboardInterrupt):
-        run("export", model(), "--out", twice, *arguments(text, tmp_path / "two"), "--tune-steps", 20)
+        run("export", model(), "--out", twice, *arguments(text, tmp_path / "two"), *TUNED, 20)
     assert read_header(twice).get("lieq.tuning_steps") == 0  # the rounded file is there, whole
     monkeypatch.setattr(train.Training, "step", lambda self, texts: (taken.append(self.steps), step(self, texts))[1])
-    tuned(twice, text, tmp_path / "two", "--tune-steps", 20)
+    export(twice, text, tmp_path / "two", *TUNED, 20)
     assert taken[16] == 10  # the last judgement before the stop was stored
     assert once.read_bytes() == twice.read_bytes()
 
@@ -80,9 +86,9 @@ def test_the_same_steps_give_the_same_bytes_also_after_a_stop(
 def test_a_file_that_gets_worse_elsewhere_stays(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, out = tmp_path / "plain.gguf", tmp_path / "out.gguf"
     monkeypatch.setattr(train, "RATES", dict.fromkeys(train.RATES, 0.0))
-    report = tuned(out, text, tmp_path / "cache", "--tune-steps", 10)
+    report = export(out, text, tmp_path / "cache", *TUNED, 10)
     assert report["tuned"]["best_step"] == 0
-    tuned(plain, text, tmp_path / "cache")
+    export(plain, text, tmp_path / "cache")
     stored = [
         {t.name: np.fromfile(p, np.uint8, t.nbytes, offset=t.offset) for t in read_header(p).tensors}
         for p in (plain, out)
@@ -116,6 +122,7 @@ def test_minutes_end_the_training(text: Path, tmp_path: Path) -> None:
             ["no calibration text"],
         ),
         (["--tune", 0, "--tune-steps", 5], ["--tune 0"]),
+        (["--tune-tokens", 8192], ["--tune-tokens is for tuning only"]),
     ],
 )
 def test_what_cannot_be_tuned_is_refused(flags: list[object], words: list[str], tmp_path: Path) -> None:
