@@ -152,7 +152,7 @@ TuneStepsFlag = Annotated[
     typer.Option(min=1, rich_help_panel=ROUNDING, help="Most steps of tuning; the same number gives the same bytes."),
 ]
 TuneTokensFlag = Annotated[
-    int | None, typer.Option(min=4096, rich_help_panel=ROUNDING, help="Tokens of text to tune on; default 65536.")
+    int | None, typer.Option(min=4096, rich_help_panel=ROUNDING, help="Tokens of text to tune on; default 32768.")
 ]
 ImatrixFlag = Annotated[
     Path | None,

@@ -26,7 +26,7 @@ from .tuning import TuningChoice
 
 _SEEDS = 3
 # Minutes of tuning with the effort best, and tokens of its text.
-_BEST_MINUTES, _TUNING_TOKENS = 30.0, 65536
+_BEST_MINUTES, _TUNING_TOKENS = 30.0, 32768
 
 
 def check_combination(settings: Settings) -> None:
