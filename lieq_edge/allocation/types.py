@@ -12,8 +12,6 @@ from ..gguf.types import (
     FALLBACKS,
     K_CANDIDATES,
     NARROW_CANDIDATES,
-    NARROW_CODEBOOK_TYPES,
-    SUPER_BLOCK,
     TYPES,
     GgmlType,
     is_matrix,
@@ -61,37 +59,27 @@ def candidate_types(tensors: Sequence[TensorInfo], types: str, *, strict: bool =
 
     Args:
         tensors: tensors of the model.
-        types: names with commas between them; ``k`` and ``all`` among them stand for their types.
+        types: ``k``, ``all``, or type names with commas between them.
         strict: True refuses a matrix that none of them fits; False gives it no candidates.
 
     Raises:
         InputError: a name is unknown, or none of the types fits a matrix.
     """
-    wide, narrow = _named_types(types)
+    if types in ("k", "all"):
+        wide: tuple[str, ...] = (*K_CANDIDATES, *(CODEBOOK_TYPES if types == "all" else ()))
+        narrow: tuple[str, ...] = NARROW_CANDIDATES
+    else:
+        wide = narrow = tuple(dict.fromkeys(name.strip().upper() for name in types.split(",")))
+        for name in wide:
+            if name not in TYPES:
+                raise InputError(f"The type {name!r} is unknown; choose k, all, or some of {', '.join(TYPES)}.")
     candidates = {}
     for tensor in tensors:
         if not is_matrix(tensor.name, tensor.shape):
             continue
         columns = tensor.shape[-1]
-        fitting = tuple(name for name in (narrow if columns % SUPER_BLOCK else wide) if TYPES[name].fits(columns))
+        fitting = tuple(name for name in (wide if columns % 256 == 0 else narrow) if TYPES[name].fits(columns))
         if not fitting and strict:
             raise InputError(f"None of the types {types} fits the rows of {columns} weights of {tensor.name}; add one.")
         candidates[tensor.name] = fitting
     return candidates
-
-
-def _named_types(types: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The types of a list for rows of whole super-blocks and for others, each once."""
-    wide: list[str] = []
-    narrow: list[str] = []
-    for name in (item.strip().upper() for item in types.split(",")):
-        if name in ("K", "ALL"):
-            codebooks = name == "ALL"
-            wide += [*K_CANDIDATES, *(CODEBOOK_TYPES if codebooks else ())]
-            narrow += [*NARROW_CANDIDATES, *(NARROW_CODEBOOK_TYPES if codebooks else ())]
-        elif name in TYPES:
-            wide.append(name)
-            narrow.append(name)
-        else:
-            raise InputError(f"The type {name!r} is unknown; choose k, all, or some of {', '.join(TYPES)}.")
-    return tuple(dict.fromkeys(wide)), tuple(dict.fromkeys(narrow))

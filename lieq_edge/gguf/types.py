@@ -15,7 +15,7 @@ from .names import TensorName
 SUPER_BLOCK = 256
 """Weights in a super-block; rows of another length cannot be stored in the K-quants and most codebook types."""
 
-Candidate = Literal["k", "narrow", "codebook", "narrow codebook"]
+Candidate = Literal["k", "narrow", "codebook"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,7 @@ class GgmlType:
         needs_importance: True if ggml refuses to encode without an importance vector, or ruins the weights.
         ftype: value of ``enum llama_ftype`` for a file of mostly this type; None for types that are only copied.
         candidate: which candidates of allocation by loss it belongs to: ``k`` for all rows that it fits, ``narrow`` for
-            rows that no super-block fits, the same with ``codebook`` only when asked for; None for no allocation by
-            loss.
+            rows that no super-block fits, ``codebook`` only when asked for; None for no allocation by loss.
         fallback: True if it may stand for a type that does not fit the rows.
         level: the level of nominal bits that it stands for, or None.
     """
@@ -68,7 +67,7 @@ _TABLE = (
     GgmlType("F32", 0, 1, 4, 32, ftype=0),
     GgmlType("F16", 1, 1, 2, 16, ftype=1, fallback=True),
     GgmlType("BF16", 30, 1, 2, 16, ftype=32),
-    GgmlType("Q4_0", 2, 32, 18, 4, True, ftype=2, candidate="narrow", fallback=True),
+    GgmlType("Q4_0", 2, 32, 18, 4, True, ftype=2),
     GgmlType("Q4_1", 3, 32, 20, 4, True, ftype=3, candidate="narrow", fallback=True),
     GgmlType("Q5_0", 6, 32, 22, 5, True, ftype=8, candidate="narrow", fallback=True),
     GgmlType("Q5_1", 7, 32, 24, 5, True, ftype=9, candidate="narrow", fallback=True),
@@ -83,7 +82,7 @@ _TABLE = (
     GgmlType("IQ2_S", 22, 256, 82, 2, True, True, ftype=28, candidate="codebook"),
     GgmlType("IQ3_XXS", 18, 256, 98, 3, True, ftype=23, candidate="codebook"),
     GgmlType("IQ3_S", 21, 256, 110, 3, True, ftype=26, candidate="codebook"),
-    GgmlType("IQ4_NL", 20, 32, 18, 4, True, ftype=25, candidate="narrow codebook"),
+    GgmlType("IQ4_NL", 20, 32, 18, 4, True, ftype=25, candidate="narrow", fallback=True),
     GgmlType("IQ4_XS", 23, 256, 136, 4, True, ftype=30, candidate="codebook"),
     # ggml's encoder does not search for a scale of Q2_0; our own search makes it a candidate, but not a fallback.
     GgmlType("Q2_0", 42, 64, 18, 2, ftype=41, candidate="narrow"),
@@ -110,15 +109,11 @@ NARROW_CANDIDATES: tuple[str, ...] = tuple(
 CODEBOOK_TYPES: tuple[str, ...] = tuple(kind.name for kind in _BY_SIZE if kind.candidate == "codebook")
 """Types with codebooks, smallest first: smaller at the same loss, about half the decoding speed on ARM."""
 
-NARROW_CODEBOOK_TYPES: tuple[str, ...] = tuple(kind.name for kind in _BY_SIZE if kind.candidate == "narrow codebook")
-"""The same for rows that no super-block fits."""
-
 FALLBACKS: tuple[str, ...] = tuple(kind.name for kind in _BY_SIZE if kind.fallback)
 """Types for rows that no super-block fits, smallest first.
 
-IQ4_NL has the size of Q4_0 and a finer grid, and programs with kernels of their own do not read it (docs/models.md).
-Q2_0 and MXFP4 are smaller, but ggml's encoders of them ignore the importance vector, and weights that were not trained
-for them are ruined.
+IQ4_NL stands for Q4_0, which has the same size and a coarser grid. Q2_0 and MXFP4 are smaller, but ggml's encoders of
+them ignore the importance vector, and weights that were not trained for them are ruined.
 """
 
 LEVEL_TYPES: dict[int, str] = {kind.level: kind.name for kind in _BY_SIZE if kind.level is not None}

@@ -47,10 +47,10 @@ def test_physical_bits_count_the_real_types() -> None:
 def test_rows_that_no_super_block_fits_take_the_smallest_fitting_type_and_are_listed() -> None:
     plan = make_plan(make_diagnostics(GAINS, hidden=288, inner=512), "2.5")
     types = _types(plan)
-    assert types["blk.0.attn_q.weight"] == "Q4_0"
+    assert types["blk.0.attn_q.weight"] == "IQ4_NL"
     assert TYPES[types["blk.0.ffn_down.weight"]].block == 256
     assert types["token_embd.weight"] == "Q8_0"
-    assert plan.fallbacks["blk.0.attn_q.weight"].endswith("-> Q4_0")
+    assert plan.fallbacks["blk.0.attn_q.weight"].endswith("-> IQ4_NL")
     assert set(plan.fallbacks) == {"token_embd.weight"} | {f"blk.{i}.attn_q.weight" for i in range(4)}
     by_name = {tensor.name: tensor for tensor in plan.tensors}
     assert by_name["blk.0.attn_q.weight"].nbytes == 288 * 288 // 32 * 18

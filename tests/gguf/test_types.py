@@ -34,10 +34,9 @@ def test_numbers_are_unique() -> None:
 
 def test_lists_of_types() -> None:
     assert types.K_CANDIDATES == ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
-    assert types.NARROW_CANDIDATES == ("Q2_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
-    assert types.NARROW_CODEBOOK_TYPES == ("IQ4_NL",)
+    assert types.NARROW_CANDIDATES == ("Q2_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
     assert types.CODEBOOK_TYPES == ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS")
-    assert types.FALLBACKS == ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "F16")
+    assert types.FALLBACKS == ("IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "F16")
     assert list(types.LEVEL_TYPES.items()) == [
         (2, "Q2_K"),
         (3, "Q3_K"),
