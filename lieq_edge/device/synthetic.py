@@ -11,7 +11,7 @@ import numpy as np
 from gguf import GGUFValueType
 
 from ..gguf.container import Entry, KeyValue, write_container
-from ..gguf.names import EMBEDDING, HEAD
+from ..gguf.names import EMBEDDING, HEAD, block_tensor
 from ..gguf.types import TYPES, is_matrix
 from ..llama.encoders import encode
 
@@ -86,7 +86,7 @@ def _tensors(kind: str, shape: Shape) -> list[Entry]:
         "ffn_down": (hidden, inner),
     }
     outer = {EMBEDDING: (_VOCABULARY, hidden), "output_norm.weight": (hidden,), HEAD: (_VOCABULARY, hidden)}
-    inside = {f"blk.{i}.{role}.weight": size for i in range(shape.blocks) for role, size in block.items()}
+    inside = {block_tensor(i, role): size for i in range(shape.blocks) for role, size in block.items()}
     return [
         *((name, size, TYPES["F32"]) for name, size in outer.items()),
         *((name, size, TYPES[kind if is_matrix(name, size) else "F32"]) for name, size in inside.items()),

@@ -22,6 +22,7 @@ from ..system.progress import log
 from ..system.schedule import Schedule, Step, spoken
 from ..system.threads import available_threads
 from ..texts.windows import CALIBRATION_CONTEXT, SALIENCY_TOKENS
+from ..tuning.record import BATCH
 from .calibration import CalibrationText
 from .gather import stored_steps
 from .job import Job
@@ -41,7 +42,7 @@ PARITY, MEASURE, TEXT, LOSSES, IMPORTANCES, WRITE, TUNE, SCORE, COMPARE = (
 )
 """Names of the steps, as the report's ``seconds`` has them."""
 
-_STEP_TOKENS = 2048
+_STEP_TOKENS = BATCH * CALIBRATION_CONTEXT
 """Tokens of a step of tuning."""
 
 _TITLES = {

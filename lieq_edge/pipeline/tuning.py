@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..errors import InputError
 from ..gguf.container import ARCHITECTURE_KEY, KeyValue, write_container
 from ..gguf.header import Header, StoredTensor, read_header, type_name
 from ..gguf.storage import storage_type
+from ..sources.checks import hash_files
 from ..system.files import atomic_path
 from ..system.progress import log
 from ..texts.windows import (
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 STEPS_KEY = "lieq.tuning_steps"
 """Key of the step whose values are in the file; 0 for a file that was not tuned."""
 
-_PIECE = 1 << 22
 _HELD_OUT, _MOST_HELD_OUT, _OTHER_WINDOWS = 8, 8, 8
 
 
@@ -76,7 +75,7 @@ def tune_file(job: Job, path: Path, ready: Callable[[Path], None]) -> Tuned:
 
     request = _request(job)
     header = read_header(path)
-    parts = {"tuning": request.parts, "file": _digest(path)}
+    parts = {"tuning": request.parts, "file": hash_files([path], named=False)}
     with job.cache.run("tuning", parts) as run:
         tuned, tensors = tune(path, job.source, request, threads=job.threads, cache=job.cache, run=run)
     if tuned.accepted:
@@ -143,12 +142,3 @@ def _contents(
             yield changed[tensor.name]
         else:
             yield np.fromfile(path, np.uint8, tensor.nbytes, offset=tensor.offset)
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -58,19 +58,7 @@ USUAL: tuple[str, ...] = (
 )
 """Presets that people take first: they decode quickly everywhere. A comparison that names none takes one of these."""
 
-K_LABELS: tuple[str, ...] = (
-    "Q2_K_S",
-    "Q2_K",
-    "Q3_K_S",
-    "Q3_K_M",
-    "Q3_K_L",
-    "Q4_K_S",
-    "Q4_K_M",
-    "Q5_K_S",
-    "Q5_K_M",
-    "Q6_K",
-    "Q8_0",
-)
+K_LABELS: tuple[str, ...] = tuple(name for name in USUAL if not name.startswith("IQ"))
 """Presets that a mixture may be named after: those that Ollama, the hub and llama.cpp all show."""
 
 NARROW_LABELS: tuple[str, ...] = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")

@@ -61,14 +61,12 @@ def preset_contents(
 
 def preset_bits(source: Source, presets: Sequence[str] = USUAL) -> dict[str, float]:
     """Bits a weight, over all weights of the file, of presets with an imatrix, by name; raises as ``preset_bytes``."""
-    names = list(dict.fromkeys(map(known_preset, presets)))
     with shapes_of(source) as layout:
-        wanted = [(name, FILE_TYPES[name]) for name in names]
-        found = preset_types(layout.path, wanted, importance=True, label=source.label)
-        weights = sum(map(prod, layout.shapes.values()))
+        contents = preset_contents(layout, presets, source.label)
+    weights = sum(map(prod, layout.shapes.values()))
     return {
         name: 8 * sum(_tensor_bytes(shape, types[tensor]) for tensor, shape in layout.shapes.items()) / weights
-        for name, types in zip(names, found, strict=True)
+        for name, (_, types) in contents.items()
     }
 
 

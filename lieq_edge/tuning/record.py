@@ -7,6 +7,9 @@ from typing import Any
 
 from ..texts.info import Windows
 
+BATCH = 4
+"""Windows of a step."""
+
 
 @dataclass(frozen=True)
 class TuningRequest:

@@ -15,11 +15,9 @@ from torch import Tensor
 
 from ..blockwise.precision import fast_products
 from ..store.entry import Arrays
+from .record import BATCH
 from .student import Student
 from .teacher import Predictions
-
-BATCH = 4
-"""Windows of a step."""
 
 EVERY = 10
 """Steps between two judgements by the held-out windows."""
