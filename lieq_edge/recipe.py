@@ -12,7 +12,7 @@ import yaml
 
 from .errors import InputError
 from .settings import Settings
-from .system.files import read_text
+from .system.files import read_text, user_path
 from .system.progress import log
 
 _LARGEST = 1 << 16
@@ -102,7 +102,7 @@ def read_recipe(recipe: str | Path) -> Recipe:
 def _find(recipe: str | Path) -> tuple[str, Path]:
     """Name and file of a recipe; what is neither a known name nor a file looks like one of both."""
     text = str(recipe)
-    path = Path(text).expanduser()
+    path = user_path(text)
     exists = os.path.lexists(path)  # where a path has no meaning, it is False
     is_name = path.name == text and path.suffix.lower() not in _SUFFIXES
     if is_name and text in recipe_names():

@@ -13,6 +13,7 @@ from .errors import InputError
 from .gguf.types import LEVEL_TYPES
 from .rounding.table import ROUNDERS
 from .store.folder import parse_size
+from .system.files import user_path
 
 Granularity = Literal["block", "tensor"]
 Projections = Literal["qkv", "all"]
@@ -44,7 +45,7 @@ def _text(value: Any) -> Any:
 
 def _path(value: Any) -> Any:
     """A path from text, with ``~`` resolved."""
-    return Path(value).expanduser() if isinstance(value, str | Path) else value
+    return user_path(value) if isinstance(value, str | Path) else value
 
 
 def _upper(value: Any) -> Any:

@@ -69,7 +69,7 @@ def test_there_are_commands_to_run() -> None:
 def test_the_python_examples_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scope: dict[str, object] = {}
     examples = _CODE.findall((GUIDES / "python.md").read_text(encoding="utf-8"))
-    assert len(examples) == 4
+    assert len(examples) == 5
     with receive_with(Silent()):  # as in a program: other tests have let the terminal receive everything
         for example in examples:
             exec(example, scope)

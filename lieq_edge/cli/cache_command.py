@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
+from ..system.files import user_path
 from ..system.progress import set_quiet
 from ..system.terminal import clean, say
 from ..system.units import age_text, size_text
@@ -98,7 +99,7 @@ def clear(
 def _store(folder: Path | None) -> Store:
     from ..store import Store, default_folder
 
-    return Store(folder.expanduser() if folder is not None else default_folder())
+    return Store(user_path(folder) if folder is not None else default_folder())
 
 
 def _of_model(store: Store, name: str) -> list[Stored]:

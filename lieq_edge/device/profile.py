@@ -14,7 +14,7 @@ from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, fi
 
 from ..errors import InputError
 from ..gguf.types import TYPES
-from ..system.files import read_text
+from ..system.files import read_text, user_path
 from .repack import Instructions
 
 _LARGEST = 1 << 16
@@ -127,7 +127,7 @@ def load_profile(device: str | Path) -> Profile:
         InputError: there is none, or it is damaged; the sentence names the installed ones.
     """
     text = str(device)
-    path = Path(text).expanduser()
+    path = user_path(text)
     if text in profile_names():
         return _parse(_read(profile_folder() / f"{text}.yaml"), text)
     if path.suffix.lower() in _SUFFIXES:

@@ -13,6 +13,7 @@ from gguf import Keys
 
 from ..errors import InputError
 from ..gguf.splits import first_part, read_model
+from ..system.files import user_path
 from ..system.progress import log
 from ..system.threads import available_threads
 from .child import Loaded
@@ -75,7 +76,7 @@ class Chat:
             InputError: a value makes no sense, there is a system prompt and no chat template, or llama.cpp refuses the
                 file or ends on it.
         """
-        self.path = path = first_part(Path(path).expanduser())
+        self.path = path = first_part(user_path(path))
         _check_numbers(max_tokens, temperature, context, threads)
         check_file(path, str(path))
         header = read_model(path).header

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..gguf.splits import first_part
 from ..gguf.types import TYPES
+from ..system.files import user_path
 from ..system.threads import available_threads
 from .child import Child, encoded_path, shared
 from .limits import LOAD_SECONDS, load_seconds, run_seconds
@@ -104,7 +105,7 @@ def measure_memory(
     Raises:
         InputError: the file is missing, or llama.cpp refuses it or ends on it.
     """
-    path = first_part(Path(path).expanduser())
+    path = first_part(user_path(path))
     label = str(path)
     check_file(path, label)
     check_positions(path, label, context, "take a smaller context")

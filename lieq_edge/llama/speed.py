@@ -8,6 +8,7 @@ from statistics import median
 
 from ..errors import InputError
 from ..gguf.splits import first_part
+from ..system.files import user_path
 from ..system.progress import stage
 from ..system.threads import available_threads
 from .child import Child, encoded_path
@@ -69,7 +70,7 @@ def measure_speed(
     for name, value in given.items():
         if value is not None and value < 1:
             raise InputError(f"{name} has to be at least 1; got {value}.")
-    path = first_part(Path(path).expanduser())
+    path = first_part(user_path(path))
     label = str(path)
     check_file(path, label)
     context = max(prompt, generated)

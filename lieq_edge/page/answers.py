@@ -16,6 +16,7 @@ from ..settings import Settings
 from ..sources.base import Source
 from ..store import NO_CACHE, Cache, Entry
 from ..system.exclusive import one_at_a_time
+from ..system.files import user_path
 from ..system.memory import free_bytes
 from ..system.progress import Advance, Progress, log, reporting_to, stage
 from ..system.units import size_text
@@ -96,7 +97,7 @@ def make_answers(
     Raises:
         InputError: the file cannot be loaded, or its chat template refuses a prompt.
     """
-    path = Path(file).expanduser()
+    path = user_path(file)
     with reporting_to(progress), one_at_a_time(), restored_threads():
         parts = {"prompts": list(prompts), "tokens": max_tokens}
         stored = cache.get("answers", parts)

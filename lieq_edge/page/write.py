@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..errors import InputError
 from ..pipeline.report import ExportReport
-from ..system.files import check_output, write_output
+from ..system.files import check_output, user_path, write_output
 from ..system.units import size_text
 from ..validate.scored import ScoredFile
 from ..version import __version__
@@ -46,7 +46,7 @@ def write_page(
     """
     if not reports:
         raise InputError("A page needs the report of at least one export.")
-    path = Path(path).expanduser()
+    path = user_path(path)
     check_output(path, force=replace)
     page = render(reports, compared=compared, answers=answers, command=command)
     write_output(path, page.encode("utf-8"), replace=replace)

@@ -18,7 +18,7 @@ from ..presets.names import NEAREST, preset_name
 from ..settings import Settings
 from ..store import NO_CACHE, Cache, Run, open_cache
 from ..system.exclusive import one_at_a_time
-from ..system.files import check_output, sweep, temporary_folder
+from ..system.files import check_output, sweep, temporary_folder, user_path
 from ..system.jsonio import to_json
 from ..system.progress import Progress, log, reporting_to
 from ..system.schedule import Schedule, following
@@ -112,7 +112,7 @@ def export_models(
             parse_budget(settings.budget)
             presets = check_comparison(settings, compare)
         cache = _shared_cache(files, stack)
-        explicit = [Path(out).expanduser() for out, _ in files if out is not None]
+        explicit = [user_path(out) for out, _ in files if out is not None]
         check_distinct(explicit)
         claims = {out: _claim(out, str(model), settings, cache, force, stack) for out, settings in _named(files)}
         opened = open_for(model, files[0][1], cache)
@@ -141,7 +141,7 @@ class _Work:
 
 
 def _named(files: Files) -> Iterator[tuple[Path, Settings]]:
-    return ((Path(out).expanduser(), settings) for out, settings in files if out is not None)
+    return ((user_path(out), settings) for out, settings in files if out is not None)
 
 
 def _shared_cache(files: Files, stack: ExitStack) -> Cache:

@@ -29,6 +29,7 @@ from ..runtimes.base import LOSS, NETWORK
 from ..settings import Settings
 from ..sources import Source, open_source
 from ..store import NO_CACHE, Cache, open_cache, parse_size
+from ..system.files import user_path
 from ..system.fingerprint import Fingerprints
 from ..system.progress import log, step_of
 from ..system.schedule import Schedule
@@ -224,7 +225,7 @@ def resolve(
     allocator.check(described, budget)
     most = allocator.most(described, budget)
     _note_ceiling(budget, most)
-    path = Path(out).expanduser() if out is not None else None
+    path = user_path(out) if out is not None else None
     if name_file and path is None:
         path = default_path(source, settings, replace(budget, value=min(budget.value, most)))
     if path is not None:
@@ -356,7 +357,7 @@ def _check_not_source(out: Path, model: str, source: Source) -> None:
     """Refuse to overwrite the model, which validation still reads and of which there may be no other copy."""
     if not out.exists():
         return
-    directory = Path(model).expanduser()
+    directory = user_path(model)
     if source.files:
         clash = any(out.samefile(path) for path in source.files)
     else:

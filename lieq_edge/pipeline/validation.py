@@ -16,6 +16,7 @@ from ..settings import Settings
 from ..sources import Source, open_source
 from ..store import NO_CACHE, Cache
 from ..system.exclusive import one_at_a_time
+from ..system.files import user_path
 from ..system.progress import Progress, reporting_to
 from ..texts.windows import builtin_text, load_text, longest_window
 from ..validate.perplexity import Validation, validate_files
@@ -237,7 +238,7 @@ def score_files(
     paths = [Path(file) for file in files]
     if not paths:
         raise InputError("There is no file to score; give one GGUF file or several.")
-    body, name = validation_text(None if text is None else Path(text).expanduser())
+    body, name = validation_text(None if text is None else user_path(text))
     other: Path | Source | None = None
     with reporting_to(progress), one_at_a_time(), restored_threads():
         if reference is not None:

@@ -15,6 +15,7 @@ from ..gguf.header import Header
 from ..gguf.inspect import FileReport, inspect_file
 from ..gguf.splits import GgufModel, first_part, read_model
 from ..llama.template import ChatTemplate, chat_template
+from ..system.files import user_path
 from ..system.terminal import clean
 
 _HUB_URL = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+?)(?:/(?:tree|blob)/.*)?/?")
@@ -69,7 +70,7 @@ def describe(path: str | Path) -> Described:
     Raises:
         InputError: the file is missing, damaged or not a GGUF file, or its name has characters that no command takes.
     """
-    path = first_part(Path(path).expanduser())
+    path = first_part(user_path(path))
     model, report = read_model(path), inspect_file(path)
     for part in model.paths:
         if clean(part.name) != part.name:

@@ -10,6 +10,7 @@ from gguf import Keys, TokenType
 from ..errors import InputError
 from ..llama.template import token_text
 from ..llama.vocabulary import Vocabulary
+from ..system.files import user_path
 from .described import Described
 
 # Ollama's parser knows no escapes within quotes.
@@ -31,7 +32,7 @@ def modelfile(one: Described, place: Path) -> str:
             f"{one.path} is in {len(one.model.paths)} parts, which Ollama does not import; merge them with "
             "`llama-gguf-split --merge`, or pass --no-modelfile."
         )
-    relative = os.path.relpath(one.path.absolute(), place.expanduser().absolute().parent).replace(os.sep, "/")
+    relative = os.path.relpath(one.path.absolute(), user_path(place).absolute().parent).replace(os.sep, "/")
     if not relative.startswith("../"):
         relative = f"./{relative}"
     if any(character in relative for character in _UNQUOTABLE):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from ..system.files import check_output, write_output
+from ..system.files import check_output, user_path, write_output
 from ..system.progress import Progress, reporting_to
 from ..system.terminal import clean
 from .card import model_card
@@ -65,8 +65,8 @@ def publish_files(
     """
     if not files:
         raise InputError("There is nothing to publish; give the path of a GGUF file.")
-    card = Path(card).expanduser()
-    place = None if modelfile is None else Path(modelfile).expanduser()
+    card = user_path(card)
+    place = None if modelfile is None else user_path(modelfile)
     outputs = [card] if place is None else [card, place]
     if place is not None and os.path.realpath(card) == os.path.realpath(place):
         raise InputError(f"The card and the Modelfile are both {card}; choose two files.")

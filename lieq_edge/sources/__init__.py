@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from ..errors import InputError
+from ..system.files import user_path
 from .base import Array, KeyValue, Source, TensorSpec
 from .gguf_file import GgufSource
 from .hub import is_hub_id, open_hub
@@ -31,8 +32,8 @@ def open_source(
     Raises:
         InputError: the model does not exist, is damaged, or is of a kind that is not read.
     """
-    opening = Opening(None if lora is None else lora.expanduser(), allow_pickle)
-    path = Path(model).expanduser()
+    opening = Opening(None if lora is None else user_path(lora), allow_pickle)
+    path = user_path(model)
     by_id = not path.exists() and path.suffix != ".gguf" and is_hub_id(model)
     if revision is not None and not by_id:
         raise InputError(f"--revision is for hub ids, and {model} is not one; leave it out.")

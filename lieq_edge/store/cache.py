@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..system.files import user_path
 from ..system.progress import log
 from .code import code_digest, source_digest
 from .contents import LASTING, Store, remove_file, write_whole
@@ -278,7 +279,7 @@ def open_cache(folder: Path | None = None, *, limit: int = DEFAULT_LIMIT, thread
         threads: number of threads that compute the results, None for all.
     """
     try:
-        place = folder.expanduser() if folder is not None else default_folder()
+        place = user_path(folder) if folder is not None else default_folder()
     except (InputError, RuntimeError) as error:
         log(f"Note: {error}")
         return NO_CACHE

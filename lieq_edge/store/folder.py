@@ -14,6 +14,7 @@ from pathlib import Path
 import platformdirs
 
 from ..errors import InputError
+from ..system.files import user_path
 from ..system.temporary import is_owned
 from ..system.units import parse_bytes
 
@@ -37,7 +38,7 @@ def default_folder() -> Path:
     """
     chosen = os.environ.get(VARIABLE)
     if chosen:
-        return Path(chosen).expanduser()
+        return user_path(chosen)
     try:
         folder = platformdirs.user_cache_path("lieq-edge", appauthor=False)
         # The XDG specification has relative paths ignored.

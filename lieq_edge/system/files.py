@@ -26,11 +26,17 @@ __all__ = [
     "sweep",
     "temporary_file",
     "temporary_folder",
+    "user_path",
     "write_output",
 ]
 
 _MOST_LINKS = 40
 _LARGEST_TEXT = 1 << 30
+
+
+def user_path(path: str | Path) -> Path:
+    """``path`` with a home folder in the place of ``~``; of an unknown user, as it is, as shells do."""
+    return Path(os.path.expanduser(path))
 
 
 @contextlib.contextmanager

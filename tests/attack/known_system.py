@@ -123,6 +123,7 @@ for place_name in (
     "pipe",
     "device",
     "appears meanwhile",
+    "no such user",
 ):
     for force in (False, True):
         suffix = "-force" if force else ""

@@ -77,14 +77,15 @@ def _become(run: Run, place: Place, name: str) -> int:
         resource.setrlimit(resource.RLIMIT_DATA, (data + _HARD_MEMORY, data + _HARD_MEMORY))
         resource.setrlimit(resource.RLIMIT_CPU, (int(2 * run.cpu) + 1, int(2 * run.cpu) + 2))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        # Before the limits of `around`: a Python that cannot open its first module is no fault of the program.
+        from lieq_edge.__main__ import main
+
         if run.around is not None:
             run.around(place)
         if run.body is not None:
             code = run.body(place)
         else:
             sys.argv = ["lieq-edge", *run.arguments]
-            from lieq_edge.__main__ import main
-
             main()
     except SystemExit as end:
         code = int(end.code or 0)

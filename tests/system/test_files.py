@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lieq_edge.errors import InputError
-from lieq_edge.system.files import atomic_path, check_output, check_space
+from lieq_edge.system.files import atomic_path, check_output, check_space, user_path
 
 
 def test_an_output_appears_whole(tmp_path: Path) -> None:
@@ -79,3 +79,10 @@ def test_a_full_disk_is_reported_before_writing(tmp_path: Path) -> None:
     check_space(tmp_path, 1)
     with pytest.raises(InputError, match="MB are needed"):
         check_space(tmp_path, 1 << 62)
+
+
+def test_a_home_folder_is_found_and_an_unknown_user_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    assert user_path("~/out.gguf") == Path("/home/me/out.gguf")
+    assert user_path("~nobody-of-this-name/out.gguf") == Path("~nobody-of-this-name/out.gguf")
