@@ -18,6 +18,7 @@ from ..gguf.storage import storage_type
 from ..sources.checks import hash_files
 from ..system.files import atomic_path
 from ..system.progress import log
+from ..texts.documentation import stdlib_code
 from ..texts.windows import (
     CALIBRATION_CONTEXT,
     Windows,
@@ -110,6 +111,8 @@ def _other(job: Job) -> Windows:
     tokens = _OTHER_WINDOWS * context
     if choice.text in ("docs", "mixed"):
         return calibration_windows(source, "builtin", tokens=tokens, seed=job.seed)[0]
+    if choice.text == "builtin":  # which documentation follows where more tokens are wanted
+        return text_windows(source, *stdlib_code(6 * tokens), tokens=tokens, context=context)[0]
     return text_windows(source, *builtin_text("probe"), tokens=tokens, context=context)[0]
 
 

@@ -36,11 +36,7 @@ def stdlib_text(part: str, characters: int, seed: int = 0) -> tuple[str, str]:
     Returns:
         The text and its name.
     """
-    documents = [
-        (name, read)
-        for name, read in _documents()
-        if int(hashlib.sha256(name.encode()).hexdigest(), 16) % 8 in PARTS[part]
-    ]
+    documents = [(name, read) for name, read in _documents() if _part_of(name) in PARTS[part]]
     documents.sort(key=lambda document: hashlib.sha256(f"{seed}:{document[0]}".encode()).digest())
     pieces: list[str] = []
     length = 0
@@ -51,8 +47,34 @@ def stdlib_text(part: str, characters: int, seed: int = 0) -> tuple[str, str]:
             length += len(piece) + 2
         if length >= characters:
             break
-    version = ".".join(platform.python_version_tuple()[:2])
-    return "\n\n".join(pieces), f"Python {version} documentation ({part}, seed {seed})"
+    return "\n\n".join(pieces), f"Python {_version()} documentation ({part}, seed {seed})"
+
+
+def stdlib_code(characters: int) -> tuple[str, str]:
+    """Source code of Python's standard library, for whole modules of the part ``probe``.
+
+    Args:
+        characters: approximate length.
+
+    Returns:
+        The text and its name.
+    """
+    pieces: list[str] = []
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        if _part_of(f"module {path.stem}") in PARTS["probe"] and _parse(path) is not None:
+            pieces.append(path.read_text(encoding="utf-8")[:_LONGEST])
+            if sum(map(len, pieces)) >= characters:
+                break
+    return "\n\n".join(pieces), f"Python {_version()} source code"
+
+
+def _part_of(name: str) -> int:
+    """The eighth that a document belongs to."""
+    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 8
+
+
+def _version() -> str:
+    return ".".join(platform.python_version_tuple()[:2])
 
 
 def _documents() -> Iterator[tuple[str, Callable[[], str]]]:

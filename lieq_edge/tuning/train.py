@@ -1,7 +1,7 @@
 """Train a student by the original's predictions: Adam on running batches, and the running mean of the parameters.
 
-The rate depends on the number of the step only, and what is judged and written is the mean of recent parameters, so
-that training may end at any step: there is no schedule whose end is known beforehand.
+The rate depends on the number of the step and on earlier judgements only, and what is judged and written is the mean of
+recent parameters, so that training may end at any step: there is no schedule whose end is known beforehand.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ class Training:
         student: model that is trained; outside of ``step`` it has the mean parameters.
         seed: seed of the order of windows.
         steps: steps that were taken.
+        slowed: how many times the rate was halved.
         arrays: moments, newest and mean parameters by name.
     """
 
     student: Student
     seed: int
     steps: int = 0
+    slowed: int = 0
     arrays: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -61,7 +63,7 @@ class Training:
         with fast_products():
             loss = self.student.loss(texts.of(self._batch(len(texts))), train=True)
         self.steps += 1
-        rate = min(1.0, self.steps / _WARM) / (1 + self.steps / _SLOWER) ** 0.5
+        rate = min(1.0, self.steps / _WARM) / (1 + self.steps / _SLOWER) ** 0.5 / 2**self.slowed
         corrected = 1 - _MOMENTUM**self.steps, 1 - _SQUARES**self.steps
         for name, slope in self.student.slopes():
             first, second = self.arrays[f"first {name}"], self.arrays[f"second {name}"]
@@ -97,9 +99,10 @@ class Training:
         return {name: array.numpy() for name, array in self.arrays.items()}
 
     @staticmethod
-    def restored(student: Student, seed: int, steps: int, arrays: dict[str, Any]) -> Training:
+    def restored(student: Student, seed: int, steps: int, slowed: int, arrays: dict[str, Any]) -> Training:
         """A training as it was when ``state`` was stored."""
-        return Training(student, seed, steps, {name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
+        tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+        return Training(student, seed, steps, slowed, tensors)
 
     def _put(self, kind: str) -> None:
         self.put({name: self.arrays[f"{kind} {name}"] for name in self._parameters})

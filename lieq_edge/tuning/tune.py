@@ -23,8 +23,9 @@ from .student import Student
 from .teacher import LIKELIEST, Predictions, predict
 from .train import EVERY, Training
 
-# Judgements in a row without a new best after which training ends.
-_PATIENCE = 8
+# A judgement that is less than this share below the best one halves the rate; after so many halvings training ends.
+_ENOUGH = 0.005
+_HALVINGS = 5
 _SAVE_SECONDS = 60.0
 
 
@@ -89,8 +90,9 @@ def _start(
     """A new training, or the stored one, with its best parameters."""
     stored, best = run.load("training"), run.load("best")
     if stored is not None and best is not None:
-        training = Training.restored(student, request.seed, stored.record["steps"], stored.arrays)
-        course = _Course(**stored.record["course"])
+        record = stored.record
+        training = Training.restored(student, request.seed, record["steps"], record["slowed"], stored.arrays)
+        course = _Course(**record["course"])
         course.curve = [(float(a), int(b), float(c)) for a, b, c in course.curve]
         return training, course, {name: torch.from_numpy(array.copy()) for name, array in best.arrays.items()}
     training = Training(student, request.seed)
@@ -108,7 +110,7 @@ def _train(
     run: Run,
     asked: Callable[[], bool],
 ) -> None:
-    """Train until time or steps are over, nothing gets better, or the user stops it; ``best`` is kept up to date."""
+    """Train until time or steps are over, little gets better, or the user stops it; ``best`` is kept up to date."""
     limit = float("inf") if request.minutes is None else 60 * request.minutes
     most = float("inf") if request.steps is None else request.steps
     # Progress counts steps, or seconds where only the time is limited.
@@ -120,17 +122,13 @@ def _train(
         course.seconds = time.monotonic() - start
         course.curve.append((course.seconds, training.steps, judged))
         log(f"Step {training.steps}: held-out divergence {judged:.4f}, before tuning {course.first:.4f}.")
+        training.slowed += judged > (1 - _ENOUGH) * course.best
         if judged < course.best:
             course.best, course.best_step = judged, training.steps
             best.update(training.present())
 
     with stage("Tuning", total) as advance:
-        while (
-            not asked()
-            and course.seconds < limit
-            and training.steps < most
-            and training.steps - course.best_step < _PATIENCE * EVERY
-        ):
+        while not asked() and course.seconds < limit and training.steps < most and training.slowed < _HALVINGS:
             training.step(texts[0])
             course.seconds = time.monotonic() - start
             if training.steps % EVERY == 0 or training.steps == most:
@@ -151,7 +149,9 @@ def _train(
 def _save(training: Training, course: _Course, best: dict[str, torch.Tensor], run: Run) -> None:
     """Store the best parameters, then the training that goes on from there."""
     run.save("best", {name: value.numpy() for name, value in best.items()}, {})
-    run.save("training", training.state(), {"steps": training.steps, "course": course.__dict__})
+    run.save(
+        "training", training.state(), {"steps": training.steps, "slowed": training.slowed, "course": course.__dict__}
+    )
 
 
 def _predictions(source: Source, request: TuningRequest, threads: int | None, cache: Cache) -> list[Predictions]:

@@ -76,6 +76,16 @@ def test_documentation_depends_on_the_seed_alone() -> None:
     assert "seed 1" in name
 
 
+def test_source_code_is_of_modules_that_no_calibration_quotes() -> None:
+    text, name = stdlib_text.stdlib_code(20_000)
+    assert len(text) >= 20_000
+    assert "source code" in name
+    documentation, _ = stdlib_text.stdlib_text("calibration", 10**9)
+    docstrings = {part for part in text.split('"""') if len(part) > 300}
+    assert docstrings
+    assert not [part for part in docstrings if part in documentation]
+
+
 def test_documentation_needs_no_topics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some systems ship Python without ``pydoc_data``: docstrings remain, and unreadable modules are skipped."""
     for i in range(40):

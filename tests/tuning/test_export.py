@@ -96,6 +96,13 @@ def test_a_file_that_gets_worse_elsewhere_stays(text: Path, tmp_path: Path, monk
     assert all(np.array_equal(stored[0][name], stored[1][name]) for name in stored[0])
 
 
+def test_training_ends_when_nothing_gets_better(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "RATES", dict.fromkeys(train.RATES, 0.0))
+    report = export(tmp_path / "out.gguf", text, tmp_path / "cache", *TUNED, 400)["tuned"]
+    assert report["steps"] == 50  # each of five judgements halves the rate
+    assert report["best_step"] == 0
+
+
 def test_minutes_end_the_training(text: Path, tmp_path: Path) -> None:
     settings = Settings(
         budget="3.1bpw",
