@@ -190,13 +190,3 @@ def test_methods_of_a_model_are_one_unit_where_the_cache_is_not_shared() -> None
     ]
     assert [unit.after for unit in units] == [None, units[0], None, units[2]]
     assert all(len(unit.plans) == 2 for unit in units)
-
-
-def test_a_folder_has_one_sweep_at_a_time(tmp_path: Path) -> None:
-    with (
-        sweep_run.held(tmp_path),
-        pytest.raises(InputError, match="Another sweep is at work"),
-        sweep_run.held(tmp_path),
-    ):
-        pass
-    assert list(tmp_path.iterdir()) == []
