@@ -6,6 +6,7 @@ it has begun. A process apart has none of that; ``work`` is the other end.
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -47,7 +48,7 @@ def check(worker: Worker, model: str, files: Sequence[dict[str, Any]]) -> dict[s
     number: int | None = None
     content = ""
     try:
-        with reporting_to(_Progress(worker)):
+        with reporting_to(Reporter(worker)):
             settings = [Settings(**file["settings"]) for file in files]
             opened = open_for(model, settings[0])
             content = opened.source.content_hash
@@ -82,7 +83,7 @@ def make(worker: Worker, model: str, files: Sequence[dict[str, Any]]) -> list[di
             waiting.append(FileToMake(Path(file["out"]), Settings(**file["settings"]), SweepRow(**file["row"])))
         else:
             add(done)
-    with reporting_to(_Progress(worker)):
+    with reporting_to(Reporter(worker)):
         make_files(model, waiting, add)
     return rows
 
@@ -113,9 +114,9 @@ def make_files(model: str, files: Sequence[FileToMake], add: Callable[[SweepRow]
                 bytes=report.file_bytes,
                 sha256=sha256_of(file.out),
                 bpw=report.file_bpw,
-                ppl=None if scores is None else scores.ppl,
-                kld=None if scores is None else scores.kld,
-                kld_se=None if scores is None else scores.kld_se,
+                ppl=_finite(scores and scores.ppl),
+                kld=_finite(scores and scores.kld),
+                kld_se=_finite(scores and scores.kld_se),
                 seconds=round(sum(report.seconds.values()), 3),
                 host=platform.node(),
             )
@@ -135,7 +136,12 @@ def make_files(model: str, files: Sequence[FileToMake], add: Callable[[SweepRow]
         files = files[written:]
 
 
-class _Progress:
+def _finite(value: float | None) -> float | None:
+    """A number that JSON has."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+class Reporter:
     """Passes progress on to the worker of Dask, steps not too often."""
 
     def __init__(self, worker: Worker) -> None:
