@@ -27,7 +27,7 @@ _SECONDS = 30.0
 
 # A machine may stand still for long, and nothing here is to be taken for dead then. Dask always starts servers of HTTP:
 # they get no pages, and an address that nobody else reaches.
-_LOCAL = {
+_LOCAL: dict[str, Any] = {
     "distributed.scheduler.worker-ttl": None,
     "distributed.admin.tick.limit": "1 hour",
     "distributed.scheduler.http.routes": [],

@@ -114,9 +114,9 @@ def make_files(model: str, files: Sequence[FileToMake], add: Callable[[SweepRow]
                 bytes=report.file_bytes,
                 sha256=sha256_of(file.out),
                 bpw=report.file_bpw,
-                ppl=_finite(scores and scores.ppl),
-                kld=_finite(scores and scores.kld),
-                kld_se=_finite(scores and scores.kld_se),
+                ppl=None if scores is None else _finite(scores.ppl),
+                kld=None if scores is None else _finite(scores.kld),
+                kld_se=None if scores is None else _finite(scores.kld_se),
                 seconds=round(sum(report.seconds.values()), 3),
                 host=platform.node(),
             )

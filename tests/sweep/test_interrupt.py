@@ -17,7 +17,7 @@ from tiny import cached_model
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no signal to another process")
 def test_ctrl_c_ends_all_processes_and_says_how_to_go_on(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
-    path.write_text(f"models: [{cached_model(hidden=256, intermediate=512, seed=0)}]\nbudgets: [3]\nmetrics: [first]\n")
+    path.write_text(f"models: [{cached_model(hidden=256, intermediate=512, seed=0)}]\nbudgets: [4]\nmetrics: [first]\n")
     command = [sys.executable, "-m", "lieq_edge", "sweep", str(path), "--out", str(tmp_path / "out")]
     # A group of its own, as a terminal makes one: Ctrl-C reaches all processes in it.
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)

@@ -53,7 +53,7 @@ def wanted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A sweep of four files."""
     models = [str(cached_model(hidden=256, intermediate=512, seed=seed)) for seed in (0, 1)]
     cache = tmp_path_factory.mktemp("cache")
-    return {"models": models, "budgets": ["3", "4"], "metrics": ["first"], **QUICK, "cache_dir": str(cache)}
+    return {"models": models, "budgets": ["3.9", "4"], "metrics": ["first"], **QUICK, "cache_dir": str(cache)}
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +82,14 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(
 ) -> None:
     monkeypatch.setattr(sweep_run.work, "make", dying.make)
     events: list[lieq_edge.SweepEvent] = []
-    three = {**wanted, "budgets": ["3", "4", "2"]}
+    three = {**wanted, "budgets": ["3.9", "4", "3"]}
     done = lieq_edge.run_sweep(three, tmp_path / "out", scheduler=scheduler, progress=events.append)
     assert (tmp_path / "out.died").exists()
     tries = (tmp_path / "out.tries").read_text().splitlines()
     assert sorted(map(tries.count, set(tries))) == [1, 2]
-    # Two bits want importance, which only shows when the file is made; it stops no other file.
-    assert [row.budget for row in done.failed] == ["2", "2"]
-    assert all("importance" in (row.error or "") for row in done.failed)
+    # A block with two bits needs calibration, which only shows when the file is made; it stops no other file.
+    assert [row.budget for row in done.failed] == ["3", "3"]
+    assert all("calibration" in (row.error or "") for row in done.failed)
     assert_same(done, alone)
     assert sorted(read_rows(done.table), key=str) == sorted(done.rows, key=str)
     assert {page.stem for page in done.pages} == {Path(model).name for model in wanted["models"]}
@@ -146,7 +146,7 @@ def test_another_version_on_a_worker_is_told(
     versions = {**cluster.versions(), "torch": "1.0"}
     monkeypatch.setattr(cluster, "versions", lambda: versions)
     events: list[lieq_edge.SweepEvent] = []
-    one = {**wanted, "models": wanted["models"][:1], "budgets": ["3"]}
+    one = {**wanted, "models": wanted["models"][:1], "budgets": ["4"]}
     lieq_edge.run_sweep(one, tmp_path / "out", scheduler=scheduler, progress=events.append)
     assert any("(here 1.0); its files may have other bytes" in event.message for event in events)
 
@@ -166,7 +166,7 @@ def test_workers_that_do_not_see_the_folder_are_refused(tmp_path: Path) -> None:
 
 
 def test_without_a_scheduler_or_with_two_ways_there_is_one_sentence(tmp_path: Path) -> None:
-    wanted = {"models": ["demo"], "budgets": ["3"]}
+    wanted = {"models": ["demo"], "budgets": ["4"]}
     with pytest.raises(InputError, match="leave one out"):
         lieq_edge.run_sweep(wanted, tmp_path / "out", scheduler="tcp://127.0.0.1:1", workers=2)
     with pytest.raises(InputError, match="There is no scheduler of Dask at nowhere"):
