@@ -53,7 +53,7 @@ def test_the_commands_of_a_guide_run(page: Path, folder: Path) -> None:
                 assert made.returncode == 0, made.stderr
         elif arguments[0] == "sweep":
             (request,) = _YAML.findall(page.read_text(encoding="utf-8"))
-            short = {"calibration_tokens": 1024, "context": 64, "chunks": 2, "threads": 1}
+            short = {"calibration_tokens": 1024, "probe_tokens": 64, "context": 64, "chunks": 2, "threads": 1}
             Path("sweep.yaml").write_text(yaml.safe_dump({**yaml.safe_load(request), **short}))
         elif arguments[0] == "bench":
             more = ["--prompt", "32", "--generate", "8"]

@@ -349,21 +349,21 @@ def _read(sweep: str | Path | Mapping[str, Any]) -> Sweep:
 def _folder(sweep: Sweep, out: str | Path | None) -> Path:
     if out is None:
         out = _DEFAULT if sweep.source is None else sweep.source.path.stem
-    folder = Path(os.path.abspath(Path(out).expanduser()))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be a folder ({error.strerror}); choose another --out.") from None
-    return folder
+    return Path(os.path.abspath(Path(out).expanduser()))
 
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Let no other sweep work in the folder.
+    """Make the folder, and let no other sweep work in it; after an error an empty one is removed.
 
     Raises:
-        InputError: another one is at work there.
+        InputError: another one is at work there, or it cannot be made.
     """
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be a folder ({error.strerror}); choose another --out.") from None
     lock = FileLock(folder / ".sweep.lock")
     if not lock.acquire():
         raise InputError(f"Another sweep is at work in {folder}; wait for it, or choose another --out.")
@@ -371,3 +371,6 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.discard()
+        if is_new:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -167,6 +168,17 @@ def test_nothing_can_be_reached_from_other_machines(tmp_path: Path) -> None:
 
 
 def test_a_folder_has_one_sweep_at_a_time(tmp_path: Path) -> None:
-    with sweep_run.held(tmp_path), pytest.raises(InputError, match="Another sweep is at work"):
-        lieq_edge.run_sweep({"models": ["a"], "budgets": ["3"]}, tmp_path)
+    wanted = {"models": ["a"], "budgets": ["3"]}
+    with sweep_run.held(tmp_path / "out"), pytest.raises(InputError, match="Another sweep is at work"):
+        lieq_edge.run_sweep(wanted, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be a folder"):
+        lieq_edge.run_sweep(wanted, tmp_path / "file")
+
+
+def test_without_dask_there_is_one_sentence_and_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(InputError, match=r"pip install 'lieq-edge\[cluster\]'"):
+        lieq_edge.run_sweep({"models": ["a"], "budgets": ["3"]}, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
