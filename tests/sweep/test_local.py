@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 from page_reports import report
+from runner import run
 
 import lieq_edge
 from lieq_edge.errors import InputError
@@ -182,3 +184,20 @@ def test_without_dask_there_is_one_sentence_and_no_folder(tmp_path: Path, monkey
     with pytest.raises(InputError, match=r"pip install 'lieq-edge\[cluster\]'"):
         lieq_edge.run_sweep({"models": ["a"], "budgets": ["3"]}, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_shows_all_rows_and_fails_for_a_missing_file(tmp_path: Path, pretender: Any) -> None:
+    path = tmp_path / "sizes.yaml"
+    path.write_text("models: [a]\nbudgets: [3, 4]\n")
+    command = ("sweep", path, "--out", tmp_path / "out")
+    shown = run(*command)
+    assert shown.returncode == 0, shown.stderr
+    assert "1 of 2: a, 3, normal: 0.0 MB" in shown.stderr
+    assert f"Table: {tmp_path / 'out' / 'results.jsonl'}" in shown.stdout
+    pretender.dies = staticmethod(lambda name, deaths: name.startswith("a-5"))
+    path.write_text("models: [a]\nbudgets: [3, 5, 6]\n")
+    failed = run(*command, "--json", "--quiet")
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("Failed: 1 of 3 files could not be made")
+    rows = json.loads(failed.stdout)["rows"]
+    assert [(row["budget"], row["bytes"] is None) for row in rows] == [("3", False), ("5", False), ("6", True)]
