@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..settings import Settings, merge
+from ..system.files import user_path
 from ..system.yaml_file import YamlFile, read_yaml
 
 _LISTS = ("models", "budgets", "metrics", "efforts")
@@ -121,7 +122,7 @@ def read_sweep(path: str | Path) -> Sweep:
     Raises:
         InputError: the file cannot be read, or has an unknown, missing or wrong setting; the sentence has its line.
     """
-    source = read_yaml(Path(path).expanduser(), "sweep")
+    source = read_yaml(user_path(path), "sweep")
     return make_sweep(source.values, source)
 
 
@@ -207,12 +208,12 @@ def _reachable(model: str) -> str:
     """The model for a process with another current folder."""
     from ..sources import DEMO
 
-    path = Path(model).expanduser()
+    path = user_path(model)
     return os.path.abspath(path) if model != DEMO and os.path.lexists(path) else model
 
 
 def _absolute(name: str, value: Any) -> Any:
-    if name in _FILES or (name in _MAYBE_FILES and Path(str(value)).expanduser().is_file()):
-        absolute = os.path.abspath(Path(str(value)).expanduser())
+    if name in _FILES or (name in _MAYBE_FILES and user_path(str(value)).is_file()):
+        absolute = os.path.abspath(user_path(str(value)))
         return absolute if isinstance(value, str) else Path(absolute)
     return value

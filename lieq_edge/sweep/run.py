@@ -20,6 +20,7 @@ from typing import Any
 from ..errors import InputError
 from ..system import interrupt
 from ..system.files import sweep as remove_left
+from ..system.files import user_path
 from ..system.lock import FileLock
 from ..system.progress import Callback, log, receive_with, reporting_to
 from ..system.threads import available_threads
@@ -349,7 +350,7 @@ def _read(sweep: str | Path | Mapping[str, Any]) -> Sweep:
 def _folder(sweep: Sweep, out: str | Path | None) -> Path:
     if out is None:
         out = _DEFAULT if sweep.source is None else sweep.source.path.stem
-    return Path(os.path.abspath(Path(out).expanduser()))
+    return Path(os.path.abspath(user_path(out)))
 
 
 @contextlib.contextmanager
