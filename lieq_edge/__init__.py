@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from .recipe import Recipe, list_recipes, load_recipe, read_recipe
     from .settings import Settings, merge
     from .sources import open_source
+    from .sweep.progress import Running, SweepEvent
+    from .sweep.request import Sweep, make_sweep, read_sweep
+    from .sweep.run import SweepResult, run_sweep
+    from .sweep.table import SweepRow
     from .system.jsonio import load_json, save_json, to_json
     from .system.progress import Event
     from .validate.perplexity import Validation
@@ -78,6 +82,10 @@ _MODULES = {
     "presets.sizes": ("preset_bytes",),
     "publish.publication": ("Publication", "publish_files"),
     "sources": ("open_source",),
+    "sweep.progress": ("Running", "SweepEvent"),
+    "sweep.request": ("Sweep", "make_sweep", "read_sweep"),
+    "sweep.run": ("SweepResult", "run_sweep"),
+    "sweep.table": ("SweepRow",),
     "system.progress": ("Event",),
     "system.jsonio": ("load_json", "save_json", "to_json"),
     "validate.perplexity": ("Validation",),
@@ -104,9 +112,14 @@ __all__ = [
     "Profile",
     "Publication",
     "Recipe",
+    "Running",
     "ScoredFile",
     "Settings",
     "Speed",
+    "Sweep",
+    "SweepEvent",
+    "SweepResult",
+    "SweepRow",
     "Validation",
     "allocate",
     "analyze_model",
@@ -130,6 +143,7 @@ __all__ = [
     "load_recipe",
     "make_answers",
     "make_plan",
+    "make_sweep",
     "measure_profile",
     "measure_speed",
     "merge",
@@ -144,7 +158,9 @@ __all__ = [
     "preset_name",
     "publish_files",
     "read_recipe",
+    "read_sweep",
     "resolve",
+    "run_sweep",
     "save_json",
     "score_files",
     "to_json",

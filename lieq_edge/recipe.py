@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .errors import InputError
 from .settings import Settings
-from .system.files import read_text, user_path
+from .system.files import user_path
 from .system.progress import log
+from .system.yaml_file import read_yaml
 
-_LARGEST = 1 << 16
 _NOTES = ("description", "notes")
 _NULLS = ("", "~", "null", "Null", "NULL")
 _SUFFIXES = (".yaml", ".yml")
@@ -83,7 +81,7 @@ def read_recipe(recipe: str | Path) -> Recipe:
             setting.
     """
     name, path = _find(recipe)
-    document = _read(path)
+    document = read_yaml(path, "recipe").values
     description = document.get("description")
     if not isinstance(description, str):
         raise InputError(f"The recipe {path} has no description; begin it with `description: ...`.")
@@ -122,25 +120,3 @@ def _unknown(name: str) -> InputError:
         f"There is no recipe {name!r}, and no file of that name.{hint} Installed are {', '.join(names)}; "
         "or give the path of a file."
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Names and values of a YAML mapping, all scalars as text: no tag, date or number is interpreted."""
-    text = read_text(path, "the recipe")
-    if len(text) > _LARGEST:
-        raise InputError(f"The recipe {path} is larger than {_LARGEST // 1024} kB; it is not a recipe.")
-    try:
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
-        document = yaml.load(text, Loader=yaml.BaseLoader)  # reads text, lists and mappings only
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise InputError(f"The recipe {path} is not YAML: {reason}.") from error
-    if not isinstance(document, dict) or not isinstance(node, yaml.MappingNode):
-        raise InputError(f"The recipe {path} must hold settings, one `name: value` a line.")
-    names = [key.value for key, _ in node.value]
-    if not all(isinstance(name, str) for name in names):
-        raise InputError(f"The recipe {path} must hold settings, one `name: value` a line.")
-    for name in document:
-        if names.count(name) > 1:
-            raise InputError(f"The recipe {path} gives {name} twice; leave one out.")
-    return document

@@ -19,6 +19,7 @@ PAGES = sorted(page for page in GUIDES.glob("*.md") if page.name != "README.md")
 # Tiny models have few blocks, and the tests little time.
 SHORT = ("--calibration-tokens", "1024", "--context", "64", "--threads", "1")
 _COMMAND = re.compile(r"^ {4,}(lieq-edge .*)$", re.MULTILINE)
+_YAML = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -50,6 +51,10 @@ def test_the_commands_of_a_guide_run(page: Path, folder: Path) -> None:
             if "model.gguf" in arguments and not Path("model.gguf").exists():
                 made = run("export", "MODEL", "-b", "Q4_K_M", "-o", "model.gguf", *SHORT, "--no-validate")
                 assert made.returncode == 0, made.stderr
+        elif arguments[0] == "sweep":
+            (request,) = _YAML.findall(page.read_text(encoding="utf-8"))
+            short = {"calibration_tokens": 1024, "probe_tokens": 64, "context": 64, "chunks": 2, "threads": 1}
+            Path("sweep.yaml").write_text(yaml.safe_dump({**yaml.safe_load(request), **short}))
         elif arguments[0] == "bench":
             more = ["--prompt", "32", "--generate", "8"]
         done = run(*arguments, *more)
@@ -62,6 +67,7 @@ def test_there_are_commands_to_run() -> None:
         "sizes",
         "calibration",
         "ci",
+        "sweeps",
         "troubleshooting",
     }
 
@@ -81,7 +87,7 @@ def test_the_python_examples_run(folder: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_the_workflow_is_yaml_with_commands_of_this_program() -> None:
-    (text,) = re.findall(r"^```yaml\n(.*?)^```$", (GUIDES / "ci.md").read_text(), re.MULTILINE | re.DOTALL)
+    (text,) = _YAML.findall((GUIDES / "ci.md").read_text(encoding="utf-8"))
     steps = yaml.safe_load(text)["jobs"]["export"]["steps"]
     exports = [step["run"] for step in steps if "lieq-edge" in step.get("run", "")]
     flags = [part for command in exports for part in shlex.split(command) if part.startswith("--")]

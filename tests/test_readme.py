@@ -36,7 +36,7 @@ def test_the_table_changes_with_the_cases(tmp_path: Path) -> None:
     assert cases["qwen2"] == []
 
 
-COMMANDS = ("export", "fit", "analyze", "plan", "validate", "inspect", "chat", "bench", "card")
+COMMANDS = ("export", "sweep", "fit", "analyze", "plan", "validate", "inspect", "chat", "bench", "card")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

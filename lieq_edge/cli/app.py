@@ -17,13 +17,14 @@ from .file_commands import inspect, validate
 from .fit_command import fit
 from .plan_command import plan
 from .recipes_command import app as recipes
+from .sweep_command import sweep
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Make a small mixed-precision GGUF of a language model: bits go to the blocks that matter.",
 )
-for command in (export, fit, analyze, plan, validate, inspect, chat, bench, card):
+for command in (export, sweep, fit, analyze, plan, validate, inspect, chat, bench, card):
     app.command()(command)
 app.add_typer(cache, name="cache")
 app.add_typer(recipes, name="recipes")

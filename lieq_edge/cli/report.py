@@ -55,7 +55,7 @@ def show_diagnostics(diagnostics: Diagnostics, *, as_json: bool) -> None:
     for block in diagnostics.blocks:
         values = (block.delta_ppl, block.compactness_gain, block.energy_gain)
         details = (block.projections.get(name) for name in names)
-        rows.append([str(block.index), *(_number(value) for value in (*values, *details))])
+        rows.append([str(block.index), *(number(value) for value in (*values, *details))])
     printer.table(
         f"{diagnostics.model}: {diagnostics.architecture}, {len(diagnostics.blocks)} blocks",
         [(column, True) for column in ("block", "dPPL", "dr", "top-k gain", *names)],
@@ -113,7 +113,7 @@ def show_frontier(reports: Sequence[ExportReport]) -> None:
         ppl = None if scores is None else scores.ppl
         top1 = None if scores is None or scores.top1 is None else 100 * scores.top1
         sizes = [f"{report.file_bytes / 1e6:.1f}", f"{report.file_bpw:.2f}"]
-        rows.append([report.out, report.budget, *sizes, *map(_number, (kld, report.predicted_loss, ppl, top1))])
+        rows.append([report.out, report.budget, *sizes, *map(number, (kld, report.predicted_loss, ppl, top1))])
     columns = ("file", "budget", "MB", "bits a weight", "KL divergence", "predicted", "PPL", "same top token, %")
     Printer().table("Size against quality", [(name, i > 1) for i, name in enumerate(columns)], rows)
 
@@ -159,8 +159,8 @@ def show_comparison(rows: Sequence[ScoredFile], *, as_json: bool) -> None:
         cell = [row.name, f"{row.file_bytes / 1e6:.1f}", f"{scores.ppl:.2f}"]
         if compared:
             top1 = None if scores.top1 is None else 100 * scores.top1
-            mean = f"{_number(scores.kld)} +/- {_number(scores.kld_se)}"
-            cell += [mean, _number(scores.kld_p50), _number(scores.kld_p999), _number(top1)]
+            mean = f"{number(scores.kld)} +/- {number(scores.kld_se)}"
+            cell += [mean, number(scores.kld_p50), number(scores.kld_p999), number(top1)]
         if timed:
             cell += [_speed(row.prefill), _speed(row.decode)]
         cells.append(cell)
@@ -185,7 +185,7 @@ def _plan_table(plan: Plan, printer: Printer, *, fallbacks: bool = True) -> None
     rows = []
     for block, counts in zip(plan.blocks, plan.types_by_block(), strict=True):
         types = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-        rows.append([str(block.index), _number(block.score), f"{block.bits:.3g}", types])
+        rows.append([str(block.index), number(block.score), f"{block.bits:.3g}", types])
     columns = [("block", True), ("score", True), ("bits", True), ("types", False)]
     printer.table(f"{plan.model}: {plan.metric}, budget {plan.budget}", columns, rows)
     printer.line(
@@ -223,8 +223,8 @@ def _print_validation(validation: Validation, printer: Printer) -> None:
     )
     if validation.reference_ppl is not None:
         printer.line(
-            f"  unquantised model: {validation.reference_ppl:.3f}; KL divergence {_number(validation.kld)} "
-            f"+/- {_number(validation.kld_se)} (99 % of tokens below {_number(validation.kld_p99)}), "
+            f"  unquantised model: {validation.reference_ppl:.3f}; KL divergence {number(validation.kld)} "
+            f"+/- {number(validation.kld_se)} (99 % of tokens below {number(validation.kld_p99)}), "
             f"same top token {100 * (validation.top1 or 0):.1f} %"
         )
     if validation.flash_attention is not None:
@@ -239,7 +239,8 @@ def _predicted(pace: Pace) -> str:
     return f"{sentence} (estimated)" if pace.estimated else sentence
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Four digits, or a dash."""
     if value is None:
         return "-"
     return f"{value:.4g}"

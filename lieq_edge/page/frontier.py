@@ -22,12 +22,14 @@ class Point:
         megabytes: size.
         kld: mean KL divergence from the original, nats; more than 0.
         ours: it was written by the export.
+        series: number of the files that it belongs to; those of a number have a colour, and a line if they are ours.
     """
 
     name: str
     megabytes: float
     kld: float
     ours: bool
+    series: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Frontier:
         across: ticks of the size, MB.
         up: ticks of the divergence, nats.
         marks: points, the smallest file first.
-        line: those of our own files, as SVG's ``points``; empty for fewer than two.
+        lines: number of a series, and its own files as SVG's ``points``; none for fewer than two files.
         description: what the picture shows, in words.
     """
 
@@ -74,7 +76,7 @@ class Frontier:
     across: tuple[Tick, ...]
     up: tuple[Tick, ...]
     marks: tuple[Mark, ...]
-    line: str
+    lines: tuple[tuple[int, str], ...]
     description: str
 
 
@@ -105,7 +107,6 @@ def frontier(points: Sequence[Point], width: int, height: int) -> Frontier:
     levels = LogLocator(subs=(1.0, 2.0, 5.0)).tick_values(lowest, highest)
     up = tuple(Tick(y(level), f"{level:g}") for level in levels if lowest <= level <= highest)
     marks = _labelled([(point, x(point.megabytes), y(point.kld)) for point in points], left, right, top, bottom)
-    own = [mark for mark in marks if mark.point.ours]
     return Frontier(
         width=width,
         height=height,
@@ -116,9 +117,18 @@ def frontier(points: Sequence[Point], width: int, height: int) -> Frontier:
         across=across,
         up=up,
         marks=marks,
-        line=" ".join(f"{mark.x},{mark.y}" for mark in own) if len(own) > 1 else "",
+        lines=_lines(marks),
         description="; ".join(f"{p.name}: {p.megabytes:.1f} MB, {number(p.kld)} nats" for p in points) + ".",
     )
+
+
+def _lines(marks: Sequence[Mark]) -> tuple[tuple[int, str], ...]:
+    """The line through our own files of each series."""
+    series: dict[int, list[str]] = {}
+    for mark in marks:
+        if mark.point.ours:
+            series.setdefault(mark.point.series, []).append(f"{mark.x},{mark.y}")
+    return tuple((number, " ".join(places)) for number, places in sorted(series.items()) if len(places) > 1)
 
 
 def _widened(values: Sequence[float], share: float) -> tuple[float, float]:

@@ -1,20 +1,16 @@
-"""Write a page: templates of jinja2 that escape everything, into one file."""
+"""Write a page about finished exports into one file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from ..errors import InputError
 from ..pipeline.report import ExportReport
 from ..system.files import check_output, user_path, write_output
-from ..system.units import size_text
 from ..validate.scored import ScoredFile
-from ..version import __version__
-from . import numbers
 from .answers import Answer
+from .fill import fill
 from .view import make_view
 
 
@@ -60,16 +56,5 @@ def render(
     command: str = "",
 ) -> str:
     """The page of ``write_page`` as text."""
-    environment = Environment(
-        loader=PackageLoader(__package__),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=numbers.shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["size"] = size_text
-    for name in ("number", "with_error", "decimals", "percent", "setting", "passages"):
-        environment.filters[name] = getattr(numbers, name)
     view = make_view(reports, compared, answers, command)
-    return environment.get_template("page.html").render(page=view, version=__version__)
+    return fill("page.html", view)

@@ -50,7 +50,7 @@ def output_paths(model: str | Path, out: str | None, settings: Sequence[Settings
     if not fields:
         return [Path(out)]
     name = plain_name(model)
-    budgets = [_safe(each.budget) for each in settings]
+    budgets = [safe_name(each.budget) for each in settings]
     return [Path(out.format(name=name, budget=budget, size=budget)) for budget in budgets]
 
 
@@ -89,8 +89,9 @@ def plain_name(model: str | Path) -> str:
     """The last part of a model's name, for names of files."""
     path = Path(str(model).rstrip("/\\"))
     name = path.name if path.name not in ("", ".", "..") else path.resolve().name
-    return _safe(name.removesuffix(".gguf")) or "model"
+    return safe_name(name.removesuffix(".gguf")) or "model"
 
 
-def _safe(text: str) -> str:
+def safe_name(text: str) -> str:
+    """A text as a part of a file's name."""
     return re.sub(r"[^\w.+-]+", "-", text.strip()).strip("-")

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent.parent
-# They decide no result: the command line, pages, and what goes along with a file.
-_LEFT_OUT = ("cli/", "page/", "publish/")
+# They decide no result: the command line, sweeps, pages, and what goes along with a file.
+_LEFT_OUT = ("cli/", "sweep/", "page/", "publish/")
 
 
 @functools.cache

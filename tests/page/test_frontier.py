@@ -14,11 +14,19 @@ def test_points_lie_by_size_and_by_the_logarithm_of_the_divergence() -> None:
     assert a.x < c.x < b.x
     assert round((a.x + b.x) / 2, 0) == round(c.x, 0)
     assert abs((b.y - a.y) - (c.y - b.y)) < 0.3  # a tenth each
-    assert chart.line == f"{a.x},{a.y} {b.x},{b.y}"
+    assert chart.lines == ((0, f"{a.x},{a.y} {b.x},{b.y}"),)
     for mark in chart.marks:
         assert chart.left < mark.x < chart.right
         assert chart.top < mark.y < chart.bottom
     assert "a: 100.0 MB, 0.100 nats" in chart.description
+
+
+def test_each_series_has_a_line() -> None:
+    points = [Point(f"{series} {size}", size, 1 / size, True, series) for size in (100.0, 120.0) for series in (0, 1)]
+    chart = frontier([*points, Point("alone", 110.0, 0.5, True, 2)], 800, 400)
+    assert [number for number, _ in chart.lines] == [0, 1]
+    of_second = [mark for mark in chart.marks if mark.point.series == 1]
+    assert chart.lines[1][1] == " ".join(f"{mark.x},{mark.y}" for mark in of_second)
 
 
 def test_ticks_are_inside_and_round() -> None:
@@ -28,7 +36,7 @@ def test_ticks_are_inside_and_round() -> None:
     assert {"0.01", "0.05"} <= {tick.text for tick in chart.up}
     assert all(chart.left <= tick.place <= chart.right for tick in chart.across)
     assert all(chart.top <= tick.place <= chart.bottom for tick in chart.up)
-    assert chart.line == ""
+    assert chart.lines == ()
 
 
 def test_equal_files_have_a_place_too() -> None:

@@ -2,60 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from html_tree import EVIL, Tree, headings
 from page_reports import SCORES, bare, preset, report, tensors
 
 from lieq_edge.errors import InputError
 from lieq_edge.page import Answer, write_page
 from lieq_edge.page.write import render
 
-EVIL = "</title><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
-VOID = {"meta", "link", "img", "br"}
-
-
-class Tree(HTMLParser):
-    """Tags and attributes of a page; fails where tags do not close in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text: list[str] = []
-        self._open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
 
 def full() -> str:
     second = report(out="b.gguf", file_bytes=120_000_000, validation=replace(SCORES, kld=0.003))
     answers = [Answer("What is 2 + 3?", "5", "Five.\nOr so."), Answer("Say yes.", "yes", "yes")]
     return render([report(), second], compared=[preset()], answers=answers, command="lieq-edge export m -b 90MB")
-
-
-def headings(text: str) -> list[str]:
-    return re.findall(r"<h2[^>]*>(.*?)</h2>", text)
 
 
 def test_everything_that_was_measured_is_on_the_page() -> None:
