@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from .sources import open_source
     from .system.jsonio import load_json, save_json, to_json
     from .system.progress import Event
+    from .tasks.records import TaskScore, TaskScores
+    from .tasks.score import score_tasks
     from .validate.perplexity import Validation
     from .validate.scored import ScoredFile, better_choice, comparison_note
 
@@ -80,6 +82,8 @@ _MODULES = {
     "sources": ("open_source",),
     "system.progress": ("Event",),
     "system.jsonio": ("load_json", "save_json", "to_json"),
+    "tasks.records": ("TaskScore", "TaskScores"),
+    "tasks.score": ("score_tasks",),
     "validate.perplexity": ("Validation",),
     "validate.scored": ("ScoredFile", "better_choice", "comparison_note"),
 }
@@ -107,6 +111,8 @@ __all__ = [
     "ScoredFile",
     "Settings",
     "Speed",
+    "TaskScore",
+    "TaskScores",
     "Validation",
     "allocate",
     "analyze_model",
@@ -147,6 +153,7 @@ __all__ = [
     "resolve",
     "save_json",
     "score_files",
+    "score_tasks",
     "to_json",
     "validate_against",
     "write",

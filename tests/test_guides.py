@@ -19,6 +19,7 @@ PAGES = sorted(page for page in GUIDES.glob("*.md") if page.name != "README.md")
 # Tiny models have few blocks, and the tests little time.
 SHORT = ("--calibration-tokens", "1024", "--context", "64", "--threads", "1")
 _COMMAND = re.compile(r"^ {4,}(lieq-edge .*)$", re.MULTILINE)
+_FILE = re.compile(r"as `(\S+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -39,6 +40,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_commands_of_a_guide_run(page: Path, folder: Path) -> None:
+    for name, content in _FILE.findall(page.read_text(encoding="utf-8")):
+        (folder / name).write_text(content)
     for arguments in commands(page):
         more: list[str] = []
         if arguments[0] == "export":
@@ -46,7 +49,7 @@ def test_the_commands_of_a_guide_run(page: Path, folder: Path) -> None:
         elif arguments[0] == "plan":
             more = list(SHORT[:2])
         elif arguments[0] == "validate":
-            more = ["--context", "64"]
+            more = ["--threads", "1"] if "--tasks" in arguments else ["--context", "64"]
             if "model.gguf" in arguments and not Path("model.gguf").exists():
                 made = run("export", "MODEL", "-b", "Q4_K_M", "-o", "model.gguf", *SHORT, "--no-validate")
                 assert made.returncode == 0, made.stderr
@@ -62,6 +65,7 @@ def test_there_are_commands_to_run() -> None:
         "sizes",
         "calibration",
         "ci",
+        "tasks",
         "troubleshooting",
     }
 
