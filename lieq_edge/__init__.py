@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from .sweep.table import SweepRow
     from .system.jsonio import load_json, save_json, to_json
     from .system.progress import Event
+    from .tasks.records import TaskScore, TaskScores
+    from .tasks.score import score_tasks
     from .validate.perplexity import Validation
     from .validate.scored import ScoredFile, better_choice, comparison_note
 
@@ -88,6 +90,8 @@ _MODULES = {
     "sweep.table": ("SweepRow",),
     "system.progress": ("Event",),
     "system.jsonio": ("load_json", "save_json", "to_json"),
+    "tasks.records": ("TaskScore", "TaskScores"),
+    "tasks.score": ("score_tasks",),
     "validate.perplexity": ("Validation",),
     "validate.scored": ("ScoredFile", "better_choice", "comparison_note"),
 }
@@ -120,6 +124,8 @@ __all__ = [
     "SweepEvent",
     "SweepResult",
     "SweepRow",
+    "TaskScore",
+    "TaskScores",
     "Validation",
     "allocate",
     "analyze_model",
@@ -163,6 +169,7 @@ __all__ = [
     "run_sweep",
     "save_json",
     "score_files",
+    "score_tasks",
     "to_json",
     "validate_against",
     "write",

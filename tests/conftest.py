@@ -55,6 +55,19 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def preset_files(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Callable[..., Path]) -> list[Path]:
+    """``q8.gguf`` and ``q4.gguf`` of the tiny Llama, in one folder."""
+    from lieq_edge.presets.make import make_preset
+    from lieq_edge.sources import open_source
+
+    folder = tmp_path_factory.mktemp("presets")
+    paths = [folder / "q8.gguf", folder / "q4.gguf"]
+    for path, preset in zip(paths, ("Q8_0", "Q4_0"), strict=True):
+        make_preset(open_source(str(tiny_gguf("llama"))), preset, path, None, threads=1)
+    return paths
+
+
+@pytest.fixture(scope="session")
 def text() -> str:
     """About a thousand tokens for a tiny tokenizer."""
     return tiny.sample_text(4000, seed=3)

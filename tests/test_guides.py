@@ -20,6 +20,7 @@ PAGES = sorted(page for page in GUIDES.glob("*.md") if page.name != "README.md")
 SHORT = ("--calibration-tokens", "1024", "--context", "64", "--threads", "1")
 _COMMAND = re.compile(r"^ {4,}(lieq-edge .*)$", re.MULTILINE)
 _YAML = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FILE = re.compile(r"as `(\S+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -40,6 +41,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_commands_of_a_guide_run(page: Path, folder: Path) -> None:
+    for name, content in _FILE.findall(page.read_text(encoding="utf-8")):
+        (folder / name).write_text(content)
     for arguments in commands(page):
         more: list[str] = []
         if arguments[0] == "export":
@@ -47,7 +50,7 @@ def test_the_commands_of_a_guide_run(page: Path, folder: Path) -> None:
         elif arguments[0] == "plan":
             more = list(SHORT[:2])
         elif arguments[0] == "validate":
-            more = ["--context", "64"]
+            more = ["--threads", "1"] if "--tasks" in arguments else ["--context", "64"]
             if "model.gguf" in arguments and not Path("model.gguf").exists():
                 made = run("export", "MODEL", "-b", "Q4_K_M", "-o", "model.gguf", *SHORT, "--no-validate")
                 assert made.returncode == 0, made.stderr
@@ -68,6 +71,7 @@ def test_there_are_commands_to_run() -> None:
         "calibration",
         "ci",
         "sweeps",
+        "tasks",
         "troubleshooting",
     }
 

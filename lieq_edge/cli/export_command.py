@@ -15,7 +15,6 @@ import lieq_edge as api
 from ..system import interrupt
 from ..system.files import check_output
 from ..system.progress import log, set_quiet
-from ..system.schedule import latest_schedule
 from . import report
 from .flags import (
     FIRST,
@@ -63,6 +62,7 @@ from .flags import (
     VerboseFlag,
 )
 from .given import given_settings, introduce, load_saved
+from .resuming import last_words
 
 
 def export(
@@ -186,7 +186,7 @@ def export(
         if path is not None:
             check_output(path, force=force)
     files = [(path, each) for path, each in zip(api.output_paths(model, out, settings), settings, strict=True)]
-    interrupt.set_last_words(_last_words if settings[0].cache else None)
+    interrupt.set_last_words((lambda: last_words("blocks")) if settings[0].cache else None)
     done = api.export_models(
         model,
         files,
@@ -217,15 +217,3 @@ def _write_page(
     command = shlex.join(["lieq-edge", *sys.argv[1:]])
     api.write_page(path, done, compared=list(compared.values()), answers=answers, command=command, replace=force)
     log(f"Wrote {path}.")
-
-
-def _last_words() -> str:
-    """What is stored of an interrupted export, and how to go on."""
-    schedule = latest_schedule()
-    if schedule is None:
-        return ""
-    finished = len(schedule.finished)
-    stored = f"{finished} of {schedule.count} steps are done, and what they found is stored"
-    if schedule.present is not None:
-        stored += ", with the finished blocks of the present step"
-    return f"{stored}. The same command goes on from there:\n  {shlex.join(['lieq-edge', *sys.argv[1:]])}"

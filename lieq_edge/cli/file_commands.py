@@ -9,12 +9,30 @@ import typer
 
 import lieq_edge as api
 
+from ..system import interrupt
 from ..system.progress import set_quiet
 from . import report
-from .flags import ContextFlag, DebugFlag, JsonFlag, ParseSpecialFlag, QuietFlag, TextFlag, ThreadsFlag
+from .flags import (
+    TASKS,
+    CacheDirFlag,
+    ContextFlag,
+    DebugFlag,
+    JsonFlag,
+    NoCacheFlag,
+    ParseSpecialFlag,
+    QuietFlag,
+    TextFlag,
+    ThreadsFlag,
+)
+from .resuming import last_words
+
+# Flags that are about the text, and flags that are about tasks.
+_OF_TEXT = ("text", "context", "chunks", "parse_special", "speed", "max_ppl_ratio")
+_OF_TASKS = ("task_limit", "allow_task_code", "cache_dir", "no_cache")
 
 
 def validate(
+    context_: typer.Context,
     files: Annotated[list[Path], typer.Argument(help="GGUF files to score.", metavar="FILE...")],
     reference: Annotated[str | None, typer.Option(help="GGUF file or model to compare with.")] = None,
     text: TextFlag = None,
@@ -26,15 +44,47 @@ def validate(
     max_ppl_ratio: Annotated[
         float | None, typer.Option(help="Exit with 1 if PPL exceeds the reference's by more than this factor.")
     ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=TASKS,
+            help="Score tasks of lm-evaluation-harness instead: names with commas, e.g. arc_easy,piqa, or a YAML file.",
+        ),
+    ] = None,
+    task_limit: Annotated[
+        int | None, typer.Option(min=1, rich_help_panel=TASKS, help="Most items of a task; default: all.")
+    ] = None,
+    allow_task_code: Annotated[
+        bool,
+        typer.Option("--allow-task-code", rich_help_panel=TASKS, help="Run the Python code that a YAML file names."),
+    ] = False,
+    cache_dir: CacheDirFlag = None,
+    no_cache: NoCacheFlag = False,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Perplexity by llama.cpp's protocol and, with a reference, KL divergence and top-1 agreement.
+    """Perplexity by llama.cpp's protocol and, with a reference, KL divergence and top-1 agreement; or tasks.
 
     Several files are compared in one table; the reference runs once for all of them.
     """
     set_quiet(quiet)
+    _check_kind(context_, tasks)
+    if tasks is not None:
+        interrupt.set_last_words(None if no_cache else lambda: last_words("items"))
+        scores = api.score_tasks(
+            files,
+            reference,
+            tasks=tasks.split(","),
+            limit=task_limit,
+            threads=threads,
+            cache=not no_cache,
+            cache_dir=cache_dir,
+            allow_code=allow_task_code,
+        )
+        interrupt.set_last_words(None)
+        report.show_tasks(scores, as_json=json_output)
+        return
     if max_ppl_ratio is not None and not max_ppl_ratio > 0:  # so that NaN is refused too
         raise api.InputError(f"--max-ppl-ratio takes a number above 0, e.g. 1.1; got {max_ppl_ratio:g}.")
     if max_ppl_ratio is not None and reference is None:
@@ -51,6 +101,19 @@ def validate(
     )
     report.show_scores(rows, as_json=json_output)
     api.check_gates(rows, max_ppl_ratio)
+
+
+def _check_kind(context: typer.Context, tasks: str | None) -> None:
+    """Refuse flags that are about the other kind of score."""
+    for name in _OF_TEXT if tasks is not None else _OF_TASKS:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            flag = f"--{name.replace('_', '-')}"
+            raise api.InputError(
+                f"{flag} has no meaning with --tasks; leave it out."
+                if tasks is not None
+                else f"{flag} has no meaning without --tasks; name tasks, or leave it out."
+            )
 
 
 def inspect(

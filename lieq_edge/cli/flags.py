@@ -13,6 +13,7 @@ ALLOCATION = "Allocation"
 BLOCKS = "Measurements of the blocks"
 ROUNDING = "Rounding and calibration"
 VALIDATION = "Validation"
+TASKS = "Tasks"
 DEVICE = "Device"
 MACHINE = "Machine, cache and output"
 

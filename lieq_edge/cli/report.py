@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..evidence.blocks.records import Diagnostics
     from ..gguf.inspect import FileReport
     from ..pipeline.report import ExportReport
+    from ..tasks.records import TaskScore, TaskScores
     from ..validate.perplexity import Validation
     from ..validate.scored import ScoredFile
 
@@ -171,6 +172,28 @@ def show_comparison(rows: Sequence[ScoredFile], *, as_json: bool) -> None:
     printer.table(title, [(name, index > 0) for index, name in enumerate(columns)], cells)
 
 
+def show_tasks(files: Sequence[TaskScores], *, as_json: bool) -> None:
+    """Print a row for each file, task and metric, with the distance from the original on the same items."""
+    if as_json:
+        print_json(files[0] if len(files) == 1 else list(files))
+        return
+    columns = ["file"] if len(files) > 1 else []
+    columns += ["task", "metric", "items", "value"]
+    compared = files[0].reference is not None
+    columns += ["original", "difference", "better", "worse"] if compared else []
+    cells = []
+    for file in files:
+        for score in file.scores:
+            cell = [file.name] if len(files) > 1 else []
+            cell += [score.task, score.metric, f"{score.items:,}", _with_error(score.value, score.error)]
+            cells.append(cell + (_task_difference(score) if compared else []))
+    title = files[0].name if len(files) == 1 else "Tasks"
+    if compared:
+        title += f"; item by item against {files[0].reference}"
+    left = ("file", "task", "metric")
+    Printer().table(title, [(name, name not in left) for name in columns], cells)
+
+
 def show_inspection(report: FileReport, *, as_json: bool) -> None:
     """Print types and sizes of a GGUF file, block by block, and the ``lieq.*`` key-values."""
     if as_json:
@@ -230,6 +253,20 @@ def _print_validation(validation: Validation, printer: Printer) -> None:
     if validation.flash_attention is not None:
         state = "on" if validation.flash_attention else "off"
         printer.line(f"  run with llama.cpp's defaults; flash attention is {state} by them")
+
+
+def _task_difference(score: TaskScore) -> list[str]:
+    counts = ["-" if count is None else f"{count:,}" for count in (score.better, score.worse)]
+    difference = "-" if score.difference is None else _with_error(score.difference, score.difference_error, signed=True)
+    return [_with_error(score.reference, score.reference_error), difference, *counts]
+
+
+def _with_error(value: float | None, error: float | None, *, signed: bool = False) -> str:
+    """A value and its standard error, with three digits behind the point."""
+    if value is None:
+        return "-"
+    text = f"{value:+.3f}" if signed else f"{value:.3f}"
+    return text if error is None else f"{text} +/- {error:.3f}"
 
 
 def _predicted(pace: Pace) -> str:

@@ -164,16 +164,20 @@ class LoadedModel:
         wanted: npt.NDArray[Any] | int,
     ) -> None:
         """Run a batch: ids, places and sequence numbers of its tokens, and which logits are wanted."""
+        np.ctypeslib.as_array(self._batch.n_seq_id, (len(tokens),))[:] = 1
+        for index, sequence in enumerate(sequences.tolist()):
+            self._batch.seq_id[index][0] = sequence
+        self.run_batch(tokens, positions, wanted)
+
+    def run_batch(self, tokens: Sequence[int], positions: npt.NDArray[Any], wanted: npt.NDArray[Any] | int) -> None:
+        """``decode`` where the batch has the sequence numbers already."""
         count, batch = len(tokens), self._batch
         assert count <= self._capacity
         as_array = np.ctypeslib.as_array
         batch.n_tokens = count
         as_array(batch.token, (count,))[:] = tokens
         as_array(batch.pos, (count,))[:] = positions
-        as_array(batch.n_seq_id, (count,))[:] = 1
         as_array(batch.logits, (count,))[:] = wanted
-        for index, sequence in enumerate(sequences.tolist()):
-            batch.seq_id[index][0] = sequence
         with captured_log() as log:
             status = Api.llama_decode(self._context, batch)
         if status != 0:
@@ -249,15 +253,19 @@ _MOST_LOGITS = 1 << 27
 _FEWEST_TOKENS = 64
 
 
+def tokens_at_once(n_vocab: int, most: int) -> int:
+    """Tokens to compute at once, at most ``most``: fewer where their logits are large."""
+    fitting = _MOST_LOGITS // (4 * max(n_vocab, 1))
+    # The power of two below.
+    return max(_FEWEST_TOKENS, min(1 << fitting.bit_length() >> 1, most))
+
+
 def load_engine(worker: Worker, path: str, label: str, options: dict[str, Any]) -> dict[str, Any]:
     model = LoadedModel(path.encode("latin-1"), label, mapped=options["mapped"])
     context, parallel = options["context"], options["parallel"]
-    fitting = _MOST_LOGITS // (4 * max(model.n_vocab, 1))
-    # The power of two below.
-    at_once = max(_FEWEST_TOKENS, min(1 << fitting.bit_length() >> 1, options["ubatch"]))
     params = Api.llama_context_default_params()
     params.n_ctx = params.n_batch = context * parallel
-    params.n_ubatch = min(at_once, params.n_batch)
+    params.n_ubatch = min(tokens_at_once(model.n_vocab, options["ubatch"]), params.n_batch)
     params.n_seq_max = parallel
     params.n_threads = params.n_threads_batch = options["threads"]
     if options["exact"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import loaded, quantizer, rendering, reserved, timed, writer
+from . import continued, loaded, quantizer, rendering, reserved, timed, writer
 from .shared_memory import SharedMemory
 from .worker import Worker
 
@@ -13,5 +13,5 @@ def main(address: int | str) -> None:
     Args:
         address: address of the shared memory.
     """
-    modules = (loaded, quantizer, rendering, reserved, timed, writer)
+    modules = (continued, loaded, quantizer, rendering, reserved, timed, writer)
     Worker(SharedMemory(address)).serve({name: call for each in modules for name, call in each.FUNCTIONS.items()})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,21 +10,14 @@ import pytest
 import tiny
 from runner import assert_refused, run
 
-from lieq_edge.presets.make import make_preset
-from lieq_edge.sources import open_source
 from lieq_edge.validate.perplexity import Validation
 
 SHORT = ("--context", "64", "--chunks", "4", "--threads", "1")
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Callable[..., Path]) -> list[Path]:
-    folder = tmp_path_factory.mktemp("files")
-    source = open_source(str(tiny_gguf("llama")))
-    paths = [folder / "q8.gguf", folder / "q4.gguf"]
-    for path, preset in zip(paths, ("Q8_0", "Q4_0"), strict=True):
-        make_preset(source, preset, path, None, threads=1)
-    return paths
+@pytest.fixture
+def files(preset_files: list[Path]) -> list[Path]:
+    return preset_files
 
 
 def test_several_files_are_compared_in_one_table(files: list[Path]) -> None:
