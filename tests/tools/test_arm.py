@@ -43,6 +43,13 @@ def test_other_predictions_are_a_fault(run: Run) -> None:
     assert "not finite" in checked(run, replace(run, logits=run.logits * np.float32("nan"))).fault
 
 
+def test_another_token_is_right_where_noise_may_choose_it(run: Run) -> None:
+    other = replace(run, ids=np.array([0, 1, 2, 3, 4, 9], np.int32))
+    near = run.logits.copy()
+    near[4] = 0
+    assert "same 1 tokens, then a choice" in checked(replace(run, logits=near), replace(other, logits=near)).detail
+
+
 @pytest.mark.parametrize(
     ("changed", "fault"),
     [

@@ -15,7 +15,7 @@ from lieq_edge.validate.scores import compare
 
 from .runs import Run
 
-MOST_DIVERGENCE = 1e-3
+MOST_DIVERGENCE = 5e-3
 """Bound on the mean KL divergence in nats a token: what the order of sums and 8-bit activations may change."""
 
 # llama.cpp logs buffers to a hundredth of a MiB, and starts each tensor at a multiple of some bytes.
@@ -77,8 +77,13 @@ def check_run(name: str, reference: Run, run: Run, *, instructions: Instructions
     figures = f"KL divergence {divergence:.1e}, at most {scores.kld.max():.1e}, logits within {difference:.2g}"
     if not divergence <= MOST_DIVERGENCE:
         return Check(name, f"{figures}; {MOST_DIVERGENCE:.0e} is allowed")
-    if differing.size:
-        best, second = np.sort(reference.logits[same - 1])[:-3:-1]
-        return Check(name, f"token {same - given + 1} of the answer is another, {best - second:.2g} below; {figures}")
-    new = len(reference.ids) - given
-    return Check(name, "", f"same {new} tokens; {figures}; {run.repacked / 1e6:.2f} MB in another layout")
+    new, alike = len(reference.ids) - given, same - given
+    figures += f"; {run.repacked / 1e6:.2f} MB in another layout"
+    if alike == new:
+        return Check(name, "", f"same {new} tokens; {figures}")
+    # Noise may decide between two tokens only if they are as near to each other as logits differ elsewhere.
+    best, second = np.sort(reference.logits[same - 1])[:-3:-1]
+    noise = float(np.abs(reference.logits[: same - 1] - run.logits[: same - 1]).max())
+    if best - second > noise:
+        return Check(name, f"token {alike + 1} of the answer is another, {best - second:.2g} below; {figures}")
+    return Check(name, "", f"same {alike} tokens, then a choice of two that are {best - second:.2g} apart; {figures}")
