@@ -24,10 +24,10 @@ def checks(path: Path, binary: Path) -> Iterator[Check]:
     """Run a file on this machine and on all emulated processors, each with matrices in another layout and without."""
     reference, name = run_here(path), path.stem
     own = predicted_copies(path, reference.instructions)
-    expected = {"instructions": reference.instructions, "copies": 0}
     if own:
         # The same processor by its other kernels: how much rounding alone changes.
-        yield check_run(f"{name}, here, --no-repack", reference, run_here(path, repack=False), **expected)
+        plain = run_here(path, repack=False)
+        yield check_run(f"{name}, here, --no-repack", reference, plain, instructions=reference.instructions, copies=0)
     for cpu in CPUS:
         copies = predicted_copies(path, cpu.instructions)
         for repack in (True, False) if copies else (True,):
@@ -37,8 +37,8 @@ def checks(path: Path, binary: Path) -> Iterator[Check]:
             except RunError as error:
                 yield Check(label, str(error))
                 continue
-            expected = {"instructions": cpu.instructions, "copies": copies if repack else 0}
-            yield check_run(label, reference, run, **expected)
+            stored = copies if repack else 0
+            yield check_run(label, reference, run, instructions=cpu.instructions, copies=stored)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

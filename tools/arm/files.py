@@ -57,5 +57,5 @@ def demo_file(folder: Path) -> Path:
     settings = lieq_edge.Settings(
         budget="90MB", metric="geometry", rounding="imatrix", calibration="docs", validation=False
     )
-    lieq_edge.export_model("demo", path, settings, replace=True)
+    lieq_edge.export_model("demo", path, settings)
     return path

@@ -80,7 +80,7 @@ def run_here(path: Path, *, repack: bool = True) -> Run:
     """A run by this processor, in the installed llama-cpp-python."""
     with contextlib.closing(LoadedModel(os.fsencode(path), path.name, repacked=repack)) as model:
         repacked = model.buffers.get("CPU_REPACK", 0)
-        given = model.tokenize(TEXT)
+        given = model.tokenize_whole(TEXT)
         params = Api.llama_context_default_params()
         params.n_ctx = params.n_batch = len(given) + NEW_TOKENS
         params.n_threads = params.n_threads_batch = available_threads()
