@@ -6,7 +6,7 @@ as a copy in the other layout.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 from ..llama.memory import processor_features
@@ -46,7 +46,11 @@ def is_repacked(type_name: str, shape: tuple[int, ...], instructions: Instructio
 
 def own_instructions() -> Instructions:
     """The instructions by which llama.cpp chooses layouts on this machine."""
-    features = processor_features()
+    return instructions_of(processor_features())
+
+
+def instructions_of(features: Collection[str]) -> Instructions:
+    """The instructions by which llama.cpp chooses layouts, from the features that it names (``processor_features``)."""
     if "REPACK" not in features:
         return "none"
     if "NEON" in features:

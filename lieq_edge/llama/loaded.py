@@ -135,6 +135,10 @@ class LoadedModel:
         self.vocab = Api.llama_model_get_vocab(self._model)
         self.n_vocab = int(Api.llama_vocab_n_tokens(self.vocab))
 
+    def tokenize_whole(self, text: str, *, parse_special: bool = False) -> list[int]:
+        """Ids of a whole text: BOS and EOS are around it where the model has them."""
+        return _tokenize(self.vocab, text, add_special=True, parse_special=parse_special)
+
     def make_context(self, params: Any, tokens: int) -> None:
         """Make the context, and a batch of as many tokens as it computes at once.
 
@@ -282,7 +286,7 @@ def load_engine(worker: Worker, path: str, label: str, options: dict[str, Any]) 
 
 
 def tokenize_whole(worker: Worker, handle: int, text: str, parse_special: bool) -> list[int]:
-    return _tokenize(worker.objects[handle].vocab, text, add_special=True, parse_special=parse_special)
+    return worker.objects[handle].tokenize_whole(text, parse_special=parse_special)
 
 
 def run_windows(worker: Worker, handle: int, tokens: list[int], context: int, first: int) -> None:

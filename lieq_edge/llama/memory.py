@@ -131,6 +131,11 @@ def measure_memory(
 def processor_features() -> frozenset[str]:
     """Instructions and options that llama.cpp has on this machine, in its words, e.g. ``AVX2`` and ``REPACK``."""
     line: str = shared().call("system_info", label="the processor", seconds=LOAD_SECONDS)
+    return named_features(line)
+
+
+def named_features(line: str) -> frozenset[str]:
+    """What llama.cpp's line about a system has set, e.g. ``NEON = 1 | DOTPROD = 1``."""
     return frozenset(re.findall(r"(\w+) = 1", line))
 
 
