@@ -1,4 +1,4 @@
-"""Small integers in bytes: the bit planes of ggml's blocks and its four formats for the scales of sub-blocks.
+"""Small integers in bytes: the bit planes of ggml's blocks and its formats for the scales of sub-blocks.
 
 All functions work on many blocks at once, one block per row. Each ``write`` is the inverse of its ``read``.
 """
@@ -117,6 +117,19 @@ def _write_six_signed(scales: Codes, mins: Codes | None) -> Bytes:
     return np.concatenate([lower, upper], axis=1)
 
 
+def _read_six_apart(packed: Bytes) -> tuple[Codes, Codes | None]:
+    lower = np.stack([packed[:, 2:] & 15, packed[:, 2:] >> 4], axis=2).reshape(len(packed), 8)
+    upper = ((packed[:, :2, None] >> np.arange(0, 8, 2, dtype=np.uint8)) & 3).reshape(len(packed), 8)
+    return (lower | (upper << 4)).astype(np.int16) - np.int16(32), None
+
+
+def _write_six_apart(scales: Codes, mins: Codes | None) -> Bytes:
+    stored = (scales + 32).astype(np.uint8)
+    upper = (stored >> 4).reshape(len(stored), 2, 4) << np.arange(0, 8, 2, dtype=np.uint8)
+    lower = (stored[:, 0::2] & 15) | ((stored[:, 1::2] & 15) << 4)
+    return np.concatenate([np.bitwise_or.reduce(upper, axis=2), lower], axis=1)
+
+
 def _read_int8(packed: Bytes) -> tuple[Codes, Codes | None]:
     return packed.view(np.int8).astype(np.int16), None
 
@@ -133,6 +146,9 @@ SIX_PAIRS = ScaleBits(12, 0, 63, _read_six_pairs, _write_six_pairs)
 
 SIX_SIGNED = ScaleBits(12, -32, 31, _read_six_signed, _write_six_signed)
 """Q3_K: sixteen signed scales of six bits."""
+
+SIX_APART = ScaleBits(6, -32, 31, _read_six_apart, _write_six_apart)
+"""IQ4_XS: eight signed scales of six bits, the upper two of all before the lower four of all."""
 
 INT8 = ScaleBits(16, -128, 127, _read_int8, _write_int8)
 """Q6_K: sixteen signed scales of a byte."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..types import TYPES
-from .bits import INT8, NIBBLES, SIX_PAIRS, SIX_SIGNED, Plane, ScaleBits
+from .bits import INT8, NIBBLES, SIX_APART, SIX_PAIRS, SIX_SIGNED, Plane, ScaleBits
 
 IQ4_NL_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 """``kvalues_iq4nl``."""
@@ -99,6 +99,7 @@ _ALL = (
     # ggml's encoder never writes -128.
     Layout("Q8_0", 32, _span(8, -128), 0, (Plane(2, 32, 1, 8),), flip=128, lowest_code=1),
     Layout("IQ4_NL", 32, IQ4_NL_LEVELS, 0, (Plane(2, 16, 16, 4),)),
+    Layout("IQ4_XS", 32, IQ4_NL_LEVELS, 0, (Plane(8, 128, 16, 4),), scales=SIX_APART, scales_at=2),
     Layout("Q2_0", 64, _span(2, -1), 0, (Plane(2, 16, 1, 2),)),
 )
 
