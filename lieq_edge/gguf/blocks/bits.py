@@ -62,10 +62,11 @@ class ScaleBits:
     """How a super-block stores the integer scales (and mins) of its sub-blocks.
 
     Attributes:
-        size: number of bytes.
+        size: number of bytes; 0 if the codebook has them.
         lowest, highest: range of an integer scale, and of an integer min if the type has mins.
         read: bytes ``(blocks, size)`` -> scales and mins (or None), int16 ``(blocks, sub-blocks)``.
         write: the inverse of ``read``.
+        step: distance between neighbouring integers.
     """
 
     size: int
@@ -73,6 +74,7 @@ class ScaleBits:
     highest: int
     read: Callable[[Bytes], tuple[Codes, Codes | None]]
     write: Callable[[Codes, Codes | None], Bytes]
+    step: int = 1
 
 
 def _read_nibbles(packed: Bytes) -> tuple[Codes, Codes | None]:
@@ -138,6 +140,14 @@ def _write_int8(scales: Codes, mins: Codes | None) -> Bytes:
     return scales.astype(np.int8).view(np.uint8)
 
 
+def _read_odd(stored: Bytes) -> tuple[Codes, Codes | None]:
+    return 2 * stored.astype(np.int16) + np.int16(1), None
+
+
+def _write_odd(scales: Codes, mins: Codes | None) -> Bytes:
+    return (scales >> 1).astype(np.uint8)
+
+
 NIBBLES = ScaleBits(16, 0, 15, _read_nibbles, _write_nibbles)
 """Q2_K: scale in the low and min in the high four bits of a byte."""
 
@@ -152,3 +162,6 @@ SIX_APART = ScaleBits(6, -32, 31, _read_six_apart, _write_six_apart)
 
 INT8 = ScaleBits(16, -128, 127, _read_int8, _write_int8)
 """Q6_K: sixteen signed scales of a byte."""
+
+ODD = ScaleBits(0, 1, 31, _read_odd, _write_odd, step=2)
+"""IQ2 and IQ3: scales of 2 s + 1, where the codebook has read s."""
