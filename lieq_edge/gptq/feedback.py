@@ -7,7 +7,8 @@ triangular, and M = R with each column divided by its diagonal entry,
 
     tr(E H E^T) = sum_j R_jj^2 |t_j - q_j|^2,    t_j = w_j + sum_{i<j} (w_i - q_i) M_ij,
 
-so column j is rounded to the grid value nearest to its target t_j. No inverse of H is formed.
+so column j is rounded to the grid value nearest to its target t_j. No inverse of H is formed. Types with codebooks
+round several columns at once (``vectors``).
 
 The grid depends on the block format. At the first column of each group of 256, scales and mins are chosen from the
 current weights (``grid_search``): W plus the change that would best compensate for the errors of all earlier columns
@@ -91,7 +92,7 @@ def round_with_feedback(
         threads: pieces of rows that are rounded at a time, None for one per core; the bytes do not depend on it.
 
     Raises:
-        InputError: the type does not fit the rows, or its codes cannot be chosen one by one; H is not finite or not
+        InputError: the type does not fit the rows, or has no codes to choose; H is not finite or not
             positive semi-definite.
         ValueError: H and the rows have different numbers of columns.
     """

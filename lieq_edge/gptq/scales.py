@@ -22,6 +22,8 @@ _STEPS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "Q6_K": ((-0.06, -0.03, 0, 0.03, 0.06), (0,)),
     "Q4_1": ((-0.08, -0.04, 0, 0.04, 0.08), (-0.3, 0, 0.3)),
     "Q5_1": ((-0.08, -0.04, 0, 0.04, 0.08), (-0.3, 0, 0.3)),
+    # Their integers are odd.
+    **dict.fromkeys(("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"), ((-4, -2, 0, 2, 4), (0,))),
 }
 _OTHER_STEPS: tuple[tuple[float, ...], tuple[float, ...]] = ((-0.08, -0.04, 0, 0.04, 0.08), (0,))
 

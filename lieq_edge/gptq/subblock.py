@@ -10,6 +10,7 @@ import torch
 from ..gguf.blocks import Layout
 from .kernel import round_columns
 from .scales import Candidates
+from .vectors import Tables, round_vectors
 
 
 class Levels:
@@ -17,11 +18,13 @@ class Levels:
 
     Attributes:
         table: levels in the form that ``kernel.round_columns`` expects.
+        vectors: codebook of types whose codes are chosen in vectors, else None.
     """
 
     def __init__(self, layout: Layout) -> None:
         used = layout.levels[layout.lowest_code :]
         self.table = np.array([used[0], used[-1]] if layout.is_linear else used, np.float32)
+        self.vectors = Tables.of(layout.book) if layout.book is not None else None
         self._first = float(layout.levels[0])
         self._middles = None if layout.is_linear else torch.from_numpy((self.table[1:] + self.table[:-1]) / 2)
 
@@ -57,7 +60,7 @@ def round_sub_block(
     candidates: Candidates,
     levels: Levels,
 ) -> Choice:
-    """Round each column to the level nearest to its target, which includes the errors of the columns before it.
+    """Round each column (or vector) to what is nearest to its target, which includes the errors of the columns before.
 
     All candidates are rounded in full, feedback included, and each row takes the one with the least cost.
 
@@ -69,6 +72,10 @@ def round_sub_block(
         candidates: scales and mins, ``(candidates, rows)``.
         levels: levels of the type.
     """
+    if levels.vectors is not None:
+        given = (weights, targets, feedback, variances, candidates.scales)
+        found = round_vectors(*(tensor.contiguous().numpy() for tensor in given), tables=levels.vectors)
+        return Choice(*map(torch.from_numpy, found))
     columns, rows = targets.shape
     mins = candidates.mins if candidates.mins is not None else candidates.scales[:0]
     chosen, errors = np.empty((columns, rows), np.float32), np.empty((columns, rows), np.float32)

@@ -9,8 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ..gguf.blocks import Grid, pack, unpack
-from ..gguf.blocks.layouts import LAYOUTS
+from ..gguf.blocks import LAYOUTS, Grid, Layout, pack, unpack
 
 # Weights that are decoded at a time, so that float32 copies stay small.
 _PIECE = 1 << 20
@@ -52,7 +51,10 @@ class ScaleFields:
         if name in _INTEGERS:
             bits = self._layout.scales
             assert bits is not None
-            return (first + change * self._unit[name]).round_().clamp_(bits.lowest, bits.highest)
+            moved = first + change * self._unit[name]
+            if bits.step > 1:
+                moved.sub_(bits.lowest).div_(bits.step).round_().mul_(bits.step).add_(bits.lowest)
+            return moved.round_().clamp_(bits.lowest, bits.highest)
         return (first * (1 + change)).half().float()
 
     def effective(self) -> tuple[Tensor, Tensor | None]:
@@ -88,6 +90,11 @@ class ScaleFields:
         }
 
 
+def _table(layout: Layout) -> npt.NDArray[Any]:
+    """The levels of a type in the smallest format that holds them."""
+    return np.array(layout.levels, np.float16 if layout.book is not None else np.int8)
+
+
 def _product(base: Tensor | None, factors: Tensor | None) -> Tensor | None:
     if base is None or factors is None:
         return base
@@ -117,7 +124,7 @@ class TunedLinear(nn.Module):
         super().__init__()
         grid = unpack(packed[order], type_name)
         self._type_name, self._order = type_name, order
-        self._levels = torch.from_numpy(np.array(grid.layout.levels, np.int8)[grid.codes])
+        self._levels = torch.from_numpy(_table(grid.layout)[grid.codes])
         self.fields = ScaleFields(grid)
         self.bias = bias
         self.out_features, self.in_features = grid.codes.shape
@@ -165,8 +172,7 @@ class TunedLinear(nn.Module):
 
     def packed(self) -> npt.NDArray[np.uint8]:
         """ggml's blocks with the present scales, uint8 ``(rows, bytes of a row)``, in the file's order of rows."""
-        levels = np.array(LAYOUTS[self._type_name].levels, np.int8)
-        codes = np.searchsorted(levels, self._levels.numpy()).astype(np.uint8)
+        codes = np.searchsorted(_table(LAYOUTS[self._type_name]), self._levels.numpy()).astype(np.uint8)
         rows = pack(Grid(self._type_name, codes, **self.fields.fields()))
         restored = np.empty_like(rows)
         restored[self._order] = rows

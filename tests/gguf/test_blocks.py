@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lieq_edge.errors import InputError
 from lieq_edge.gguf.blocks import LAYOUTS, Grid, layout_of, pack, unpack
+from lieq_edge.gguf.blocks.books import Book
 from lieq_edge.gguf.types import TYPES
 from lieq_edge.llama import encoders as ggml
 
@@ -41,17 +42,33 @@ def random_grid(type_name: str, rows: int, blocks: int, seed: int) -> Grid:
         return (rng.normal(size=(rows, blocks)) * 10.0 ** rng.integers(-6, 3)).astype(np.float16)
 
     def integers() -> npt.NDArray[np.int16]:
-        assert layout.scales is not None
-        return rng.integers(layout.scales.lowest, layout.scales.highest + 1, (rows, subs)).astype(np.int16)
+        bits = layout.scales
+        assert bits is not None
+        numbers = rng.integers(0, (bits.highest - bits.lowest) // bits.step + 1, (rows, subs))
+        return (bits.lowest + bits.step * numbers).astype(np.int16)
 
+    if layout.book is None:
+        codes = rng.integers(layout.lowest_code, len(layout.levels), (rows, columns)).astype(np.uint8)
+    else:
+        codes = random_vectors(layout.book, rng, (rows, columns))
     return Grid(
         type_name,
-        rng.integers(layout.lowest_code, len(layout.levels), (rows, columns)).astype(np.uint8),
+        codes,
         halves(),
         halves() if layout.m is not None else None,
         integers() if layout.scales is not None else None,
         integers() if layout.scales is not None and layout.m is not None else None,
     )
+
+
+def random_vectors(book: Book, rng: np.random.Generator, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Codes of arbitrary points and signs of a codebook."""
+    count = len(book.magnitudes)
+    magnitudes = book.points[rng.integers(0, len(book.points), (shape[0], shape[1] // book.size))].reshape(shape)
+    minus = rng.random(shape) < 0.5
+    if not book.free_signs:
+        minus[:, 7::8] = minus.reshape(shape[0], -1, 8)[:, :, :7].sum(2) % 2
+    return np.where(minus, count - 1 - magnitudes, count + magnitudes).astype(np.uint8)
 
 
 @pytest.mark.parametrize("type_name", CASES)
@@ -72,7 +89,8 @@ def test_bytes_of_the_encoder_survive(
     weights = (rng.standard_t(3, (rows, columns)) * spread + shift * spread).astype(np.float32)
     weights[:, rng.random(columns) < 0.1] = 0
     importance = rng.exponential(size=columns).astype(np.float32)
-    packed = ggml.encode(weights, type_name, importance if weighted or type_name == "Q2_K" else None, 1)
+    needed = TYPES[type_name].needs_importance
+    packed = ggml.encode(weights, type_name, importance if weighted or needed else None, 1)
     grid = unpack(packed, type_name)
     assert np.array_equal(pack(grid), packed)
     expected = decode(packed, type_name, weights.shape)
@@ -120,6 +138,50 @@ def test_scale_fields_change_only_their_sub_block() -> None:
     assert set(columns // 32) == {13}
 
 
-def test_types_without_single_codes_are_refused() -> None:
-    with pytest.raises(InputError, match="IQ2_XS"):
-        layout_of("IQ2_XS")
+def test_types_without_codes_are_refused() -> None:
+    with pytest.raises(InputError, match="F16 has no codes"):
+        layout_of("F16")
+
+
+VECTORS = [name for name, layout in LAYOUTS.items() if layout.book is not None]
+
+
+@pytest.mark.parametrize("type_name", VECTORS)
+def test_codebooks_are_those_that_the_package_decodes_by(type_name: str) -> None:
+    """Levels times an odd integer are what a scale of 4 bits makes of the magnitudes."""
+    layout = LAYOUTS[type_name]
+    book = layout.book
+    assert book is not None
+    assert np.array_equal(np.unique(book.points), np.arange(len(book.magnitudes)))
+    assert len(np.unique(book.points, axis=0)) == len(book.points)
+    assert list(layout.levels) == sorted({sign * m / book.divisor for m in book.magnitudes for sign in (-1, 1)})
+
+
+@pytest.mark.parametrize("type_name", VECTORS)
+def test_vectors_outside_the_codebook_are_refused(type_name: str) -> None:
+    grid = random_grid(type_name, 1, 1, 3)
+    book = grid.layout.book
+    assert book is not None
+    count = len(book.magnitudes)
+    known = {tuple(point) for point in book.points.tolist()}
+    vectors = np.stack(np.meshgrid(*[np.arange(count)] * book.size, indexing="ij"), axis=-1).reshape(-1, book.size)
+    foreign = next(vector for vector in vectors.tolist() if tuple(vector) not in known)
+    codes = grid.codes.copy()
+    codes[0, : book.size] = count + np.array(foreign)
+    with pytest.raises(ValueError, match=type_name):
+        pack(grid.with_codes(codes))
+
+
+@pytest.mark.parametrize("type_name", VECTORS)
+def test_signs_are_free_or_even(type_name: str) -> None:
+    grid = random_grid(type_name, 2, 2, 4)
+    book = grid.layout.book
+    assert book is not None
+    codes = grid.codes.copy()
+    codes[1, 77] = 2 * len(book.magnitudes) - 1 - codes[1, 77]
+    flipped = grid.with_codes(codes)
+    if book.free_signs:
+        assert np.array_equal(unpack(pack(flipped), type_name).codes, codes)
+    else:
+        with pytest.raises(ValueError, match=type_name):
+            pack(flipped)

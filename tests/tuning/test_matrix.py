@@ -33,7 +33,7 @@ def test_rows_in_another_order_go_back_to_their_places() -> None:
     assert np.array_equal(tuned.packed(), packed)
 
 
-@pytest.mark.parametrize("type_name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q4_1", "IQ4_NL"])
+@pytest.mark.parametrize("type_name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q4_1", "IQ4_NL", "IQ2_S"])
 def test_changed_scales_are_written_as_they_are_used(type_name: str) -> None:
     tuned, packed = linear(type_name)
     generator = torch.Generator().manual_seed(0)

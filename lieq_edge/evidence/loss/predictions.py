@@ -5,7 +5,7 @@ inputs (``weights``), each row counted with its output channel's share of the gr
 its linear. E is the error of a sample of rows, rounded by learned tokens and judged on held-out ones.
 
 The gain of error feedback is measured with one of the types, because it costs much more than encoding and hardly
-differs between types (docs/method.md).
+differs between types (docs/method.md). i-quants gain less, each in its own measure, so each of them is measured.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...blockwise.model import BlockModel
 from ...gguf.blocks import LAYOUTS
-from ...gguf.types import TYPES
+from ...gguf.types import CODEBOOK_TYPES, TYPES
 from ...gptq.factor import Factor, factorise
 from ...gptq.feedback import DAMPING, round_by_factor
 from ...gptq.hessian import Hessian, count_held_out, held_out_sequences, importance_of, weighted_moments
@@ -111,24 +111,30 @@ class RoundingErrors:
 
     Attributes:
         nearest: without feedback, by type.
-        reached: with feedback, for the type whose gain is measured; None if none of the types takes feedback.
+        reached: with feedback, for the type whose gain is that of others; None if none of the types takes feedback.
         unaided: without feedback, for the same type.
+        own: with feedback, by type, for types whose gain is their own.
     """
 
     nearest: dict[str, float]
     reached: float | None
     unaided: float
+    own: dict[str, float]
 
     def __add__(self, other: RoundingErrors) -> RoundingErrors:
         nearest = {kind: loss + other.nearest[kind] for kind, loss in self.nearest.items()}
         # Experts may differ in the type whose gain is measured, but not in whether there is one.
         reached = None if self.reached is None or other.reached is None else self.reached + other.reached
-        return RoundingErrors(nearest, reached, self.unaided + other.unaided)
+        own = {kind: loss + other.own[kind] for kind, loss in self.own.items()}
+        return RoundingErrors(nearest, reached, self.unaided + other.unaided, own)
 
-    @property
-    def gain(self) -> float:
-        """Errors with feedback over those without."""
-        return 1.0 if self.reached is None else self.reached / max(self.unaided, 1e-30)
+    def gain(self, kind: str) -> float:
+        """Errors of a type with feedback over those without."""
+        if kind in self.own:
+            return self.own[kind] / max(self.nearest[kind], 1e-30)
+        if kind not in LAYOUTS or self.reached is None:
+            return 1.0
+        return self.reached / max(self.unaided, 1e-30)
 
 
 def rounding_errors(
@@ -173,13 +179,18 @@ def rounding_errors(
         return round_by_factor(rows, factor, kind, threads=1).values
 
     nearest = losses(types, encoded)
-    reached = losses({name: _anchor(kinds, nearest[name]) for name, kinds in types.items()}, fed_back)
+    single = {
+        name: [kind for kind in kinds if kind in LAYOUTS and kind in CODEBOOK_TYPES] for name, kinds in types.items()
+    }
+    others = {name: [kind for kind in kinds if kind not in single[name]] for name, kinds in types.items()}
+    reached = losses({name: _anchor(kinds, nearest[name]) for name, kinds in others.items()}, fed_back)
+    own = losses(single, fed_back)
 
     def gathered(name: str) -> RoundingErrors:
         if not reached[name]:
-            return RoundingErrors(nearest[name], None, 0.0)
+            return RoundingErrors(nearest[name], None, 0.0, own[name])
         ((anchor, loss),) = reached[name].items()
-        return RoundingErrors(nearest[name], loss, nearest[name][anchor])
+        return RoundingErrors(nearest[name], loss, nearest[name][anchor], own[name])
 
     return {name: gathered(name) for name in types}
 
@@ -197,13 +208,11 @@ def _anchor(types: Sequence[str], nearest: Mapping[str, float]) -> list[str]:
 
 
 def with_gain(types: Sequence[str], errors: RoundingErrors) -> dict[str, TypeLoss]:
-    """Losses of one tensor without feedback, and with it for one type, made one for each type."""
-    nearest = errors.nearest
-    gain = errors.gain
+    """Losses of one tensor without feedback, and with it for some types, made one for each type."""
     losses = {}
     for name in types:
-        ratio = gain if name in LAYOUTS and gain < 1 else 1.0
-        losses[name] = TypeLoss(nearest[name] * ratio, nearest[name], ratio < 1)
+        ratio = min(errors.gain(name), 1.0)
+        losses[name] = TypeLoss(errors.nearest[name] * ratio, errors.nearest[name], ratio < 1)
     return losses
 
 

@@ -19,13 +19,13 @@ def layout_of(type_name: str) -> Layout:
     """The block layout of a ggml type.
 
     Raises:
-        InputError: the type's codes cannot be chosen one by one (types with codebooks, floats).
+        InputError: the type has no codes to choose (floats).
     """
     try:
         return LAYOUTS[type_name]
     except KeyError:
         known = ", ".join(LAYOUTS)
-        raise InputError(f"Codes of type {type_name} cannot be chosen one by one; choose one of {known}.") from None
+        raise InputError(f"The type {type_name} has no codes to choose; choose one of {known}.") from None
 
 
 def unpack(packed: npt.NDArray[np.uint8], type_name: str) -> Grid:
@@ -38,15 +38,21 @@ def unpack(packed: npt.NDArray[np.uint8], type_name: str) -> Grid:
     layout = layout_of(type_name)
     rows = len(packed)
     blocks = np.ascontiguousarray(packed).reshape(-1, layout.block_bytes)
-    codes = np.zeros((len(blocks), layout.block), np.uint8)
-    for plane in layout.planes:
-        codes |= plane.read(blocks)
-    if layout.flip:
-        codes ^= np.uint8(layout.flip)
     scale_codes = min_codes = None
+    if layout.book is not None:
+        words = layout.book.read(blocks)
+        codes, stored = layout.book.codes(words), words.scales
+    else:
+        codes = np.zeros((len(blocks), layout.block), np.uint8)
+        for plane in layout.planes:
+            codes |= plane.read(blocks)
+        if layout.flip:
+            codes ^= np.uint8(layout.flip)
+        if layout.scales is not None:
+            stop = layout.scales_at + layout.scales.size
+            stored = np.ascontiguousarray(blocks[:, layout.scales_at : stop])
     if layout.scales is not None:
-        stop = layout.scales_at + layout.scales.size
-        scale_codes, min_codes = layout.scales.read(np.ascontiguousarray(blocks[:, layout.scales_at : stop]))
+        scale_codes, min_codes = layout.scales.read(stored)
         scale_codes = scale_codes.reshape(rows, -1)
         min_codes = min_codes.reshape(rows, -1) if min_codes is not None else None
     return Grid(
@@ -77,8 +83,11 @@ def pack(grid: Grid) -> npt.NDArray[np.uint8]:
         assert grid.scale_codes is not None
         scale_codes = grid.scale_codes.reshape(len(blocks), -1)
         min_codes = grid.min_codes.reshape(len(blocks), -1) if grid.min_codes is not None else None
-        stop = layout.scales_at + layout.scales.size
-        blocks[:, layout.scales_at : stop] = layout.scales.write(scale_codes, min_codes)
+        stored = layout.scales.write(scale_codes, min_codes)
+        if layout.book is not None:
+            layout.book.write(layout.book.words(codes, stored), blocks)
+        else:
+            blocks[:, layout.scales_at : layout.scales_at + layout.scales.size] = stored
     return blocks.reshape(rows, -1)
 
 

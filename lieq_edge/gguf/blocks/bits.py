@@ -1,4 +1,4 @@
-"""Small integers in bytes: the bit planes of ggml's blocks and its four formats for the scales of sub-blocks.
+"""Small integers in bytes: the bit planes of ggml's blocks and its formats for the scales of sub-blocks.
 
 All functions work on many blocks at once, one block per row. Each ``write`` is the inverse of its ``read``.
 """
@@ -62,10 +62,11 @@ class ScaleBits:
     """How a super-block stores the integer scales (and mins) of its sub-blocks.
 
     Attributes:
-        size: number of bytes.
+        size: number of bytes; 0 if the codebook has them.
         lowest, highest: range of an integer scale, and of an integer min if the type has mins.
         read: bytes ``(blocks, size)`` -> scales and mins (or None), int16 ``(blocks, sub-blocks)``.
         write: the inverse of ``read``.
+        step: distance between neighbouring integers.
     """
 
     size: int
@@ -73,6 +74,7 @@ class ScaleBits:
     highest: int
     read: Callable[[Bytes], tuple[Codes, Codes | None]]
     write: Callable[[Codes, Codes | None], Bytes]
+    step: int = 1
 
 
 def _read_nibbles(packed: Bytes) -> tuple[Codes, Codes | None]:
@@ -117,12 +119,33 @@ def _write_six_signed(scales: Codes, mins: Codes | None) -> Bytes:
     return np.concatenate([lower, upper], axis=1)
 
 
+def _read_six_apart(packed: Bytes) -> tuple[Codes, Codes | None]:
+    lower = np.stack([packed[:, 2:] & 15, packed[:, 2:] >> 4], axis=2).reshape(len(packed), 8)
+    upper = ((packed[:, :2, None] >> np.arange(0, 8, 2, dtype=np.uint8)) & 3).reshape(len(packed), 8)
+    return (lower | (upper << 4)).astype(np.int16) - np.int16(32), None
+
+
+def _write_six_apart(scales: Codes, mins: Codes | None) -> Bytes:
+    stored = (scales + 32).astype(np.uint8)
+    upper = (stored >> 4).reshape(len(stored), 2, 4) << np.arange(0, 8, 2, dtype=np.uint8)
+    lower = (stored[:, 0::2] & 15) | ((stored[:, 1::2] & 15) << 4)
+    return np.concatenate([np.bitwise_or.reduce(upper, axis=2), lower], axis=1)
+
+
 def _read_int8(packed: Bytes) -> tuple[Codes, Codes | None]:
     return packed.view(np.int8).astype(np.int16), None
 
 
 def _write_int8(scales: Codes, mins: Codes | None) -> Bytes:
     return scales.astype(np.int8).view(np.uint8)
+
+
+def _read_odd(stored: Bytes) -> tuple[Codes, Codes | None]:
+    return 2 * stored.astype(np.int16) + np.int16(1), None
+
+
+def _write_odd(scales: Codes, mins: Codes | None) -> Bytes:
+    return (scales >> 1).astype(np.uint8)
 
 
 NIBBLES = ScaleBits(16, 0, 15, _read_nibbles, _write_nibbles)
@@ -134,5 +157,11 @@ SIX_PAIRS = ScaleBits(12, 0, 63, _read_six_pairs, _write_six_pairs)
 SIX_SIGNED = ScaleBits(12, -32, 31, _read_six_signed, _write_six_signed)
 """Q3_K: sixteen signed scales of six bits."""
 
+SIX_APART = ScaleBits(6, -32, 31, _read_six_apart, _write_six_apart)
+"""IQ4_XS: eight signed scales of six bits, the upper two of all before the lower four of all."""
+
 INT8 = ScaleBits(16, -128, 127, _read_int8, _write_int8)
 """Q6_K: sixteen signed scales of a byte."""
+
+ODD = ScaleBits(0, 1, 31, _read_odd, _write_odd, step=2)
+"""IQ2 and IQ3: scales of 2 s + 1, where the codebook has read s."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..types import TYPES
-from .bits import INT8, NIBBLES, SIX_PAIRS, SIX_SIGNED, Plane, ScaleBits
+from .bits import INT8, NIBBLES, ODD, SIX_APART, SIX_PAIRS, SIX_SIGNED, Plane, ScaleBits
+from .books import IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS, Book
 
 IQ4_NL_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 """``kvalues_iq4nl``."""
@@ -20,18 +21,19 @@ class Layout:
         sub: weights that share a scale.
         levels: value of each code, ascending.
         d: first byte of the fp16 (super-)scale.
-        planes: where the bits of the codes are.
+        planes: where the bits of the codes are; none if a codebook has them.
         m: first byte of the fp16 (super-)min, None for types without mins.
         min_sign: +1 if the stored min is subtracted (K-quants), -1 if it is added (Q4_1, Q5_1).
         scales: format of the integer scales and mins of sub-blocks; None if the block has only ``d`` and ``m``.
         scales_at: first byte of these.
         flip: bits of a stored code that are inverted (Q8_0 stores two's complement).
         lowest_code: the smallest code that an encoder may use.
+        book: codebook of types that store vectors of codes; it also stores the integer scales.
     """
 
     type_name: str
     sub: int
-    levels: tuple[int, ...]
+    levels: tuple[float, ...]
     d: int
     planes: tuple[Plane, ...]
     m: int | None = None
@@ -40,6 +42,7 @@ class Layout:
     scales_at: int = 0
     flip: int = 0
     lowest_code: int = 0
+    book: Book | None = None
 
     @property
     def block(self) -> int:
@@ -59,6 +62,10 @@ class Layout:
 
 def _span(bits: int, lowest: int = 0) -> tuple[int, ...]:
     return tuple(range(lowest, lowest + (1 << bits)))
+
+
+def _of_book(book: Book, sub: int) -> Layout:
+    return Layout(book.type_name, sub, book.levels, 0, (), scales=ODD, book=book)
 
 
 _ALL = (
@@ -99,8 +106,14 @@ _ALL = (
     # ggml's encoder never writes -128.
     Layout("Q8_0", 32, _span(8, -128), 0, (Plane(2, 32, 1, 8),), flip=128, lowest_code=1),
     Layout("IQ4_NL", 32, IQ4_NL_LEVELS, 0, (Plane(2, 16, 16, 4),)),
+    Layout("IQ4_XS", 32, IQ4_NL_LEVELS, 0, (Plane(8, 128, 16, 4),), scales=SIX_APART, scales_at=2),
     Layout("Q2_0", 64, _span(2, -1), 0, (Plane(2, 16, 1, 2),)),
+    _of_book(IQ2_XXS, 32),
+    _of_book(IQ2_XS, 16),
+    _of_book(IQ2_S, 16),
+    _of_book(IQ3_XXS, 32),
+    _of_book(IQ3_S, 32),
 )
 
 LAYOUTS: dict[str, Layout] = {layout.type_name: layout for layout in _ALL}
-"""The layout of every type whose codes can be chosen one by one, by ggml's name."""
+"""The layout of every type whose codes can be chosen, by ggml's name."""

@@ -16,10 +16,10 @@ from lieq_edge.allocation.plan import PlanOptions, make_plan
 from lieq_edge.allocation.types import candidate_types
 from lieq_edge.errors import InputError
 from lieq_edge.evidence.blocks.records import describe
-from lieq_edge.evidence.loss.losses import Losses
+from lieq_edge.evidence.loss.losses import Losses, TypeLoss
 from lieq_edge.evidence.loss.predictions import ROWS, predict_tensors, sample_rows
 from lieq_edge.gptq.factor import factorise
-from lieq_edge.gptq.feedback import DAMPING
+from lieq_edge.gptq.feedback import DAMPING, round_by_factor
 from lieq_edge.gptq.hessian import Hessian, held_out_sequences
 from lieq_edge.llama.encoders import dequantize, encode
 from lieq_edge.sources import open_source
@@ -103,6 +103,26 @@ def test_tensors_that_read_the_same_are_predicted_as_each_by_itself() -> None:
         for kind, alone in predict(name)[name].items():
             assert together[name][kind].loss == pytest.approx(alone.loss, rel=1e-3)
             assert together[name][kind].direct_loss == pytest.approx(alone.direct_loss, rel=1e-5)
+
+
+def test_the_gain_of_an_i_quant_is_its_own_and_changes_no_other() -> None:
+    rng = np.random.default_rng(4)
+    matrix = rng.standard_normal((ROWS, 256), dtype=np.float32)
+    x = (rng.standard_normal((400, 64)) @ rng.standard_normal((64, 256)) / 8).astype(np.float32)
+    x += 0.3 * rng.standard_normal(x.shape, dtype=np.float32)
+    moments = Hessian(x[:300].T @ x[:300], x[300:])
+    channels = {"a": np.ones(ROWS, np.float32)}
+    factor = factorise(moments.learned, DAMPING)
+
+    def predict(*kinds: str) -> dict[str, TypeLoss]:
+        return predict_tensors({"a": matrix}, moments, channels, 100, {"a": kinds}, factor)["a"]
+
+    found = predict("IQ2_XXS", "IQ2_S", "Q2_K", "IQ3_S", "Q3_K", "IQ4_XS", "Q4_K")
+    for kind in ("IQ2_XXS", "IQ2_S", "IQ3_S", "IQ4_XS"):
+        error = matrix - round_by_factor(matrix, factor, kind, threads=1).values
+        assert found[kind].feeds_back
+        assert found[kind].loss == pytest.approx(0.5 * np.square(x[300:] @ error.T).sum() / 100, rel=1e-3)
+    assert predict("Q2_K", "Q3_K", "Q4_K") == {kind: found[kind] for kind in ("Q2_K", "Q3_K", "Q4_K")}
 
 
 @pytest.mark.parametrize("grid", ["Q4_0", "Q4_1", None])
