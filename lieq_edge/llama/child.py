@@ -23,6 +23,10 @@ from ..system.memory import most_beside
 from .limits import LOAD_SECONDS
 from .shared_memory import SIZE, SharedMemory
 
+# An instruction that the processor refuses, on Unix and on Windows. The wheel may come from another machine, and GCC
+# breaks ggml's code for AMX (llama.cpp's pull request 26954).
+_ILLEGAL = ("SIGILL", "0xc000001d")
+
 
 class Child(child.Child):
     """A worker process; ``shared`` gives the one of this process.
@@ -56,6 +60,11 @@ class Child(child.Child):
             return f"llama.cpp could not be started ({end.how}); install llama-cpp-python again."
         if end.cause == "memory":
             return f"llama.cpp took too much memory for {label} and was stopped; choose a smaller model."
+        if any(sign in end.how for sign in _ILLEGAL):
+            return (
+                f"llama.cpp, as it was built, does not run on this processor ({end.how}); build it again with "
+                'CMAKE_ARGS="-DGGML_NATIVE=OFF" pip install --force-reinstall --no-deps --no-cache-dir llama-cpp-python'
+            )
         advice = "the file is probably damaged: fetch or convert it again, or choose another."
         if end.cause == "time":
             return f"llama.cpp had not finished with {label} after {end.limit.seconds:.3g} s and was stopped; {advice}"

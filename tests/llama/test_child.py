@@ -119,6 +119,15 @@ def test_an_engine_does_not_outlive_it(tmp_path: Path, tiny_gguf: MakeGguf) -> N
             engine.tokenize("The quick")
 
 
+@posix
+def test_a_build_for_another_processor_is_named(tiny_gguf: MakeGguf) -> None:
+    worker = child.shared()
+    worker.call("peak_bytes", label="memory", seconds=60)
+    os.kill(worker._process.pid, signal.SIGILL)
+    with pytest.raises(InputError, match=r"does not run on this processor .*GGML_NATIVE=OFF"):
+        worker.call("peak_bytes", label="memory", seconds=60)
+
+
 def test_memory_has_a_limit(tiny_gguf: MakeGguf, monkeypatch: pytest.MonkeyPatch) -> None:
     child.shared().kill()
     monkeypatch.setattr(child, "most_beside", lambda: 1 << 24)
