@@ -15,7 +15,7 @@ from ..evidence.blocks.metrics import GEOMETRY, SALIENCY
 from ..evidence.blocks.records import describe
 from ..evidence.loss.request import Follow
 from ..gguf.names import block_of
-from ..gguf.types import SUPER_BLOCK, is_matrix
+from ..gguf.types import CODEBOOK_TYPES, SUPER_BLOCK, is_matrix
 from ..sources.base import Source
 from ..store import Entry
 from ..system.progress import log
@@ -57,6 +57,9 @@ _TITLES = {
     COMPARE: "make and score llama.cpp's presets",
 }
 
+# Rows of a matrix that predictions round, as in evidence/loss/predictions.py, which needs PyTorch.
+_SAMPLED = 64
+
 
 @dataclass(frozen=True)
 class _Shapes:
@@ -67,6 +70,7 @@ class _Shapes:
         weights, head: weights of the blocks, and of the head.
         width: columns of the head.
         squares, cubes: sums over block matrices of the square and the cube of their columns.
+        columns: sum over block matrices of their columns, where K-quants fit.
         fitting: share of block weights in rows that K-quants fit.
     """
 
@@ -76,6 +80,7 @@ class _Shapes:
     width: int
     squares: float
     cubes: float
+    columns: int
     fitting: float
 
     @classmethod
@@ -84,7 +89,7 @@ class _Shapes:
         inside = [spec for spec in matrices if block_of(spec.name) is not None]
         outside = [spec for spec in matrices if block_of(spec.name) is None]
         weights = sum(prod(spec.shape) for spec in inside)
-        fitting = sum(prod(spec.shape) for spec in inside if spec.shape[-1] % SUPER_BLOCK == 0)
+        wide = [spec for spec in inside if spec.shape[-1] % SUPER_BLOCK == 0]
         return cls(
             blocks=source.n_blocks,
             weights=weights,
@@ -92,7 +97,8 @@ class _Shapes:
             width=min((spec.shape[-1] for spec in outside), default=1),
             squares=sum(float(spec.shape[-1]) ** 2 for spec in inside),
             cubes=sum(float(spec.shape[-1]) ** 3 for spec in inside),
-            fitting=fitting / max(weights, 1),
+            columns=sum(spec.shape[-1] for spec in wide),
+            fitting=sum(prod(spec.shape) for spec in wide) / max(weights, 1),
         )
 
 
@@ -153,6 +159,11 @@ def _steps(job: Job, machine: Machine, stored: frozenset[str], presets: int) -> 
     cost = _Costs(shapes, machine, job.threads or available_threads())
     text = job.calibration if isinstance(job.calibration, CalibrationText) else None
     tokens, written = (text.tokens, text.is_written) if text is not None else (0, False)
+    types: tuple[str, ...] = ()
+    if job.allocator.predicts:
+        wanted = job.settings.types if job.settings.types in ("k", "all") else "k"
+        types = candidate_types(describe(job.source).tensors, wanted, strict=False).popitem()[1]
+    codebooks = len(set(types) & set(CODEBOOK_TYPES))
     if job.settings.parity and job.source.in_transformers and job.out is not None and not known(PARITY):
         yield PARITY, cost.parity()
     if job.allocator.needs and job.saved is None and not known(MEASURE):
@@ -161,12 +172,11 @@ def _steps(job: Job, machine: Machine, stored: frozenset[str], presets: int) -> 
         if written and not known(TEXT):
             yield TEXT, cost.writing(tokens)
         if (job.allocator.predicts or job.rounder.follow is not None) and not known(LOSSES):
-            types = len(candidate_types(describe(job.source).tensors, "k", strict=False).popitem()[1])
-            yield LOSSES, cost.losses(tokens, types, job.rounder.follow)
+            yield LOSSES, cost.losses(tokens, len(types), codebooks, job.rounder.follow)
         if job.rounder.weighs and job.out is not None and not known(IMPORTANCES):
             yield IMPORTANCES, cost.importances(tokens)
     if job.out is not None:
-        yield WRITE, cost.rounding(job.rounder.follow, tokens)
+        yield WRITE, cost.rounding(job.rounder.follow, tokens, codebooks > 0)
         if job.tuning is not None:
             yield TUNE, cost.tuning(job.tuning)
         if job.validation is not None:
@@ -212,20 +222,23 @@ class _Costs:
     def writing(self, tokens: int) -> float:
         return 6.0 * self._pass(tokens, exact=True) + 3.0
 
-    def losses(self, tokens: int, types: int, follow: Follow | None) -> float:
+    def losses(self, tokens: int, types: int, codebooks: int, follow: Follow | None) -> float:
         share = 0.4 if follow is Follow.HESSIANS else 0.2
         passes = 4.8 * self._pass(tokens) + 3.2 * self._head(tokens)
-        predictions = types * 64 * 2.0 * self._shapes.squares / self._machine.exact
-        return 4.0 + passes + self._hessians(tokens, share) + 6.0 * predictions
+        predictions = types * _SAMPLED * 2.0 * self._shapes.squares / self._machine.exact
+        # The gain of feedback is measured for each type with a codebook, at about twenty times the time of Q4_K's encoder.
+        own = 20.0 * codebooks * _SAMPLED * self._shapes.columns / self._machine.encode / self._threads
+        return 4.0 + passes + self._hessians(tokens, share) + 6.0 * predictions + own
 
     def importances(self, tokens: int) -> float:
         return 3.0 + 2.0 * self._pass(tokens)
 
-    def rounding(self, follow: Follow | None, tokens: int) -> float:
+    def rounding(self, follow: Follow | None, tokens: int, codebooks: bool = False) -> float:
         encode = (self._shapes.weights + 2 * self._shapes.head) / self._machine.encode / self._threads
         if follow is None:
             return 1.0 + encode
-        seconds = 1.0 + 1.5 * (encode + self._shapes.cubes / self._machine.exact)
+        # Types with codebooks take two to three times as long, and about half of the weights have them.
+        seconds = 1.0 + 1.5 * (encode * (1.75 if codebooks else 1.0) + self._shapes.cubes / self._machine.exact)
         if follow is Follow.STREAM:
             seconds += 2.5 * self._pass(tokens) + self._hessians(tokens, 0.4)
         return seconds

@@ -67,6 +67,9 @@ def test_estimates_grow_with_the_work(
     short, long = seconds(), seconds(calibration_tokens=4096)
     assert long["loss weights"] > short["loss weights"]
     assert seconds(chunks=4)["validate"] > short["validate"]
+    with_codebooks = seconds(types="all")
+    for step in ("loss weights", "quantize and write"):
+        assert with_codebooks[step] > short[step]
     assert seconds(effort="best")["quantize and write"] > short["quantize and write"]
 
 
