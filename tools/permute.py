@@ -28,10 +28,10 @@ WHAT = ("mlp", "heads", "stream")
 ORDERS = ("importance", "norm", "random")
 _READERS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "embed_tokens", "lm_head")
 _WRITERS = ("o_proj", "down_proj")
-_TOKENS = 8192
+TOKENS = 8192
 
 
-def mean_squares(model: Path, tokens: int = _TOKENS) -> dict[str, Tensor]:
+def mean_squares(model: Path, tokens: int = TOKENS) -> dict[str, Tensor]:
     """Sums of squares of the inputs of every linear in the blocks, by name, over the built-in text."""
     causal_lm = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     found: dict[str, Tensor] = {}
@@ -53,7 +53,7 @@ def mean_squares(model: Path, tokens: int = _TOKENS) -> dict[str, Tensor]:
     return found
 
 
-def permute(model: Path, out: Path, order: str, what: tuple[str, ...], *, tokens: int = _TOKENS) -> None:
+def permute(model: Path, out: Path, order: str, what: tuple[str, ...], *, tokens: int = TOKENS) -> None:
     """Write the model with its channels in another order."""
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     weights: dict[str, Tensor] = {}

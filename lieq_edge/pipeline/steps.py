@@ -226,7 +226,7 @@ class _Costs:
         share = 0.4 if follow is Follow.HESSIANS else 0.2
         passes = 4.8 * self._pass(tokens) + 3.2 * self._head(tokens)
         predictions = types * _SAMPLED * 2.0 * self._shapes.squares / self._machine.exact
-        # The gain of feedback is measured for each type with a codebook, at about twenty times the time of Q4_K's encoder.
+        # The gain of feedback is measured for each type with a codebook; that takes twenty times as long as to encode.
         own = 20.0 * codebooks * _SAMPLED * self._shapes.columns / self._machine.encode / self._threads
         return 4.0 + passes + self._hessians(tokens, share) + 6.0 * predictions + own
 
