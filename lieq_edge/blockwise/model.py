@@ -329,9 +329,9 @@ class BlockModel:
         for rows in self.logit_rows(hidden.shape[0]):
             yield rows, self.logits(hidden[rows])
 
-    def logit_rows(self, count: int, floats: int = _LOGIT_FLOATS) -> list[slice]:
-        """Slices of ``count`` tokens, so small that their logits are ``floats`` numbers, or those of 64 tokens."""
-        step = max(_FEWEST_LOGIT_ROWS, floats // self.causal_lm.get_output_embeddings().weight.shape[0])
+    def logit_rows(self, count: int) -> list[slice]:
+        """Slices of ``count`` tokens, so small that their logits take little memory."""
+        step = max(_FEWEST_LOGIT_ROWS, _LOGIT_FLOATS // self.causal_lm.get_output_embeddings().weight.shape[0])
         return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
     def token_losses(self, hidden: Tensor, tokens: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -112,28 +111,19 @@ class TunedLinear(nn.Module):
     """
 
     def __init__(
-        self,
-        packed: npt.NDArray[np.uint8],
-        type_name: str,
-        order: npt.NDArray[np.intp] | None = None,
-        bias: nn.Parameter | None = None,
-        *,
-        keep: bool = False,
+        self, packed: npt.NDArray[np.uint8], type_name: str, order: npt.NDArray[np.intp], bias: nn.Parameter | None
     ) -> None:
         """Unpack a matrix.
 
         Args:
             packed: ggml's blocks, uint8 ``(rows, bytes of a row)``.
             type_name: name of a type in ``gguf.blocks.LAYOUTS``.
-            order: the file's row that is each row of the module; None if they are the same.
+            order: the file's row that is each row of the module.
             bias: bias of the module that is replaced, or None.
-            keep: True keeps the decoded matrix until parameters change, because it is needed many times.
         """
         super().__init__()
-        grid = unpack(packed if order is None else packed[order], type_name)
+        grid = unpack(packed[order], type_name)
         self._type_name, self._order = type_name, order
-        self._keep = keep
-        self._kept: Tensor | None = None
         self._levels = torch.from_numpy(_table(grid.layout)[grid.codes])
         self.fields = ScaleFields(grid)
         self.bias = bias
@@ -143,7 +133,7 @@ class TunedLinear(nn.Module):
 
     def changed(self) -> None:
         """Decode anew, because parameters have changed."""
-        self._decoded = self._kept = None
+        self._decoded = None
 
     def _scales(self) -> tuple[Tensor, Tensor | None]:
         if self._decoded is None:
@@ -152,23 +142,15 @@ class TunedLinear(nn.Module):
 
     def matrix(self, dtype: torch.dtype) -> Tensor:
         """The matrix ``(rows, columns)``."""
-        if self._kept is not None and self._kept.dtype == dtype:
-            return self._kept
+        scales, mins = self._scales()
         out = torch.empty(self.out_features, self.in_features, dtype=dtype)
         for rows in self._pieces():
-            out[rows] = self.rows(rows)
-        if self._keep:
-            self._kept = out
+            part = self._levels[rows].float().view(*scales[rows].shape, -1)
+            part.mul_(scales[rows][:, :, None])
+            if mins is not None:
+                part.sub_(mins[rows][:, :, None])
+            out[rows] = part.flatten(1)
         return out
-
-    def rows(self, which: slice | Tensor) -> Tensor:
-        """Some rows of the matrix, float32 ``(n, columns)``; ``which`` is a slice or has the n numbers of them."""
-        scales, mins = self._scales()
-        part = self._levels[which].float().view(*scales[which].shape, -1)
-        part.mul_(scales[which][:, :, None])
-        if mins is not None:
-            part.sub_(mins[which][:, :, None])
-        return part.flatten(1)
 
     def collect(self, slope: Tensor, x: Tensor) -> None:
         """Add to ``slopes``.
@@ -177,24 +159,11 @@ class TunedLinear(nn.Module):
             slope: gradient at the outputs, ``(N, rows)``.
             x: inputs ``(N, columns)``.
         """
-        self._add((rows, (slope[:, rows].T @ x).float()) for rows in self._pieces())
-
-    def collect_rows(self, which: Tensor, slope: Tensor) -> None:
-        """Add to ``slopes`` the gradient at some rows of the matrix.
-
-        Args:
-            which: numbers of the rows, each once, ``(n,)``.
-            slope: gradient at them, float32 ``(n, columns)``; its memory is used.
-        """
-        self._add([(which, slope)])
-
-    def _add(self, parts: Iterable[tuple[slice | Tensor, Tensor]]) -> None:
-        """Add to ``slopes`` the gradients at rows of the matrix; other rows have none."""
         scales, mins = self._scales()
-        of_scales = torch.zeros_like(scales)
-        of_mins = None if mins is None else torch.zeros_like(mins)
-        for rows, of_rows in parts:
-            of_weights = of_rows.view(*scales[rows].shape, -1)
+        of_scales = torch.empty_like(scales)
+        of_mins = None if mins is None else torch.empty_like(mins)
+        for rows in self._pieces():
+            of_weights = (slope[:, rows].T @ x).float().view(*scales[rows].shape, -1)
             if of_mins is not None:
                 of_mins[rows] = -of_weights.sum(-1)
             of_scales[rows] = of_weights.mul_(self._levels[rows].view_as(of_weights)).sum(-1)
@@ -205,11 +174,9 @@ class TunedLinear(nn.Module):
         """ggml's blocks with the present scales, uint8 ``(rows, bytes of a row)``, in the file's order of rows."""
         table, levels = _table(LAYOUTS[self._type_name]), self._levels.numpy()
         codes = np.empty(levels.shape, np.uint8)
-        for piece in self._pieces():
-            codes[piece] = np.searchsorted(table, levels[piece])
+        for rows_at_once in self._pieces():
+            codes[rows_at_once] = np.searchsorted(table, levels[rows_at_once])
         rows = pack(Grid(self._type_name, codes, **self.fields.fields()))
-        if self._order is None:
-            return rows
         restored = np.empty_like(rows)
         restored[self._order] = rows
         return restored

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +23,6 @@ Read = Callable[[str], tuple[str, npt.NDArray[np.uint8]]]
 
 # Bytes of the graphs that are kept between the passes forward and backward; other blocks are run twice.
 _GRAPH_BYTES = 1_500_000_000
-# Logits in memory at a time; the fewer pieces, the fewer passes over the gradient of a trained head.
-_LOGIT_FLOATS = 32 << 20
 # Bytes of a graph for each input and output of a linear, at each token.
 _FLOAT_BYTES = 4
 
@@ -34,7 +31,7 @@ class Student:
     """The model of a file.
 
     Attributes:
-        matrices: linears with quantised matrices, the head among them, by GGUF name.
+        matrices: linears with quantised matrices, by GGUF name.
         vectors: norms and biases, by GGUF name.
     """
 
@@ -48,8 +45,6 @@ class Student:
         """
         self.matrices: dict[str, TunedLinear] = {}
         self.vectors: dict[str, TunedVector] = {}
-        # The matrix of a tied embedding.
-        self._table: TunedLinear | None = None
         self._model = BlockModel(source, threads=threads, keep_blocks=True)
         self._widths = [self._replace_linears(read, index) for index in range(self._model.n_blocks)]
         shapes = {spec.name: spec.shape for spec in source.tensors()}
@@ -84,45 +79,10 @@ class Student:
         whole = given.shape == (linear.out_features, linear.in_features) and bool((given == order[:, None]).all())
         return order if whole and np.array_equal(np.sort(order), numbers[:, 0]) else None
 
-    def _replace_head(self, name: str, kind: str, packed: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> bool:
-        """Put a trained matrix in the place of the head, and of the embedding that is tied to it, if it can be."""
-        causal_lm: Any = self._model.causal_lm
-        head, embedding = causal_lm.get_output_embeddings(), causal_lm.get_input_embeddings()
-        is_plain = type(head) is nn.Linear and tuple(head.weight.shape) == shape
-        if kind not in LAYOUTS or not is_plain:
-            return False
-        tied = head.weight is embedding.weight
-        matrix = self.matrices[name] = TunedLinear(packed, kind, bias=head.bias, keep=True)
-        head.forward = matrix.forward
-        head.weight = nn.Parameter(torch.empty(shape, device="meta"), requires_grad=False)
-        if tied:
-            self._table = matrix
-            # Rows are written when they are needed.
-            embedding.weight = nn.Parameter(torch.empty(shape), requires_grad=False)
-        return True
-
-    def _embed(self, tokens: Tensor) -> Tensor:
-        """The first block's input for tokens ``(n, T)``."""
-        if self._table is not None:
-            which = tokens.unique()
-            self._model.embeddings()[0].weight[which] = self._table.rows(which)
-        return self._model.embed(tokens).float()
-
-    def _collect_embedding(self, tokens: Tensor, gradient: Tensor) -> None:
-        """Add to the slopes of a tied embedding the gradient at the first block's input ``(n, T, d)``."""
-        if self._table is None:
-            return
-        which, places = tokens.flatten().unique(return_inverse=True)
-        slope = torch.zeros(len(which), gradient.shape[-1])
-        slope.index_add_(0, places, gradient.flatten(0, 1).float(), alpha=self._model.embedding_scale)
-        self._table.collect_rows(which, slope)
-
     def _set(self, read: Read, name: str, shape: tuple[int, ...], owner: nn.Module, attribute: str) -> None:
         """Give a parameter that is no trained matrix the file's values; vectors are trained."""
         kind, packed = read(name)
         parameter = owner.get_parameter(attribute)
-        if name == self._model.head_name and self._replace_head(name, kind, packed, shape):
-            return
         if kind == "F32" and len(shape) == 1 and parameter.dim() == 1:
             values = packed.reshape(-1).view(np.float32)
             self.vectors[name] = TunedVector(self._model.parameter, name, values, owner, attribute)
@@ -163,9 +123,8 @@ class Student:
         """Mean KL divergence from the original's predictions, in nats a token; ``train`` also adds to the slopes."""
         for vector in self.vectors.values():
             vector.put(trained=train)
-        tokens = torch.from_numpy(predictions.tokens)
         with torch.no_grad():
-            hidden = self._embed(tokens)
+            hidden = self._model.embed(torch.from_numpy(predictions.tokens)).float()
         n_blocks = self._model.n_blocks
         entered: list[Tensor] = []
         graphs: dict[int, tuple[Tensor, Tensor]] = {}
@@ -190,8 +149,6 @@ class Student:
             assert piece.grad is not None
             gradient = piece.grad
             entered.pop()
-        if train:
-            self._collect_embedding(tokens, gradient)
         return total
 
     def _run(self, index: int, hidden: Tensor) -> Tensor:
@@ -213,7 +170,7 @@ class Student:
         logs = torch.from_numpy(predictions.logs).flatten(0, 1).float()
         total, gradient = 0.0, torch.empty_like(flat)
         with cast_once(self._model.causal_lm.get_output_embeddings()), torch.set_grad_enabled(train):
-            for rows in self._model.logit_rows(len(flat), _LOGIT_FLOATS):
+            for rows in self._model.logit_rows(len(flat)):
                 piece = flat[rows].detach().requires_grad_(train)
                 logits = self._model.logits(piece)
                 losses, slope = divergence(logits.detach().float(), ids[rows], logs[rows], slope=train)

@@ -43,7 +43,7 @@ def export(out: Path, text: Path, cache: Path, *more: object) -> dict[str, Any]:
 TUNED = ("--tune-tokens", 16384, "--tune-steps")
 
 
-def test_a_tuned_file_is_better_and_has_the_same_types(text: Path, tmp_path: Path) -> None:
+def test_a_tuned_file_is_better_and_changes_scales_and_norms_only(text: Path, tmp_path: Path) -> None:
     plain, out = tmp_path / "plain.gguf", tmp_path / "tuned.gguf"
     export(plain, text, tmp_path / "cache")
     assert read_header(plain).get("lieq.tuning_steps") is None
@@ -54,8 +54,9 @@ def test_a_tuned_file_is_better_and_has_the_same_types(text: Path, tmp_path: Pat
     before, after = read_header(plain), read_header(out)
     assert [(t.name, t.type, t.shape) for t in before.tensors] == [(t.name, t.type, t.shape) for t in after.tensors]
     for one, other in zip(before.tensors, after.tensors, strict=True):
-        same = [np.fromfile(p, np.uint8, t.nbytes, offset=t.offset) for p, t in ((plain, one), (out, other))]
-        assert not np.array_equal(*same), one.name  # a tied embedding among them
+        if one.name in ("token_embd.weight", "output.weight"):
+            same = [np.fromfile(p, np.uint8, t.nbytes, offset=t.offset) for p, t in ((plain, one), (out, other))]
+            assert np.array_equal(*same)
 
 
 def test_the_same_steps_give_the_same_bytes_also_after_a_stop(
