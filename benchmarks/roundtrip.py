@@ -42,6 +42,7 @@ EXPLAINED = {
     ),
     r"\w+\.attention\.(key|value)_length": "the default, which is the hidden size over the number of heads",
     r"tokenizer\.ggml\.add_space_prefix": "false, which is llama.cpp's default for this vocabulary",
+    r"tokenizer\.ggml\.unknown_token_id": "in a vocabulary of bytes every text has tokens; llama.cpp does not use it",
     r"quantize\..*|general\.(file_type|quantization_version)": "quantisation of the first file",
 }
 """Reasons why a key may differ, by a pattern of its name."""

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from .allocation.budget import FIT, parse_budget
 from .allocation.table import METRIC_NAMES
+from .allocation.types import PORTABLE
 from .errors import InputError
 from .gguf.types import LEVEL_TYPES
 from .rounding.table import ROUNDERS
@@ -74,7 +75,8 @@ class Settings(BaseModel):
         metric: name of the metric, in ``allocation.table.METRIC_NAMES``. None takes ``loss`` for a size where PyTorch
             runs the model, else ``geometry``.
         levels: ascending nominal bits that blocks may get.
-        types: candidates of the metric ``loss``: ``k``, ``all``, or names with commas between them.
+        types: candidates of the metric ``loss``: ``k``, ``all``, or names with commas between them. ``portable`` is
+            for every metric: ``k`` without the types that programs with kernels of their own do not read.
         granularity: one type for each ``block`` or ``tensor`` with the metric ``loss``; None takes ``tensor``.
         rounding: name of the rounding, in ``rounding.table.ROUNDERS``. None takes ``feedback-once`` (``feedback`` with
             the effort ``best``) where PyTorch runs the model and the calibration text is long enough, ``imatrix``
@@ -201,6 +203,17 @@ class Settings(BaseModel):
             raise ValueError(f"it takes rising numbers out of {','.join(map(str, LEVEL_TYPES))}, e.g. 2,3,4")
         return value
 
+    @property
+    def portable(self) -> bool:
+        """Only types are used that programs with kernels of their own read too."""
+        return self.types == PORTABLE
+
+    @property
+    def type_choices(self) -> list[str]:
+        """Names of the given settings that choose types one by one, by predicted losses."""
+        choosing = ("granularity",) if self.portable else ("types", "granularity")
+        return [name for name in choosing if self.gives(name)]
+
     def gives(self, name: str) -> bool:
         """The user gave a value for the setting ``name``."""
         return name in self.model_fields_set and getattr(self, name) is not None
@@ -237,12 +250,13 @@ def merge(recipe: dict[str, Any], given: dict[str, Any]) -> Settings:
     elif given.get("budget") is not None:
         recipe = {name: value for name, value in recipe.items() if name not in ("device", "context_size", "kv")}
     values = {**recipe, **given}
-    follows_loss = values.get("metric") == "loss" or bool({"types", "granularity"} & given.keys())
+    choosing = ("granularity",) if values.get("types") == PORTABLE else ("types", "granularity")
+    follows_loss = values.get("metric") == "loss" or any(name in given for name in choosing)
     useless: tuple[str, ...] = ()
     if follows_loss:
         useless = ("levels",)
     elif "metric" in values or "levels" in given:
-        useless = ("types", "granularity")
+        useless = choosing
     if values.get("imatrix") is not None:
         useless += ("calibration", "calibration_tokens")
     return Settings(**{name: value for name, value in values.items() if name in given or name not in useless})

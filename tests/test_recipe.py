@@ -125,6 +125,19 @@ def test_a_hostile_recipe_is_one_sentence(tmp_path: Path, text: str) -> None:
     assert len(str(refused.value)) < 600
 
 
+def test_portable_types_are_for_every_metric(tmp_path: Path) -> None:
+    path = tmp_path / "paper.yaml"
+    path.write_text("description: x\nbudget: 2.1\nlevels: [2, 4]\n")
+    settings = merge(load_recipe(path), {"types": "portable"})
+    assert settings.gives("levels")
+    assert settings.portable
+    assert not merge(load_recipe(path), {"types": "all"}).gives("levels")
+    path.write_text("description: x\nbudget: 90MB\ntypes: portable\ngranularity: block\n")
+    settings = merge(load_recipe(path), {"metric": "geometry"})
+    assert settings.portable
+    assert not settings.gives("granularity")
+
+
 def test_a_recipe_gives_way_to_the_metric_of_a_flag(tmp_path: Path) -> None:
     path = tmp_path / "paper.yaml"
     path.write_text("description: x\nbudget: 2.1\nlevels: [2, 4]\n")

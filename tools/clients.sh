@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make one small file and open it with the programs that people use: a line for each says passed, skipped or failed.
+# Make a small file and open it with the programs that people use: a line for each says passed, skipped or failed.
 #   tools/clients.sh [FOLDER]
 # FOLDER (default: lieq-clients in the folder for temporary files) holds the file, the logs, and what is installed, which
 # the next run uses again. The project must be installed with its test extra, and the demo model (tools/test.sh does both):
@@ -37,7 +37,12 @@ export_file() (
     # Made anew each time: the file is what is tested.
     rm -f "$folder"/*.gguf
     cd "$folder"
-    "$venv/bin/lieq-edge" export demo --budget 90MB --metric geometry --rounding imatrix --calibration docs --no-validate
+    export_demo() {
+        "$venv/bin/lieq-edge" export demo --budget 90MB --metric geometry --rounding imatrix --calibration docs --no-validate "$@"
+    }
+    export_demo
+    # By default rows that no K-quant fits take IQ4_NL, which mistral.rs does not read.
+    export_demo --types portable --out portable.gguf
     ls "$folder"/*.gguf
 )
 
@@ -111,7 +116,7 @@ mistral() (
     fi
     "$folder/mistral/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: mistralrs \
         || skip "pip finds no mistralrs for this machine"
-    "$folder/mistral/bin/python" "$clients/in_mistralrs.py" "$file"
+    "$folder/mistral/bin/python" "$clients/in_mistralrs.py" "$folder/portable.gguf"
 )
 
 step "lieq-edge export" export_file

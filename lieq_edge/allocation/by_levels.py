@@ -10,8 +10,7 @@ from ..gguf.types import LEVEL_TYPES, is_matrix
 from .base import Allocator, Candidates
 from .budget import Budget
 from .loss import Losses
-from .plan import Plan, PlanOptions, is_block_weight, make_plan, plan_fixed
-from .types import resolve
+from .plan import Plan, PlanOptions, is_block_weight, make_plan, plan_fixed, plan_tensor
 
 
 class ByLevels(Allocator):
@@ -28,8 +27,7 @@ class ByLevels(Allocator):
         for tensor in diagnostics.tensors:
             if is_block_weight(tensor):
                 levels = [LEVEL_TYPES[level] for level in self._options.levels]
-                strict = self._options.strict_types
-                fitting = (resolve(t, tensor.shape[-1], strict=strict, tensor=tensor.name).type.name for t in levels)
+                fitting = (plan_tensor(tensor, name, self._options).type for name in levels)
                 types[tensor.name] = tuple(dict.fromkeys(fitting))
             elif is_matrix(tensor.name, tensor.shape):
                 types[tensor.name] = (plan_fixed(tensor, diagnostics, self._options).type,)

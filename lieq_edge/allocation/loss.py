@@ -35,6 +35,9 @@ from .two_limits import fastest, solve_two
 Losses = Mapping[str, Mapping[str, float]]
 """Predicted loss in nats a token, by tensor name and type name."""
 
+# Losses are measured for types that fit only.
+_AS_MEASURED = PlanOptions(strict_types=True)
+
 
 def make_loss_plan(
     diagnostics: Diagnostics,
@@ -177,10 +180,10 @@ def _fitting(tensor: TensorInfo, name: str, losses: Losses) -> TensorPlan:
     """The type where the tensor has a loss for it, else the smallest measured one with at least as many bits."""
     measured = losses[tensor.name]
     if name in measured:
-        return plan_tensor(tensor, name, strict=True)
+        return plan_tensor(tensor, name, _AS_MEASURED)
     enough = [other for other in measured if TYPES[other].bits >= TYPES[name].bits]
     other = min(enough or measured, key=lambda kind: TYPES[kind].bpw)
-    plan = plan_tensor(tensor, other, strict=True)
+    plan = plan_tensor(tensor, other, _AS_MEASURED)
     return TensorPlan(plan.name, plan.shape, plan.type, plan.nbytes, wanted=name)
 
 

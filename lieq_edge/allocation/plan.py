@@ -117,6 +117,7 @@ class PlanOptions:
             Q4_K otherwise.
         output_type: type of ``output.weight``; None takes Q6_K.
         strict_types: True refuses types that do not fit a tensor's rows instead of replacing them.
+        portable: True replaces them by types that programs with kernels of their own read too.
         seed: seed of the metric ``random``.
         weights: weights (a, b, c) of the metric ``composite``.
         granularity: ``block``, or ``tensor`` for the metric ``loss``.
@@ -127,6 +128,7 @@ class PlanOptions:
     token_embedding_type: str | None = None
     output_type: str | None = None
     strict_types: bool = False
+    portable: bool = False
     seed: int = 0
     weights: tuple[float, float, float] = EQUAL_WEIGHTS
     granularity: str = "block"
@@ -148,7 +150,7 @@ def make_plan(diagnostics: Diagnostics, budget: str | Budget, options: PlanOptio
     fixed = [plan_fixed(tensor, diagnostics, options) for tensor in diagnostics.tensors if not is_block_weight(tensor)]
 
     def at_level(tensor: TensorInfo, level: int) -> TensorPlan:
-        return plan_tensor(tensor, LEVEL_TYPES[level], options.strict_types)
+        return plan_tensor(tensor, LEVEL_TYPES[level], options)
 
     def block_bytes(block: int, level: int) -> int:
         return sum(padded(at_level(tensor, level).nbytes) for tensor in members[block])
@@ -246,15 +248,17 @@ def plan_fixed(tensor: TensorInfo, diagnostics: Diagnostics, options: PlanOption
         )
     tied = not any(other.name == HEAD for other in diagnostics.tensors)
     if tensor.name in EMBEDDINGS:
-        return plan_tensor(tensor, options.token_embedding_type or ("Q6_K" if tied else "Q4_K"), options.strict_types)
+        return plan_tensor(tensor, options.token_embedding_type or ("Q6_K" if tied else "Q4_K"), options)
     if tensor.name == HEAD:
-        return plan_tensor(tensor, options.output_type or "Q6_K", options.strict_types)
+        return plan_tensor(tensor, options.output_type or "Q6_K", options)
     return TensorPlan(tensor.name, tensor.shape, "F32", TYPES["F32"].nbytes(tensor.shape))
 
 
-def plan_tensor(tensor: TensorInfo, type_name: str, strict: bool) -> TensorPlan:
+def plan_tensor(tensor: TensorInfo, type_name: str, options: PlanOptions) -> TensorPlan:
     """One tensor in the type that fits its rows."""
-    resolved = resolve(type_name, tensor.shape[-1], strict=strict, tensor=tensor.name)
+    resolved = resolve(
+        type_name, tensor.shape[-1], strict=options.strict_types, portable=options.portable, tensor=tensor.name
+    )
     return TensorPlan(
         tensor.name, tensor.shape, resolved.type.name, resolved.type.nbytes(tensor.shape), resolved.wanted
     )

@@ -86,7 +86,9 @@ LevelsFlag = Annotated[
 TypesFlag = Annotated[
     str,
     typer.Option(
-        rich_help_panel=ALLOCATION, help="With --metric loss: types to choose from: k, all, or names with commas."
+        rich_help_panel=ALLOCATION,
+        help="With --metric loss: types to choose from: k, all, or names with commas. With any metric: portable, which "
+        "leaves out those that some programs do not read.",
     ),
 ]
 GranularityFlag = Annotated[

@@ -48,8 +48,8 @@ def show(report: FileReport, printer: Printer) -> None:
     )
     for key, value in report.lieq.items():
         printer.line(f"lieq.{key}: {_short(value)}")
-    for warning in report.warnings:
-        line(f"Note: {warning}")
+    for sentence in (*report.warnings, *report.notes):
+        line(f"Note: {sentence}")
 
 
 def _describe(types: dict[str, str]) -> str:

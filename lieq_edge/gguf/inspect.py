@@ -17,7 +17,7 @@ from ..system.terminal import clean
 from .header import Header, StoredTensor, type_name
 from .names import TensorName
 from .splits import read_model
-from .types import is_matrix
+from .types import is_matrix, portability_note
 
 # ``lieq.bpw`` is stored in float32.
 _BPW_TOLERANCE = 1e-5
@@ -86,6 +86,7 @@ class FileReport:
         others: type of each matrix outside the blocks.
         lieq: the ``lieq.*`` key-values without that prefix; empty for other files.
         warnings: sentences about what does not fit together.
+        notes: further sentences about the file.
     """
 
     file_bytes: int
@@ -100,6 +101,7 @@ class FileReport:
     tokenizer: TokenizerSummary | None
     lieq: dict[str, Any]
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def inspect_file(path: Path) -> FileReport:
@@ -135,6 +137,7 @@ def inspect_file(path: Path) -> FileReport:
         tokenizer=_tokenizer(header),
         lieq=lieq,
         warnings=_warnings(lieq, block_bpw),
+        notes=tuple(filter(None, [portability_note(names)])),
     )
 
 

@@ -6,6 +6,7 @@ A new type is one line of ``_TABLE``, and one of ``blocks.layouts`` if error fee
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -15,7 +16,7 @@ from .names import TensorName
 SUPER_BLOCK = 256
 """Weights in a super-block; rows of another length cannot be stored in the K-quants and most codebook types."""
 
-Candidate = Literal["k", "narrow", "codebook"]
+Candidate = Literal["k", "narrow", "portable", "codebook"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,10 @@ class GgmlType:
         needs_importance: True if ggml refuses to encode without an importance vector, or ruins the weights.
         ftype: value of ``enum llama_ftype`` for a file of mostly this type; None for types that are only copied.
         candidate: which candidates of allocation by loss it belongs to: ``k`` for all rows that it fits, ``narrow`` for
-            rows that no super-block fits, ``codebook`` only when asked for; None for no allocation by loss.
+            rows that no super-block fits, ``portable`` for those rows of portable files, ``codebook`` only when asked
+            for; None for no allocation by loss.
         fallback: True if it may stand for a type that does not fit the rows.
+        portable: True if programs with kernels of their own read it too, such as mistral.rs.
         level: the level of nominal bits that it stands for, or None.
     """
 
@@ -47,6 +50,7 @@ class GgmlType:
     ftype: int | None = None
     candidate: Candidate | None = None
     fallback: bool = False
+    portable: bool = True
     level: int | None = None
 
     @property
@@ -67,7 +71,7 @@ _TABLE = (
     GgmlType("F32", 0, 1, 4, 32, ftype=0),
     GgmlType("F16", 1, 1, 2, 16, ftype=1, fallback=True),
     GgmlType("BF16", 30, 1, 2, 16, ftype=32),
-    GgmlType("Q4_0", 2, 32, 18, 4, True, ftype=2),
+    GgmlType("Q4_0", 2, 32, 18, 4, True, ftype=2, candidate="portable"),
     GgmlType("Q4_1", 3, 32, 20, 4, True, ftype=3, candidate="narrow", fallback=True),
     GgmlType("Q5_0", 6, 32, 22, 5, True, ftype=8, candidate="narrow", fallback=True),
     GgmlType("Q5_1", 7, 32, 24, 5, True, ftype=9, candidate="narrow", fallback=True),
@@ -77,15 +81,15 @@ _TABLE = (
     GgmlType("Q4_K", 12, 256, 144, 4, True, ftype=15, candidate="k", level=4),
     GgmlType("Q5_K", 13, 256, 176, 5, True, ftype=17, candidate="k", level=5),
     GgmlType("Q6_K", 14, 256, 210, 6, True, ftype=18, candidate="k", level=6),
-    GgmlType("IQ2_XXS", 16, 256, 66, 2, True, True, ftype=19, candidate="codebook"),
-    GgmlType("IQ2_XS", 17, 256, 74, 2, True, True, ftype=20, candidate="codebook"),
-    GgmlType("IQ2_S", 22, 256, 82, 2, True, True, ftype=28, candidate="codebook"),
-    GgmlType("IQ3_XXS", 18, 256, 98, 3, True, ftype=23, candidate="codebook"),
-    GgmlType("IQ3_S", 21, 256, 110, 3, True, ftype=26, candidate="codebook"),
-    GgmlType("IQ4_NL", 20, 32, 18, 4, True, ftype=25, candidate="narrow", fallback=True),
-    GgmlType("IQ4_XS", 23, 256, 136, 4, True, ftype=30, candidate="codebook"),
+    GgmlType("IQ2_XXS", 16, 256, 66, 2, True, True, ftype=19, candidate="codebook", portable=False),
+    GgmlType("IQ2_XS", 17, 256, 74, 2, True, True, ftype=20, candidate="codebook", portable=False),
+    GgmlType("IQ2_S", 22, 256, 82, 2, True, True, ftype=28, candidate="codebook", portable=False),
+    GgmlType("IQ3_XXS", 18, 256, 98, 3, True, ftype=23, candidate="codebook", portable=False),
+    GgmlType("IQ3_S", 21, 256, 110, 3, True, ftype=26, candidate="codebook", portable=False),
+    GgmlType("IQ4_NL", 20, 32, 18, 4, True, ftype=25, candidate="narrow", fallback=True, portable=False),
+    GgmlType("IQ4_XS", 23, 256, 136, 4, True, ftype=30, candidate="codebook", portable=False),
     # ggml's encoder does not search for a scale of Q2_0; our own search makes it a candidate, but not a fallback.
-    GgmlType("Q2_0", 42, 64, 18, 2, ftype=41, candidate="narrow"),
+    GgmlType("Q2_0", 42, 64, 18, 2, ftype=41, candidate="narrow", portable=False),
 )
 _BY_SIZE = sorted(_TABLE, key=lambda kind: kind.bpw)
 
@@ -106,6 +110,11 @@ NARROW_CANDIDATES: tuple[str, ...] = tuple(
 )
 """Candidates of allocation by loss for other rows, smallest first."""
 
+PORTABLE_CANDIDATES: tuple[str, ...] = tuple(
+    kind.name for kind in _BY_SIZE if kind.portable and (kind.candidate == "portable" or kind.name in NARROW_CANDIDATES)
+)
+"""The same for portable files: Q4_0 stands for IQ4_NL, and nothing for Q2_0."""
+
 CODEBOOK_TYPES: tuple[str, ...] = tuple(kind.name for kind in _BY_SIZE if kind.candidate == "codebook")
 """Types with codebooks, smallest first: smaller at the same loss, about half the decoding speed on ARM."""
 
@@ -115,6 +124,11 @@ FALLBACKS: tuple[str, ...] = tuple(kind.name for kind in _BY_SIZE if kind.fallba
 IQ4_NL stands for Q4_0, which has the same size and a coarser grid. Q2_0 and MXFP4 are smaller, but ggml's encoders of
 them ignore the importance vector, and weights that were not trained for them are ruined.
 """
+
+PORTABLE_FALLBACKS: tuple[str, ...] = tuple(
+    kind.name for kind in _BY_SIZE if kind.portable and (kind.candidate == "portable" or kind.fallback)
+)
+"""The same for portable files."""
 
 LEVEL_TYPES: dict[int, str] = {kind.level: kind.name for kind in _BY_SIZE if kind.level is not None}
 """The type that stands for a level of nominal bits."""
@@ -134,3 +148,20 @@ def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     # ggml does not count leading dimensions of 1.
     several = len(shape) >= 2 and any(size > 1 for size in shape[:-1])
     return several and TensorName.parse(name).is_weight and _NEVER_QUANTISED.search(name) is None
+
+
+def unportable(names: Iterable[str]) -> list[str]:
+    """Those of some types that not every program reads, smallest first."""
+    present = set(names)
+    return [kind.name for kind in _BY_SIZE if kind.name in present and not kind.portable]
+
+
+def portability_note(names: Iterable[str]) -> str | None:
+    """A sentence about the types of a file that not every program reads; None if all do."""
+    limited = unportable(names)
+    if not limited:
+        return None
+    return (
+        f"llama.cpp and programs built on it read {', '.join(limited)}, mistral.rs does not; --types portable makes a "
+        "file without."
+    )

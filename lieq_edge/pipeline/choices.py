@@ -35,7 +35,7 @@ def check_combination(settings: Settings) -> None:
     Raises:
         InputError: a setting is of no use with another one.
     """
-    chooses_types = [name for name in ("types", "granularity") if settings.gives(name)]
+    chooses_types = settings.type_choices
     if settings.gives("levels") and settings.metric == by_loss.NAME:
         raise InputError("--levels has no use with --metric loss, which chooses among --types; leave it out.")
     if chooses_types and settings.metric not in (None, by_loss.NAME):
@@ -116,6 +116,7 @@ def plan_options(settings: Settings, metric: str) -> PlanOptions:
         token_embedding_type=settings.token_embedding_type,
         output_type=settings.output_type,
         strict_types=settings.strict_types,
+        portable=settings.portable,
         seed=settings.seed,
         granularity=settings.granularity or ("tensor" if metric == by_loss.NAME else "block"),
     )

@@ -59,7 +59,7 @@ def _metric(settings: Settings, budget: Budget, runtime: Runtime, saved: bool) -
         return settings.metric, ""
     if settings.gives("levels"):
         return GEOMETRY, "because of --levels"
-    if settings.gives("types") or settings.gives("granularity"):
+    if settings.type_choices:
         return by_loss.NAME, "because of --types or --granularity"
     if saved:
         return GEOMETRY, "because measurements of the blocks are given"

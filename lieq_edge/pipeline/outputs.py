@@ -73,7 +73,11 @@ def _expected_bits(described: Diagnostics, settings: Settings, budget: Budget) -
     weights = sum(map(count_weights, described.tensors))
     if budget.kind == "bytes":
         return 8 * (budget.value - overhead_bytes(described)) / weights
-    options = PlanOptions(token_embedding_type=settings.token_embedding_type, output_type=settings.output_type)
+    options = PlanOptions(
+        token_embedding_type=settings.token_embedding_type,
+        output_type=settings.output_type,
+        portable=settings.portable,
+    )
     inside = [tensor for tensor in described.tensors if is_block_weight(tensor)]
     outside = [tensor for tensor in described.tensors if not is_block_weight(tensor)]
     fixed = sum(plan_fixed(tensor, described, options).nbytes for tensor in outside)
@@ -81,7 +85,7 @@ def _expected_bits(described: Diagnostics, settings: Settings, budget: Budget) -
         return (8 * fixed + budget.value * sum(map(count_weights, inside))) / weights
     # Nominal bits come without scales, and rows that no super-block fits take a larger type.
     levels = sorted(LEVEL_TYPES)
-    sizes = [sum(plan_tensor(t, LEVEL_TYPES[level], strict=False).nbytes for t in inside) for level in levels]
+    sizes = [sum(plan_tensor(t, LEVEL_TYPES[level], options).nbytes for t in inside) for level in levels]
     return 8 * (fixed + float(np.interp(budget.value, levels, sizes))) / weights
 
 

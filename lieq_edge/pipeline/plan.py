@@ -84,7 +84,7 @@ def _metric_of(settings: Settings) -> str:
     """The metric for saved measurements of the blocks."""
     if settings.metric is not None:
         return settings.metric
-    return by_loss.NAME if settings.gives("types") or settings.gives("granularity") else GEOMETRY
+    return by_loss.NAME if settings.type_choices else GEOMETRY
 
 
 def analyze_model(model: str | Path, settings: Settings, *, progress: Progress | None = None) -> Diagnostics:

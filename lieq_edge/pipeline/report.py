@@ -10,7 +10,7 @@ from ..allocation.plan import Plan
 from ..device.pace import Pace
 from ..evidence.blocks.records import Diagnostics, describe_inputs
 from ..gguf.names import EMBEDDING, HEAD, TensorName
-from ..gguf.types import CODEBOOK_TYPES, is_matrix
+from ..gguf.types import CODEBOOK_TYPES, is_matrix, portability_note
 from ..llama import child
 from ..system.jsonio import to_json
 from ..system.memory import peak_rss_bytes
@@ -127,6 +127,9 @@ class ExportReport:
         slow = sorted({kind for layer in self.layers for kind in layer.types.values() if kind in CODEBOOK_TYPES})
         if slow:
             notes.append(f"{', '.join(slow)} are small for their precision, and decode about half as fast on ARM.")
+        kinds = {tensor.type for tensor in self.tensors}
+        if (note := portability_note(kinds)) is not None:
+            notes.append(note)
         kld = self.validation.kld if self.validation is not None else None
         if self.predicted_loss is not None and kld is not None:
             note = f"The sum of predicted losses is {self.predicted_loss:.4f} nats, the measured divergence {kld:.4f}."
@@ -201,7 +204,8 @@ def resolved_settings(job: Job, evidence: Evidence, plan: Plan) -> dict[str, Any
     """
     settings = {name: value for name, value in to_json(job.settings).items() if name not in _OUTPUTS}
     follows_loss = plan.metric == by_loss.NAME
-    for name in ("levels",) if follows_loss else ("types", "granularity"):
+    unused = {"levels"} if follows_loss else {"types", "granularity"}
+    for name in unused - ({"types"} if job.settings.portable else set()):
         settings.pop(name, None)
     if follows_loss and settings.get("granularity") is None:
         settings["granularity"] = "tensor"

@@ -14,6 +14,7 @@ import yaml
 
 from ..errors import InputError
 from ..gguf.inspect import FileReport
+from ..gguf.types import unportable
 from ..system.progress import log
 from ..system.terminal import clean, clean_text
 from .described import Described
@@ -83,6 +84,7 @@ def model_card(
         repo=repo,
         file=ordered[0].path.name,
         label=_label(ordered[0].path.name),
+        limited=unportable(kind.type for one in described for kind in one.report.types),
         parts=len(ordered[0].model.paths),
         prompt=_prompt(first),
     )

@@ -17,7 +17,7 @@ from records import make_diagnostics
 from lieq_edge.allocation.plan import Plan, PlanOptions, make_plan
 from lieq_edge.errors import InputError
 from lieq_edge.evidence.blocks.records import Diagnostics
-from lieq_edge.gguf.types import TYPES
+from lieq_edge.gguf.types import TYPES, unportable
 from lieq_edge.system.jsonio import load_json, save_json, to_json
 
 GAINS = [0.1, 0.9, 0.5, 0.3]
@@ -54,6 +54,16 @@ def test_rows_that_no_super_block_fits_take_the_smallest_fitting_type_and_are_li
     assert set(plan.fallbacks) == {"token_embd.weight"} | {f"blk.{i}.attn_q.weight" for i in range(4)}
     by_name = {tensor.name: tensor for tensor in plan.tensors}
     assert by_name["blk.0.attn_q.weight"].nbytes == 288 * 288 // 32 * 18
+
+
+def test_a_portable_plan_has_no_type_that_only_some_programs_read() -> None:
+    diagnostics = make_diagnostics(GAINS, hidden=288, inner=512, tied=False)
+    usual, portable = (make_plan(diagnostics, "2.5", PlanOptions(portable=flag)) for flag in (False, True))
+    assert unportable(_types(usual).values()) == ["IQ4_NL"]
+    assert unportable(_types(portable).values()) == []
+    assert portable.fallbacks["blk.0.attn_q.weight"].endswith("-> Q4_0")
+    assert _types(portable)["token_embd.weight"] == "Q4_0"
+    assert portable.file_bytes == usual.file_bytes
 
 
 def test_strict_types_refuse_the_replacement() -> None:

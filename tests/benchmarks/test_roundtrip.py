@@ -17,15 +17,17 @@ def test_only_explained_keys_differ(tmp_path: Path, monkeypatch) -> None:
     directory = cached_model("llama")
     source = open_source(str(export_float32(open_source(str(directory)), tmp_path / "tiny.gguf")))
     metadata = source.metadata()
-    monkeypatch.setattr(source, "metadata", lambda: [*metadata, key_value("general.license", "apache-2.0")])
+    added = [key_value("general.license", "apache-2.0"), key_value("tokenizer.ggml.unknown_token_id", 0)]
+    monkeypatch.setattr(source, "metadata", lambda: [*metadata, *added])
     trip = round_trip(source, directory, tmp_path, context=32, chunks=1)
     assert trip.faithful
     assert trip.tensors == trip.texts == ()
     assert trip.kld < 1e-9
     keys = {difference.key for difference in trip.differences}
-    assert "general.license" in keys
+    unknown = "tokenizer.ggml.unknown_token_id"
+    assert {"general.license", unknown} <= keys
     named = {"general.name", "general.basename", "general.finetune"}
-    assert keys <= {*named, "general.license", "llama.attention.key_length", "llama.attention.value_length"}
+    assert keys <= {*named, unknown, "general.license", "llama.attention.key_length", "llama.attention.value_length"}
     assert "| general.license | apache-2.0 | - | from the model card" in render(trip, "tiny")
 
 

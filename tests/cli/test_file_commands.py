@@ -52,6 +52,11 @@ def test_one_file_has_the_document_of_one_and_several_have_a_list(files: list[Pa
     assert several[1]["validation"]["kld"] == 0
 
 
+def test_the_text_says_that_llama_cpp_runs_the_file_as_it_does_by_default(files: list[Path]) -> None:
+    done = run("validate", files[0], *SHORT)
+    assert "run with llama.cpp's defaults; flash attention is on by them" in " ".join(done.stdout.split())
+
+
 def test_speed_is_measured_when_asked_for(files: list[Path]) -> None:
     table = run("validate", *files, *SHORT, "--speed").stdout
     assert "prompt, tokens/s" in table

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import pytest
 from changed import changed_file
 from gguf import GGUFValueType
@@ -21,6 +22,7 @@ from lieq_edge.errors import InputError
 from lieq_edge.gguf.container import KeyValue, write_container
 from lieq_edge.gguf.inspect import FileReport, inspect_file
 from lieq_edge.gguf.types import TYPES
+from lieq_edge.presets.names import FILE_TYPES
 from lieq_edge.system.jsonio import to_json
 
 SHAPES = {
@@ -143,6 +145,32 @@ def test_a_file_that_was_changed_later_is_noticed(path: Path, tmp_path: Path) ->
     names = {name: name.replace("blk", "part") for name in SHAPES if name.startswith("blk")}
     empty = inspect_file(changed_file(tmp_path / "empty.gguf", path, {"lieq.bpw": counted}, names))
     assert "no block weights" in empty.warnings[0]
+
+
+def test_types_that_some_programs_refuse_are_told(path: Path, tiny_gguf: Callable[..., Path]) -> None:
+    (note,) = inspect_file(path).notes
+    assert "read Q2_0, mistral.rs does not" in note
+    assert f"Note: {note}" in rendered(inspect_file(path))
+    assert inspect_file(tiny_gguf("qwen2")).notes == ()
+
+
+@pytest.mark.parametrize("preset", ["Q4_K_M", "IQ4_NL"])
+def test_a_file_that_llama_cpp_quantised_again_is_noticed(tmp_path: Path, preset: str) -> None:
+    """llama-quantize carries over the keys of a file that it quantises again."""
+    ours, again = tmp_path / "out.gguf", tmp_path / "again.gguf"
+    flags = ("--budget", "8", "--levels", "8", "--metric", "first", "--calibration", "none")
+    done = run("export", cached_model("llama", hidden=256, intermediate=256), *flags, "--no-validate", "--out", ours)
+    assert done.returncode == 0, done.stderr
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = FILE_TYPES[preset]
+    params.allow_requantize = True
+    assert llama_cpp.llama_model_quantize(str(ours).encode(), str(again).encode(), params) == 0
+    assert inspect_file(ours).warnings == ()
+    assert inspect_file(again).lieq == inspect_file(ours).lieq
+    (warning,) = inspect_file(again).warnings
+    assert "was changed after lieq-edge wrote it" in warning
+    shown = run("inspect", again)
+    assert "changed after lieq-edge wrote it" in " ".join(shown.stdout.split())
 
 
 def test_a_written_file_agrees_with_itself(tmp_path: Path) -> None:

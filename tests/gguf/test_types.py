@@ -35,6 +35,8 @@ def test_numbers_are_unique() -> None:
 def test_lists_of_types() -> None:
     assert types.K_CANDIDATES == ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
     assert types.NARROW_CANDIDATES == ("Q2_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+    assert types.PORTABLE_CANDIDATES == ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+    assert types.PORTABLE_FALLBACKS == ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "F16")
     assert types.CODEBOOK_TYPES == ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS")
     assert types.FALLBACKS == ("IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "F16")
     assert list(types.LEVEL_TYPES.items()) == [
@@ -50,6 +52,18 @@ def test_lists_of_types() -> None:
 def test_feedback_knows_every_candidate_but_vectors() -> None:
     assert {*types.K_CANDIDATES, *types.NARROW_CANDIDATES, "IQ4_XS"} <= LAYOUTS.keys()
     assert LAYOUTS.keys() <= TYPES.keys()
+
+
+def test_types_that_some_programs_refuse_are_named() -> None:
+    read = {"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}
+    assert types.unportable(TYPES.keys()) == [
+        "IQ2_XXS", "Q2_0", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS", "IQ4_NL",
+    ]  # fmt: skip
+    assert types.unportable(read) == []
+    assert types.portability_note(read) is None
+    note = types.portability_note(["Q4_K", "IQ4_NL", "Q2_0", "Q2_0"])
+    assert note is not None
+    assert "read Q2_0, IQ4_NL, mistral.rs does not; --types portable" in note
 
 
 def test_types_that_are_only_copied() -> None:

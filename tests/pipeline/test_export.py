@@ -16,6 +16,7 @@ from runner import assert_refused, run, run_installed
 from tiny import make_model
 
 from lieq_edge.gguf.inspect import inspect_file
+from lieq_edge.gguf.types import unportable
 from lieq_edge.pipeline.validation import check_gate
 
 FAST = ("--calibration-tokens", "256", "--probe-tokens", "64", "--context", "64", "--chunks", "2", "--threads", "2")
@@ -308,6 +309,21 @@ def test_rows_that_no_candidate_fits_are_rounded_with_feedback_as_else(tmp_path:
     ]
     assert reports[0]["fallbacks"] == reports[1]["fallbacks"]
     assert "F16" in str(reports[1]["layers"])
+
+
+@pytest.mark.parametrize("budget", ["3", "4.7bpw"])
+def test_a_portable_file_has_no_type_that_only_some_programs_read(tmp_path: Path, budget: str) -> None:
+    narrow = make_model(tmp_path / "model", "llama", hidden=288, intermediate=288, blocks=2)
+    flags = ("--budget", budget, "--calibration-tokens", "1024", "--rounding", "imatrix", "--no-validate")
+    usual, portable = tmp_path / "usual.gguf", tmp_path / "portable.gguf"
+    export(narrow, usual, *flags)
+    report = export(narrow, portable, *flags, "--types", "portable")
+    types = [[kind.type for kind in inspect_file(path).types] for path in (usual, portable)]
+    assert unportable(types[0])
+    assert "Q4_0" in types[1]
+    assert not unportable(types[1])
+    assert report["settings"]["types"] == "portable"
+    assert inspect_file(portable).notes == ()
 
 
 def test_the_metric_loss_keeps_a_byte_budget_and_repeats_itself(tmp_path: Path, llama: Path) -> None:

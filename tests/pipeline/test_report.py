@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lieq_edge.evidence.blocks.records import TextInfo
-from lieq_edge.pipeline.report import ExportReport, LayerReport
+from lieq_edge.pipeline.report import ExportReport, LayerReport, TensorReport
 from lieq_edge.validate.perplexity import Validation
 
 SCORE = Validation(20.0, 1.0, 100, 1000, 512, 1, TextInfo("t", "0", 512), 18.0, 0.30, 0.01, 1.0, 0.8)
@@ -54,6 +54,13 @@ def test_i_quants_are_said_to_be_slow_on_arm() -> None:
     (note,) = report({"ffn_up": "IQ3_S", "attn_q": "IQ4_NL"}, None).notes()
     assert note.startswith("IQ3_S are")
     assert "ARM" in note
+
+
+def test_types_that_some_programs_refuse_are_told() -> None:
+    tensor = TensorReport("blk.0.attn_q.weight", "attn_q", 0, (64, 96), "IQ4_NL", 3456)
+    (note,) = replace(report({"attn_q": "IQ4_NL"}, None), tensors=(tensor,)).notes()
+    assert "mistral.rs" in note
+    assert "--types portable" in note
 
 
 def test_without_predictions_or_scores_there_is_nothing_to_say() -> None:

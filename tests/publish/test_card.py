@@ -87,6 +87,12 @@ def test_the_card_of_an_export_says_how_it_was_made(tiny_gguf: Make, tmp_path: P
     assert "How they were made" not in model_card([describe(changed)])
 
 
+def test_the_card_names_types_that_some_programs_refuse(file: Path, tiny_gguf: Make, tmp_path: Path) -> None:
+    assert "mistral.rs" not in model_card([describe(file)])
+    narrow = changed_file(tmp_path / "Tiny-Instruct-IQ4_NL.gguf", tiny_gguf("qwen2", type="IQ4_NL"), GENERAL)
+    assert r"read IQ4\_NL, mistral.rs does not" in model_card([describe(file), describe(narrow)])
+
+
 def test_several_files_make_one_table(file: Path, tiny_gguf: Make, tmp_path: Path) -> None:
     large = changed_file(tmp_path / "Tiny-Instruct-F32.gguf", tiny_gguf("qwen2"), GENERAL)
     card = model_card([describe(large), describe(file)])

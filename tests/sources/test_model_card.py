@@ -16,9 +16,10 @@ import gguf
 import pytest
 from tiny import cached_model
 
-from lieq_edge import Settings, analyze_model, resolve
+from lieq_edge import Settings, analyze_model, export_model, resolve
 from lieq_edge.evidence.blocks.records import describe
 from lieq_edge.gguf.container import metadata_bytes
+from lieq_edge.gguf.header import read_header
 from lieq_edge.sources import Source, open_source
 from lieq_edge.sources.huggingface import HuggingFaceSource
 
@@ -128,6 +129,18 @@ def test_the_bytes_of_the_keys_count(model: Path) -> None:
     assert after.metadata_bytes == metadata_bytes(source.metadata())
     # Measurements are of the weights: another card leaves them as they are.
     assert after.model_hash == before.model_hash
+
+
+def test_a_written_file_has_the_keys(model: Path, tmp_path: Path) -> None:
+    (model / "README.md").write_text(CARD, encoding="utf-8")
+    (model / "generation_config.json").write_text(json.dumps(GENERATION))
+    settings = Settings(budget="4", metric="first", rounding="nearest", validation=False, parity=False, cache=False)
+    export_model(model, tmp_path / "o.gguf", settings)
+    header = read_header(tmp_path / "o.gguf")
+    expected = general(open_source(str(model)))
+    assert {"license", "base_model.0.repo_url", "tags", "languages", "basename", "sampling.temp"} <= expected.keys()
+    for key, value in expected.items():
+        assert header.get(f"general.{key}") == (pytest.approx(value) if isinstance(value, float) else value), key
 
 
 def test_a_card_that_changes_while_the_model_is_open_changes_nothing(model: Path) -> None:

@@ -22,6 +22,7 @@ PROGRAMS = sorted(path.name for path in (TOOLS / "clients").iterdir() if path.is
 
 def test_flags_exist() -> None:
     ((name, words),) = re.findall(r'/lieq-edge" (\w+) (.*)', SCRIPT)
+    words += " ".join(re.findall(r"^    export_demo (.*)", SCRIPT, re.MULTILINE))
     parameters = get_command(app).commands[name].params  # type: ignore[attr-defined]
     known = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
     assert set(re.findall(r"--[\w-]+", words)) <= known

@@ -152,6 +152,10 @@ def test_candidates_fit_the_rows_and_unknown_names_are_refused(source: Source) -
     assert "Q2_K" in found["blk.0.ffn_down.weight"]
     assert "blk.0.attn_norm.weight" not in found
     assert candidate_types(tensors, "q4_k, Q8_0")["blk.0.attn_q.weight"] == ("Q4_K", "Q8_0")
+    portable = candidate_types(tensors, "portable")
+    assert portable["blk.0.ffn_down.weight"] == found["blk.0.ffn_down.weight"]
+    narrow = [replace(tensor, shape=(*tensor.shape[:-1], 288)) for tensor in tensors]
+    assert candidate_types(narrow, "portable")["blk.0.attn_q.weight"] == ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
     with pytest.raises(InputError, match="Q9"):
         candidate_types(tensors, "Q9")
 
