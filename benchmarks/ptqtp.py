@@ -38,7 +38,7 @@ PHYSICAL, DENSE = "PTQTP", "PTQTP, dense"
 
 # Uniform files of llama.cpp with as many bits, and the same types outside the blocks.
 _PEERS = {PHYSICAL: "IQ4_XS", DENSE: "IQ3_S"}
-_OURS = (("geometry", "imatrix"), ("geometry", "feedback-once"), ("loss", "imatrix"), ("loss", "feedback-once"))
+_OURS = (("geometry", "imatrix"), ("loss", "imatrix"), ("loss", "feedback-once"))
 
 Floats = npt.NDArray[np.float64]
 Trits = npt.NDArray[np.int8]

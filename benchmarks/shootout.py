@@ -30,13 +30,13 @@ SIZES = "Q2_K,Q3_K_M,Q4_K_M"
 
 
 def combinations(args: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
-    """Metric, rounding and seed of every file of ours of a size, those of the chosen metric first."""
+    """Metric, rounding and seed of every file of ours of a size; feedback takes longest and comes last."""
     metrics, roundings = args.metrics.split(","), args.roundings.split(",")
     pairs = [(args.metric, rounding) for rounding in roundings]
     pairs += [(metric, args.rounding) for metric in metrics]
     if args.full:
         pairs += [(metric, rounding) for rounding in roundings for metric in metrics]
-    for metric, rounding in dict.fromkeys(pairs):
+    for metric, rounding in sorted(dict.fromkeys(pairs), key=lambda pair: "feedback" in pair[1]):
         for seed in range(args.random_seeds if metric == "random" else 1):
             yield metric, rounding, seed
 
@@ -46,11 +46,10 @@ def run(bench: Bench, args: argparse.Namespace) -> None:
     sizes = args.sizes.split(",")
     for size in sizes:
         bench.preset(size)
+        bench.lagrange(size)
     for metric, rounding, seed in combinations(args):
         for size in sizes:
             bench.ours(metric, rounding, size, seed)
-    for size in sizes:
-        bench.lagrange(size)
     if args.ptqtp:
         ptqtp.measure(bench)
 
