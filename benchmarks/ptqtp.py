@@ -36,8 +36,9 @@ TOLERANCE = 1e-4
 PHYSICAL, DENSE = "PTQTP", "PTQTP, dense"
 """Sizes of its file: with 2 bits a trit, and with 1.6."""
 
-# Uniform files of llama.cpp with as many bits, and the same types outside the blocks.
-_PEERS = {PHYSICAL: "IQ4_XS", DENSE: "IQ3_S"}
+# Uniform files of llama.cpp with as many bits and the same types outside the blocks. PTQTP knows no importance, so
+# that there is one without.
+_PEERS = {PHYSICAL: (("IQ4_XS", True), ("IQ4_XS", False)), DENSE: (("IQ3_S", True), ("Q3_K", False))}
 _OURS = (("geometry", "imatrix"), ("loss", "imatrix"), ("loss", "feedback-once"))
 
 Floats = npt.NDArray[np.float64]
@@ -177,14 +178,15 @@ def measure(bench: Bench) -> None:
         dense, bits = plane_bytes(plan, dense=True)
         size = row.file_bytes - plane_bytes(plan, dense=False)[0] + dense
         bench.rows.add(replace(row, size=DENSE, file_bytes=size, block_bpw=bits))
-    for size_name, kind in _PEERS.items():
-        _uniform_peer(bench, plan, kind, size_name)
+    for size_name, kinds in _PEERS.items():
+        for kind, weighted in kinds:
+            _uniform_peer(bench, plan, kind, size_name, weighted=weighted)
         bench.lagrange(size_name)
         for metric, rounding in _OURS:
             bench.ours(metric, rounding, size_name)
 
 
-def _uniform_peer(bench: Bench, plan: Plan, kind: str, size: str) -> None:
+def _uniform_peer(bench: Bench, plan: Plan, kind: str, size: str, *, weighted: bool) -> None:
     """llama.cpp's file with every matrix of the blocks in one type, and PTQTP's types outside them."""
     outside = {tensor.name: tensor.type for tensor in plan.tensors}
 
@@ -193,13 +195,14 @@ def _uniform_peer(bench: Bench, plan: Plan, kind: str, size: str) -> None:
             bench.reference_file,
             path,
             kind,
-            imatrix=bench.importance,
+            imatrix=bench.importance if weighted else None,
             token_embedding_type=outside.get("token_embd.weight"),
             output_type=outside.get("output.weight"),
             pure=True,
         )
 
-    bench.row(f"all {kind}", size, make, ("importance",))
+    name, needed = (f"all {kind}", ("importance",)) if weighted else (f"all {kind}, no importance", ())
+    bench.row(name, size, make, needed)
 
 
 def section(rows: Sequence[Row]) -> str:

@@ -53,9 +53,15 @@ def beaten(method: Method, base: Method) -> tuple[int, int]:
     return sum(own < other for own, other in pairs), len(pairs)
 
 
-def ranking(methods: dict[str, Method], base: str, sizes: Sequence[str]) -> list[list[str]]:
-    """A line for each method, the least divergence first: rank, divergence by size, and the ratio to the base."""
-    found = {name: ratio(method, methods[base]) for name, method in methods.items()}
+def ranking(
+    methods: dict[str, Method], base: str, sizes: Sequence[str], without: Sequence[str] = ()
+) -> list[list[str]]:
+    """A line for each method, the least divergence first: rank, divergence by size, and the ratio to the base.
+
+    Sizes in ``without`` are shown, and count for neither rank nor ratio.
+    """
+    counting = {size: rows for size, rows in methods[base].items() if size not in without}
+    found = {name: ratio(method, counting) for name, method in methods.items()}
     order = sorted((name for name in methods if found[name]), key=lambda name: found[name] or (0.0, 0.0))
     lines = []
     for rank, name in enumerate(order, start=1):
@@ -83,15 +89,23 @@ def metrics_part(methods: dict[str, Method], rounding: str, sizes: Sequence[str]
         return []
     lines = []
     chances: dict[str, tuple[int, int]] = {}
-    ratios = {name: ratio(method, own[base]) for name, method in own.items()}
-    for line in ranking(own, base, sizes):
+    full = [size for size, files in own[base].items() if len(files) > 1 and len({row.kld for row in files}) == 1]
+    counting = {size: files for size, files in own[base].items() if size not in full}
+    ratios = {name: ratio(method, counting) for name, method in own.items()}
+    for line in ranking(own, base, sizes, full):
         name = line[0]
         if name != base:
-            chances[name.split(" + ")[0]] = beaten(own[name], own[base])
+            chances[name.split(" + ")[0]] = beaten(own[name], counting)
         count = "" if name == base else "{} of {}".format(*chances[name.split(" + ")[0]])
         lines.append([name.split(" + ")[0], *line[1:], count])
     head = ["metric", "rank", *sizes, "over random", "random files it beats"]
-    return [table(head, lines), _verdict(chances, {name.split(" + ")[0]: value for name, value in ratios.items()})]
+    parts = [table(head, lines), _verdict(chances, {name.split(" + ")[0]: value for name, value in ratios.items()})]
+    if full:
+        parts.append(
+            f"At {_list(full)} every block has the most bits that the levels 2, 3 and 4 allow: all scores of blocks "
+            "give the same file, so that this size is left out of rank and ratio."
+        )
+    return parts
 
 
 def _verdict(chances: dict[str, tuple[int, int]], ratios: dict[str, tuple[float, float] | None]) -> str:

@@ -74,6 +74,15 @@ def test_methods_are_ranked_and_judged_against_chance() -> None:
     assert metrics_part(methods, "feedback", ["Q2_K"]) == []
 
 
+def test_a_size_at_which_scores_make_no_difference_does_not_count() -> None:
+    alike = [row(f"{metric} + imatrix", "Q4_K_M", 0.5, 0.5) for metric in ("random 0", "random 1", "geometry")]
+    better = row("loss + imatrix", "Q4_K_M", 0.1, 0.1)
+    methods = by_method([*ROWS, *alike, better], ["Q2_K", "Q4_K_M"])
+    tables, *_, note = metrics_part(methods, "imatrix", ["Q2_K", "Q4_K_M"])
+    assert "| geometry | 2 | 1.5000 ± 0.0100 | 0.5000 ± 0.0100 | 0.500 ± 0.000 | 1 of 2 |" in tables
+    assert note.startswith("At Q4_K_M every block has the most bits")
+
+
 def test_all_of_it_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.cached_model("llama", hidden=256, intermediate=256, blocks=2)
     out, text = tmp_path / "out", tmp_path / "text"
