@@ -39,6 +39,8 @@ PHYSICAL, DENSE = "PTQTP", "PTQTP, dense"
 # Uniform files of llama.cpp with as many bits and the same types outside the blocks. PTQTP knows no importance, so
 # that there is one without.
 _PEERS = {PHYSICAL: (("IQ4_XS", True), ("IQ4_XS", False)), DENSE: (("IQ3_S", True), ("Q3_K", False))}
+_PRESETS = {"Q3_K": "Q3_K_S"}
+"""Presets whose main type is the type, where their names differ."""
 _OURS = (("geometry", "imatrix"), ("loss", "imatrix"), ("loss", "feedback-once"))
 
 Floats = npt.NDArray[np.float64]
@@ -194,7 +196,7 @@ def _uniform_peer(bench: Bench, plan: Plan, kind: str, size: str, *, weighted: b
         quantize_with_llama_cpp(
             bench.reference_file,
             path,
-            kind,
+            _PRESETS.get(kind, kind),
             imatrix=bench.importance if weighted else None,
             token_embedding_type=outside.get("token_embd.weight"),
             output_type=outside.get("output.weight"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import numpy.typing as npt
 from benchmarks import ptqtp
 from benchmarks.harness import machine_line, mean_and_error, plus_minus, table, write_markdown
 from benchmarks.quality_report import Row
+
+_WIDTH = 125
 
 Windows = npt.NDArray[np.float64]
 Method = dict[str, list[Row]]
@@ -100,6 +103,17 @@ def metrics_part(methods: dict[str, Method], rounding: str, sizes: Sequence[str]
         lines.append([name.split(" + ")[0], *line[1:], count])
     head = ["metric", "rank", *sizes, "over random", "random files it beats"]
     parts = [table(head, lines), _verdict(chances, {name.split(" + ")[0]: value for name, value in ratios.items()})]
+    scatter = {
+        size: np.std(klds, ddof=1) / np.mean(klds)
+        for size, rows in counting.items()
+        if len(klds := [row.kld for row in rows]) > 1
+    }
+    if scatter:
+        seeds = ", ".join(f"{100 * share:.0f} % at {size}" for size, share in scatter.items())
+        parts[-1] += (
+            f" The seeds scatter by {seeds} (standard deviation), which the errors of these ratios do not include: a "
+            "metric that is nearer to 1 than that may be no better than luck."
+        )
     if full:
         parts.append(
             f"At {_list(full)} every block has the most bits that the levels 2, 3 and 4 allow: all scores of blocks "
@@ -151,7 +165,8 @@ def text(rows: Sequence[Row], args: argparse.Namespace, begun: dict[str, Any], c
         f"{args.calibration_tokens} tokens of the text `{args.calibration}`. {begun['date']}; {machine}",
         f"    {command}",
         "± is the standard error over tokens; for *random*, the standard deviation of the seeds. A ratio is the "
-        "geometric mean over sizes and windows; its standard error is that of paired windows.",
+        "geometric mean over sizes and windows; its standard error is that of paired windows. The errors say how "
+        "sure a figure is for this model and text, and not that another model ranks the same.",
         "## Metrics",
         f"All with the rounding `{args.rounding}`. *geometry* is compactness alone, *saliency* the perplexity drop, "
         "*energy* the energy gain, and *composite* the combined score of the three. All but *loss* give whole blocks "
@@ -173,11 +188,28 @@ def text(rows: Sequence[Row], args: argparse.Namespace, begun: dict[str, Any], c
             "## PTQTP",
             "Trit planes take 4.25 bits a weight with 2 bits a trit, and 3.45 (*dense*) with five trits in a byte. "
             "llama.cpp has no type for either, so the decoded weights were scored. *all* stands for every matrix of "
-            "the blocks in one type, and the embedding in Q6_K, as in PTQTP's file.",
+            "the blocks in one type, and the embedding in Q6_K, as in PTQTP's file. PTQTP weighs all columns alike, so "
+            "that the files without importance are the fair comparison. [method.md](method.md#ptqtp) says more.",
             ptqtp.section(rows),
         ]
     parts.append(f"![KL divergence over file size]({args.out.name}.png)")
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(_wrapped(part) for part in parts if part) + "\n"
+
+
+def _wrapped(part: str) -> str:
+    """Prose and commands in lines of a length that can be read; tables and headings as they are."""
+    if part.startswith(("|", "#", "!")):
+        return part
+    indent = "    " if part.startswith("    ") else ""
+    more = "        " if indent else ""
+    return textwrap.fill(
+        part.strip(),
+        _WIDTH,
+        initial_indent=indent,
+        subsequent_indent=more,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _renamed(lines: list[list[str]]) -> list[list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import tiny
@@ -60,6 +61,9 @@ def test_a_simulated_file(tmp_path: Path) -> None:
     source = open_source(str(tiny.cached_model("llama", hidden=256, intermediate=512, blocks=2)))
     path, plan = tmp_path / "file.gguf", simulated(describe(source))
     write_ptqtp(path, source, plan, {})
+    name = "blk.1.ffn_down.weight"
+    stored = next(tensor for tensor in gguf.GGUFReader(path).tensors if tensor.name == name)
+    np.testing.assert_array_equal(stored.data, trit_planes(source.read(name)))
     report = inspect_file(path)
     assert report.block_bpw == 32
     assert report.others == {"token_embd.weight": "Q6_K"}

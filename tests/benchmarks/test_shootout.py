@@ -70,6 +70,7 @@ def test_methods_are_ranked_and_judged_against_chance() -> None:
     assert "| geometry | 2 | 1.5000 ± 0.0100 | 0.500 ± 0.000 | 1 of 2 |" in tables
     assert "every random file of their size: saliency (0.10 ± 0.00)." in verdict
     assert "worse than others: geometry (0.50 ± 0.00)." in verdict
+    assert "The seeds scatter by 71 % at Q2_K" in verdict
     assert "Worse than every random file: last (4.00 ± 0.00)." in verdict
     assert metrics_part(methods, "feedback", ["Q2_K"]) == []
 
@@ -105,7 +106,10 @@ def test_all_of_it_on_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert dense["file_bytes"] < physical["file_bytes"]
     peers = {"ptqtp", "lagrange", "all IQ4_XS", "geometry + imatrix", "loss + feedback-once"}
     assert {method for method, size in rows if size == "PTQTP"} >= peers
-    assert rows["all IQ4_XS", "PTQTP"]["block_bpw"] == 4.25
+    assert rows["all IQ4_XS", "PTQTP"]["block_bpw"] == rows["all IQ4_XS, no importance", "PTQTP"]["block_bpw"] == 4.25
+    dense_peers = {method for method, size in rows if size == "PTQTP, dense" and method.startswith("all")}
+    assert dense_peers == {"all IQ3_S", "all Q3_K, no importance"}
+    assert rows["all Q3_K, no importance", "PTQTP, dense"]["block_bpw"] == 3.4375
     assert abs(rows["all IQ4_XS", "PTQTP"]["file_bytes"] / physical["file_bytes"] - 1) < 0.05
     page = out.with_suffix(".md").read_text(encoding="utf-8")
     assert all(f"| {rounding} |" in page for rounding in ROUNDERS)
