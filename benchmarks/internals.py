@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lieq_edge import Diagnostics, Plan
     from lieq_edge.allocation.loss import make_loss_plan
     from lieq_edge.allocation.plan import TensorPlan
+    from lieq_edge.allocation.table import METRIC_NAMES
     from lieq_edge.allocation.types import candidate_types
     from lieq_edge.blockwise.mixture import Routed
     from lieq_edge.blockwise.model import BlockModel
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from lieq_edge.evidence.loss.request import Follow
     from lieq_edge.evidence.loss.weights import measure_loss_weights
     from lieq_edge.gguf.header import StoredTensor, read_header
-    from lieq_edge.gguf.names import InputGroup
+    from lieq_edge.gguf.names import InputGroup, block_of
     from lieq_edge.gguf.types import TYPES, is_matrix
     from lieq_edge.gptq.factor import factorise
     from lieq_edge.gptq.feedback import DAMPING, round_by_factor
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from lieq_edge.presets.names import FILE_TYPES
     from lieq_edge.presets.original import written_original
     from lieq_edge.rounding.encode import encode_tensors
+    from lieq_edge.rounding.table import ROUNDERS
     from lieq_edge.sources import DEMO, demo_path
     from lieq_edge.sources.base import Array, Source
     from lieq_edge.sources.plain import write_plain

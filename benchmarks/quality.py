@@ -14,8 +14,9 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -55,8 +56,14 @@ UNIFORM = {"Q2_K": 2, "Q3_K": 3}
 
 Result = TypeVar("Result")
 
+COMMON = ("model", "--text", "--out", "--work", "--calibration", "--calibration-tokens", "--context", "--chunks")
+"""Arguments that ``opened_bench`` reads."""
+
 # By rounding, the attribute of ``Bench`` with the evidence for files whose types follow the loss.
-_EVIDENCE = {"feedback": "evidence", "feedback-once": "evidence_once", "imatrix": "evidence"}
+_EVIDENCE = {"feedback": "evidence", "feedback-once": "evidence_once", "imatrix": "evidence", "nearest": "evidence"}
+
+PARTS = {"energy": (0.0, 0.0, 1.0)}
+"""Metrics that are parts of the composite score, by their weights in it. Compactness by itself is geometry."""
 
 
 @dataclass
@@ -124,9 +131,28 @@ class Bench:
         candidates = candidate_types(self.shapes.tensors, "k")
         return self._timed("errors", lambda: weighted_errors(self.source, self.importance, candidates))
 
-    def row(self, method: str, size: str, make: Callable[[Path], Plan | None], evidence: tuple[str, ...]) -> None:
-        """Make and score a file unless its row exists; ``evidence`` are the measurements that count as its work."""
-        if any(row.method == method and row.size == size for row in self.rows):
+    def find(self, method: str, size: str) -> Row | None:
+        """The row of a method and a size, if there is one."""
+        return next((row for row in self.rows if row.method == method and row.size == size), None)
+
+    def row(
+        self,
+        method: str,
+        size: str,
+        make: Callable[[Path], Plan | None],
+        evidence: tuple[str, ...],
+        size_of: Callable[[Path], tuple[int, float | None]] | None = None,
+    ) -> None:
+        """Make and score a file unless its row exists.
+
+        Args:
+            method, size: values of the row.
+            make: function that writes the file, and returns the plan where there is one.
+            evidence: measurements that count as its work.
+            size_of: bytes and bits a block weight of a file that stands for one in another format; None takes the
+                file's own.
+        """
+        if self.find(method, size) is not None:
             return
         for name in evidence:
             getattr(self, name)  # measured now, so that the row's time does not include it
@@ -142,11 +168,12 @@ class Bench:
         seconds = time.monotonic() - start
         seconds += sum(self.seconds[name] for name in evidence)
         peak = own_peak()
+        file_bytes, block_bpw = size_of(path) if size_of else (path.stat().st_size, inspect_file(path).block_bpw)
         row = Row(
             method=method,
             size=size,
-            file_bytes=path.stat().st_size,
-            block_bpw=inspect_file(path).block_bpw,
+            file_bytes=file_bytes,
+            block_bpw=block_bpw,
             seconds=seconds,
             peak_rss_bytes=peak,
             predicted=plan.predicted_loss if plan else None,
@@ -157,8 +184,8 @@ class Bench:
         path.unlink()
 
     def bytes_of(self, size: str) -> str:
-        """The budget of a preset's file."""
-        row = next(row for row in self.rows if row.method == "preset" and row.size == size)
+        """The budget of the file that a size is named after."""
+        row = next(row for row in self.rows if row.method in ("preset", "ptqtp") and row.size == size)
         return f"{row.file_bytes}B"
 
     def preset(self, name: str) -> None:
@@ -184,6 +211,8 @@ class Bench:
         name, measured = f"{metric}{detail} + {rounding}", "evidence_all" if all_types else _EVIDENCE[rounding]
         budget = self.bytes_of(size)
         options = PlanOptions(metric=metric, seed=seed, granularity="tensor" if metric == "loss" else "block")
+        if metric in PARTS:
+            options = replace(options, metric="composite", weights=PARTS[metric])
 
         def make(path: Path) -> Plan:
             if metric != "loss":
@@ -192,8 +221,11 @@ class Bench:
             plan = make_loss_plan(self.shapes, budget, losses_with(evidence, rounding), options)
             return self.write(path, plan, rounding, evidence)
 
-        names = (measured,) if "feedback" in rounding or metric == "loss" else ("importance",)
-        self.row(name, size, make, names if metric == "loss" else (*names, "diagnostics"))
+        if metric == "loss":
+            self.row(name, size, make, (measured,))
+        else:
+            rounds_by = () if rounding == "nearest" else (measured,) if "feedback" in rounding else ("importance",)
+            self.row(name, size, make, (*rounds_by, "diagnostics"))
 
     def uniform(self, type_name: str, rounding: str) -> None:
         """All block matrices in one type, the embedding in 16 bits."""
@@ -211,9 +243,22 @@ class Bench:
         if "feedback" in rounding:
             encoded = round_with_feedback(self.source, plan, evidence or getattr(self, _EVIDENCE[rounding]))
         else:
-            encoded = encode_tensors(self.source, plan, self.importance)
+            encoded = encode_tensors(self.source, plan, {} if rounding == "nearest" else self.importance)
         write_model(path, self.source, plan, encoded, rounding=rounding)
         return plan
+
+
+@contextmanager
+def opened_bench(args: argparse.Namespace) -> Iterator[Bench]:
+    """The model, its reference and the calibration text of the ``COMMON`` arguments, with the rows of OUT.json."""
+    text, _ = validation_text(args.text)
+    source = open_source(args.model)
+    windows, info = calibration_windows(source, args.calibration, tokens=args.calibration_tokens)
+    log(f"Calibration: {info.name}, {info.tokens} tokens")
+    reference_file, reference = reference_of(source, text, args.work, context=args.context, chunks=args.chunks)
+    rows = Records(args.out.with_suffix(".json"), Row)
+    with tempfile.TemporaryDirectory(dir=args.work) as folder, Run(Path(folder)) as original:
+        yield Bench(source, reference_file, reference, windows, args.work, rows, original)
 
 
 def run(bench: Bench, args: argparse.Namespace) -> None:
@@ -244,8 +289,7 @@ def run(bench: Bench, args: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    names = ("--calibration", "--calibration-tokens", "--context", "--chunks")
-    parser = command_line(__doc__, "model", "--text", "--out", "--work", *names, chunks=64)
+    parser = command_line(__doc__, *COMMON, chunks=64)
     parser.add_argument("--title", help="title of the plot; the model's name when left out")
     parser.add_argument("--presets", default=PRESETS, help="presets of llama.cpp to make")
     parser.add_argument("--sizes", default=SIZES, help="presets whose sizes ours must not exceed")
@@ -260,15 +304,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
 
     def compare() -> None:
-        text, _ = validation_text(args.text)
-        source = open_source(args.model)
-        windows, info = calibration_windows(source, args.calibration, tokens=args.calibration_tokens)
-        log(f"Calibration: {info.name}, {info.tokens} tokens")
-        reference_file, reference = reference_of(source, text, args.work, context=args.context, chunks=args.chunks)
-        rows = Records(args.out.with_suffix(".json"), Row)
-        with tempfile.TemporaryDirectory(dir=args.work) as folder, Run(Path(folder)) as original:
-            run(Bench(source, reference_file, reference, windows, args.work, rows, original), args)
-        write_report([*rows], args.out, args.title or Path(args.model).name)
+        with opened_bench(args) as bench:
+            run(bench, args)
+            write_report([*bench.rows], args.out, args.title or Path(args.model).name)
 
     return exit_code(compare)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ class Score:
         kld_p99: 99th percentile of the KL divergence.
         top1: share of the tokens that both predict first.
         decode_rate: tokens a second; see ``decode_rate``.
+        window_klds: mean KL divergence of each window, for paired differences of files.
     """
 
     ppl: float
@@ -32,6 +33,7 @@ class Score:
     kld_p99: float
     top1: float
     decode_rate: float
+    window_klds: list[float] = field(default_factory=list)
 
 
 class Reference:
@@ -83,6 +85,7 @@ class Reference:
             kld_p99=float(np.percentile(whole.kld, 99)),
             top1=float(whole.same_top.mean()),
             decode_rate=decode_rate(path),
+            window_klds=[float(f"{part.kld.mean():.6g}") for part in parts],
         )
 
 
