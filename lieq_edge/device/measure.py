@@ -15,7 +15,7 @@ import psutil
 from pydantic import ByteSize
 from scipy.optimize import nnls
 
-from ..gguf.types import CODEBOOK_TYPES, K_CANDIDATES, NARROW_CANDIDATES, TYPES
+from ..gguf.types import CODEBOOK_TYPES, K_CANDIDATES, NARROW_CANDIDATES, SUPER_BLOCK, TYPES
 from ..llama.library import supports
 from ..llama.speed import Speed, measure_speed
 from ..store import NO_CACHE, Cache, Entry, open_cache
@@ -117,6 +117,12 @@ def _profile(
     )
 
 
+def _narrow(shape: Shape) -> Shape:
+    """A model of about as many weights in narrower matrices."""
+    hidden, inner = max(shape.hidden // 4, SUPER_BLOCK), max(shape.inner // 2, SUPER_BLOCK)
+    return Shape(hidden, inner, max(hidden // 128, 1), 6 * shape.blocks)
+
+
 class _Timer:
     """Measures times, or finds them in the cache."""
 
@@ -145,16 +151,24 @@ class _Timer:
         )
 
     def type(self, kind: str, block: BlockCost) -> TypeCost:
-        """Time of a weight of a type."""
-        taken, per_block = self._seconds(kind, self._shape), block.of(self._shape.hidden)
-        prefill, decode = (
-            max((taken[each] - self._constant(each)) * 1e9 - self._shape.blocks * per_block[each], 0.0)
-            / self._shape.weights
-            for each in (0, 1)
-        )
+        """Time of a weight and of a row of a type, from a model of wide matrices and one of narrow ones."""
+        shapes = [self._shape, _narrow(self._shape)]
+        system = np.array([[shape.weights, shape.rows] for shape in shapes], np.float64)
+        found = []
+        for each in (0, 1):
+            taken = [
+                (self._seconds(kind, shape)[each] - self._constant(each)) * 1e9
+                - shape.blocks * block.of(shape.hidden)[each]
+                for shape in shapes
+            ]
+            times, _ = nnls(system / system[0], np.maximum(np.array(taken), 0.0))
+            found.append(times / system[0])
+        prefill, decode = found
         return TypeCost(
-            prefill=max(prefill, _LEAST),
-            decode=max(decode, _LEAST),
+            prefill=max(float(prefill[0]), _LEAST),
+            decode=max(float(decode[0]), _LEAST),
+            row_prefill=float(prefill[1]),
+            row_decode=float(decode[1]),
             source="measured by bench --types",
             estimated=False,
         )

@@ -104,13 +104,18 @@ def cost_of(profile: Profile, type_name: str) -> TypeCost:
         return known
     repacked = repacked_types(profile.instructions)
     alike = {name: cost for name, cost in profile.types.items() if (name in repacked) == (type_name in repacked)}
-    points = sorted((TYPES[name].bpw, cost.prefill, cost.decode) for name, cost in (alike or profile.types).items())
-    bits, prefill, decode = (np.array(column) for column in zip(*points, strict=True))
+    points = sorted(
+        (TYPES[name].bpw, cost.prefill, cost.decode, cost.row_prefill, cost.row_decode)
+        for name, cost in (alike or profile.types).items()
+    )
+    bits, prefill, decode, *by_row = (np.array(column) for column in zip(*points, strict=True))
     wanted = storage_type(type_name).bpw
     nearest = float(np.clip(wanted, bits[0], bits[-1]))
     return TypeCost(
         prefill=float(np.interp(wanted, bits, prefill)),
         decode=float(np.interp(wanted, bits, decode)) * wanted / nearest,
+        row_prefill=float(np.interp(wanted, bits, by_row[0])),
+        row_decode=float(np.interp(wanted, bits, by_row[1])),
         source="interpolated by bits a weight",
         estimated=True,
     )
@@ -119,7 +124,7 @@ def cost_of(profile: Profile, type_name: str) -> TypeCost:
 def decode_seconds(profile: Profile, matrix: Matrix, work: Work) -> float:
     """Seconds that a token of an answer spends in a tensor."""
     weights = work.weights(matrix.name, matrix.shape)
-    return 1e-9 * weights * cost_of(profile, matrix.type).decode if weights else 0.0
+    return 1e-9 * cost_of(profile, matrix.type).of(weights, matrix.shape[-1])[1] if weights else 0.0
 
 
 def block_seconds(profile: Profile, work: Work) -> float:
@@ -136,9 +141,10 @@ def predict_pace(profile: Profile, tensors: Iterable[Matrix], work: Work) -> Pac
         if not weights:
             continue
         cost = cost_of(profile, matrix.type)
-        decode += 1e-9 * weights * cost.decode
+        of_prompt, of_answer = cost.of(weights, matrix.shape[-1])
+        decode += 1e-9 * of_answer
         if block_of(matrix.name) is not None:  # of a prompt only the last token goes through the head
-            prefill += 1e-9 * weights * cost.prefill
+            prefill += 1e-9 * of_prompt
         if matrix.type not in profile.types:
             # Routers and the like are small, and stay in full precision everywhere.
             if matrix.type != "F32":

@@ -34,14 +34,22 @@ class TypeCost(_Record):
     Attributes:
         prefill: nanoseconds a weight and token of a prompt, whose tokens go through the model together.
         decode: nanoseconds a weight and token of an answer.
+        row_prefill, row_decode: the same for each row of a matrix, beside its weights: narrow matrices have more.
         source: where the numbers are from.
         estimated: they were not measured on the device for this type.
     """
 
     prefill: Nanoseconds
     decode: Nanoseconds
+    row_prefill: Annotated[float, Field(ge=0, lt=1e6, allow_inf_nan=False)] = 0.0
+    row_decode: Annotated[float, Field(ge=0, lt=1e6, allow_inf_nan=False)] = 0.0
     source: Text
     estimated: bool
+
+    def of(self, weights: float, columns: int) -> tuple[float, float]:
+        """Nanoseconds of weights in rows of ``columns``, for a token of a prompt and of an answer."""
+        rows = weights / columns
+        return weights * self.prefill + rows * self.row_prefill, weights * self.decode + rows * self.row_decode
 
 
 class BlockCost(_Record):

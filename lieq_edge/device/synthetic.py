@@ -46,6 +46,11 @@ class Shape:
         """Weights of the matrices of all blocks."""
         return self.blocks * (4 * self.hidden * self.hidden + 3 * self.hidden * self.inner)
 
+    @property
+    def rows(self) -> int:
+        """Rows of the matrices of all blocks."""
+        return self.blocks * (5 * self.hidden + 2 * self.inner)
+
 
 def write_synthetic(path: Path, type_name: str, shape: Shape) -> None:
     """Write a model whose block matrices all have one type; it has a tokenizer of bytes."""

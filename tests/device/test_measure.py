@@ -36,17 +36,20 @@ def test_a_measured_profile_is_saved_and_read(tmp_path: Path) -> None:
 
 
 def test_what_is_not_matrices_is_subtracted(monkeypatch: pytest.MonkeyPatch) -> None:
-    # 2 ms once, 1 ms a block, and 4 ns a weight of the type: of a prompt a tenth.
+    # 2 ms once, 1 ms a block, 4 ns a weight and 100 ns a row of the type: of a prompt a tenth.
     def speed(path: Path, **_: object) -> Speed:
         header = read_header(path)
         blocks = header.get("llama.block_count")
-        weights = sum(t.shape[0] * t.shape[1] for t in header.tensors if type_name(t.type) == "Q4_K")
-        seconds = 2e-3 + 1e-3 * blocks + 4e-9 * weights
+        matrices = [t.shape for t in header.tensors if type_name(t.type) == "Q4_K"]
+        weights, rows = sum(shape[0] * shape[1] for shape in matrices), sum(shape[0] for shape in matrices)
+        seconds = 2e-3 + 1e-3 * blocks + 4e-9 * weights + 1e-7 * rows
         return Speed(10 / seconds, 1 / seconds, 0.0, 0, 1, 1, 1)
 
     monkeypatch.setattr(measure, "measure_speed", speed)
-    made = measure_profile(types=["Q4_K"], threads=1, repeats=1, shape=SMALL)
-    assert (made.types["Q4_K"].prefill, made.types["Q4_K"].decode) == (pytest.approx(0.4), pytest.approx(4.0))
+    made = measure_profile(types=["Q4_K"], threads=1, repeats=1, shape=Shape(1024, 3072, 8, 2))
+    cost = made.types["Q4_K"]
+    assert (cost.prefill, cost.decode) == (pytest.approx(0.4), pytest.approx(4.0))
+    assert (cost.row_prefill, cost.row_decode) == (pytest.approx(10.0), pytest.approx(100.0))
     assert (made.block.prefill, made.block.decode) == (pytest.approx(1e5), pytest.approx(1e6))
 
 
@@ -62,6 +65,6 @@ def test_what_was_measured_is_found_again(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(measure, "measure_speed", counted)
     first = own_profile(cache, ["Q4_K", "Q2_K"], threads=1)
-    assert sorted(calls) == ["Q2_K", "Q4_K", "Q8_0", "Q8_0", "Q8_0", "Q8_0"]
+    assert sorted(calls) == ["Q2_K", "Q2_K", "Q4_K", "Q4_K", "Q8_0", "Q8_0", "Q8_0", "Q8_0"]
     assert own_profile(cache, ["Q4_K"], threads=1).types["Q4_K"] == first.types["Q4_K"]
-    assert len(calls) == 6
+    assert len(calls) == 8

@@ -39,6 +39,16 @@ def test_rows_of_an_embedding_are_looked_up_and_a_head_is_multiplied() -> None:
     assert predict_pace(device, tied, work(tied)) == pace
 
 
+def test_rows_take_time_beside_their_weights() -> None:
+    device = profile(Q4_K=(0.5, 2.0))
+    cost = device.types["Q4_K"].model_copy(update={"row_prefill": 30.0, "row_decode": 50.0})
+    slower = device.model_copy(update={"types": {"Q4_K": cost}})
+    pace = predict_pace(slower, UNTIED, work(UNTIED))
+    assert pace.decode == pytest.approx(1e9 / (2 * 120_000 + 50 * 1200))
+    assert pace.prefill == pytest.approx(1e9 / (0.5 * 20_000 + 30 * 200))
+    assert cost_of(slower, "Q3_K").row_decode == 50.0
+
+
 def test_of_experts_those_count_that_a_token_goes_through() -> None:
     tensors = [Matrix("blk.0.ffn_up_exps.weight", (8, 200, 100), "Q4_K"), UNTIED[-1]]
     mixture = work_of(
