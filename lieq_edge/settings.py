@@ -211,12 +211,16 @@ class Settings(BaseModel):
     @property
     def type_choices(self) -> list[str]:
         """Names of the given settings that choose types one by one, by predicted losses."""
-        choosing = ("granularity",) if self.portable else ("types", "granularity")
-        return [name for name in choosing if self.gives(name)]
+        return [name for name in _choosing(self.types) if self.gives(name)]
 
     def gives(self, name: str) -> bool:
         """The user gave a value for the setting ``name``."""
         return name in self.model_fields_set and getattr(self, name) is not None
+
+
+def _choosing(types: object) -> tuple[str, ...]:
+    """Settings that choose types one by one, where ``types`` is the setting of that name."""
+    return ("granularity",) if types == PORTABLE else ("types", "granularity")
 
 
 def sentence(error: ValidationError) -> str:
@@ -250,7 +254,7 @@ def merge(recipe: dict[str, Any], given: dict[str, Any]) -> Settings:
     elif given.get("budget") is not None:
         recipe = {name: value for name, value in recipe.items() if name not in ("device", "context_size", "kv")}
     values = {**recipe, **given}
-    choosing = ("granularity",) if values.get("types") == PORTABLE else ("types", "granularity")
+    choosing = _choosing(values.get("types"))
     follows_loss = values.get("metric") == "loss" or any(name in given for name in choosing)
     useless: tuple[str, ...] = ()
     if follows_loss:

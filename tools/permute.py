@@ -15,6 +15,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -53,12 +54,26 @@ def mean_squares(model: Path, tokens: int = TOKENS) -> dict[str, Tensor]:
     return found
 
 
-def permute(model: Path, out: Path, order: str, what: tuple[str, ...], *, tokens: int = TOKENS) -> None:
-    """Write the model with its channels in another order."""
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+def read_directory(model: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration and weights of a Hugging Face directory."""
     weights: dict[str, Tensor] = {}
     for path in sorted(model.glob("*.safetensors")):
         weights |= load_file(path)
+    return json.loads((model / "config.json").read_text(encoding="utf-8")), weights
+
+
+def write_directory(model: Path, out: Path, weights: dict[str, Tensor]) -> None:
+    """Write a model with other weights, and everything else as in ``model``."""
+    out.mkdir(parents=True, exist_ok=True)
+    for path in model.iterdir():
+        if path.is_file() and ".safetensors" not in path.name:
+            shutil.copy(path, out)
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+
+
+def permute(model: Path, out: Path, order: str, what: tuple[str, ...], *, tokens: int = TOKENS) -> None:
+    """Write the model with its channels in another order."""
+    config, weights = read_directory(model)
     squares = mean_squares(model, tokens) if order == "importance" else {}
     generator = torch.Generator().manual_seed(0)
 
@@ -90,11 +105,7 @@ def permute(model: Path, out: Path, order: str, what: tuple[str, ...], *, tokens
         names = [f"model.layers.{i}.mlp.up_proj" for i in range(config["num_hidden_layers"])]
         ranks = torch.stack([ranked(name) / ranked(name).mean() for name in names])
         _move_stream(weights, ranks.clamp_min(1e-12).log().sum(0).argsort(descending=True))
-    out.mkdir(parents=True, exist_ok=True)
-    for path in model.iterdir():
-        if path.is_file() and ".safetensors" not in path.name:
-            shutil.copy(path, out)
-    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    write_directory(model, out, weights)
 
 
 def _move(weights: dict[str, Tensor], name: str, places: Tensor, axis: int) -> None:

@@ -11,15 +11,12 @@ the up-projection before the down-projection (``mlp``), v before o (``heads``).
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 import sys
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .permute import TOKENS, mean_squares
+from .permute import TOKENS, mean_squares, read_directory, write_directory
 
 WHAT = ("norms", "mlp", "heads")
 _NORMS = {
@@ -30,10 +27,8 @@ _NORMS = {
 
 def rescale(model: Path, out: Path, power: float, what: tuple[str, ...], *, tokens: int = TOKENS) -> None:
     """Write the model with its channels on another scale."""
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    weights: dict[str, Tensor] = {}
-    for path in sorted(model.glob("*.safetensors")):
-        weights |= {name: weight.float() for name, weight in load_file(path).items()}
+    config, stored = read_directory(model)
+    weights = {name: weight.float() for name, weight in stored.items()}
     squares = mean_squares(model, tokens)
 
     def factors(energies: Tensor) -> Tensor:
@@ -59,11 +54,7 @@ def rescale(model: Path, out: Path, power: float, what: tuple[str, ...], *, toke
             by = factors(squares[o].view(groups, heads // groups, -1).mean(1))
             weights[f"{o}.weight"] *= by[:, None].expand(-1, heads // groups, -1).flatten()
             _divide_rows(weights, f"{layer}.self_attn.v_proj", by.flatten())
-    out.mkdir(parents=True, exist_ok=True)
-    for path in model.iterdir():
-        if path.is_file() and ".safetensors" not in path.name:
-            shutil.copy(path, out)
-    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    write_directory(model, out, weights)
 
 
 def _divide_rows(weights: dict[str, Tensor], name: str, by: Tensor) -> None:

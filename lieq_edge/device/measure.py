@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import psutil
 from pydantic import ByteSize
 from scipy.optimize import nnls
@@ -123,6 +124,18 @@ def _narrow(shape: Shape) -> Shape:
     return Shape(hidden, inner, max(hidden // 128, 1), 6 * shape.blocks)
 
 
+def _times(system: npt.NDArray[np.float64], taken: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Times, none negative, that add up to those taken.
+
+    Args:
+        system: how often each time counts, ``(measurements, times)``.
+        taken: what was measured, ``(measurements,)``.
+    """
+    scale = system[-1]
+    times, _ = nnls(system / scale, np.maximum(taken, 0.0))
+    return np.asarray(times / scale)
+
+
 class _Timer:
     """Measures times, or finds them in the cache."""
 
@@ -136,12 +149,10 @@ class _Timer:
         shapes = [_SHALLOW, _MIDDLE, self._shape]
         # Unknown are a block's time, that of a column, and that of a weight.
         system = np.array([[1.0, shape.hidden, shape.weights / shape.blocks] for shape in shapes])
-        scale = system[-1]
         found = []
         for kind in (0, 1):
             taken = [(self._seconds("Q8_0", shape)[kind] - self._constant(kind)) / shape.blocks for shape in shapes]
-            times, _ = nnls(system / scale, np.maximum(np.array(taken) * 1e9, 0.0))
-            found.append(times / scale)
+            found.append(_times(system, np.array(taken) * 1e9))
         prefill, decode = found
         return BlockCost(
             prefill=float(prefill[0]),
@@ -161,8 +172,7 @@ class _Timer:
                 - shape.blocks * block.of(shape.hidden)[each]
                 for shape in shapes
             ]
-            times, _ = nnls(system / system[0], np.maximum(np.array(taken), 0.0))
-            found.append(times / system[0])
+            found.append(_times(system, np.array(taken)))
         prefill, decode = found
         return TypeCost(
             prefill=max(float(prefill[0]), _LEAST),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ..allocation.base import Candidates
 from ..allocation.types import candidate_types
 from ..evidence.blocks.records import Diagnostics, describe
 from ..evidence.importance.records import Importances
@@ -115,14 +116,20 @@ def _calibrate(job: Job, evidence: Evidence, rounding: bool) -> None:
             evidence.importances = _importances(job, windows)
 
 
+def loss_candidates(job: Job, diagnostics: Diagnostics) -> Candidates:
+    """Types whose losses are predicted, by tensor name."""
+    candidates = job.allocator.candidates(diagnostics)
+    if job.rounder.follow is not Follow.HESSIANS or job.allocator.predicts:
+        return candidates
+    # Another budget may give other types, whose losses must be known by then.
+    usual = candidate_types(diagnostics.tensors, "k", strict=False)
+    return {name: tuple(dict.fromkeys((*usual[name], *types))) for name, types in candidates.items()}
+
+
 def _loss_request(job: Job, diagnostics: Diagnostics, windows: Windows) -> LossRequest:
     """The request; losses of block matrices are predicted only if the allocator or the rounder reads them."""
-    candidates = job.allocator.candidates(diagnostics)
+    candidates = loss_candidates(job, diagnostics)
     follow = job.rounder.follow or Follow.NOTHING
-    if follow is Follow.HESSIANS and not job.allocator.predicts:
-        # Another budget may give other types, whose losses must be known by then.
-        usual = candidate_types(diagnostics.tensors, "k", strict=False)
-        candidates = {name: tuple(dict.fromkeys((*usual[name], *types))) for name, types in candidates.items()}
     predicts_blocks = job.allocator.predicts or follow is Follow.HESSIANS
     return LossRequest(
         windows,

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import prod
 
-from ..allocation.types import candidate_types
 from ..evidence.blocks.metrics import GEOMETRY, SALIENCY
 from ..evidence.blocks.records import describe
-from ..evidence.loss.request import Follow
+from ..evidence.loss.request import ROWS, Follow
 from ..gguf.names import block_of
 from ..gguf.types import CODEBOOK_TYPES, SUPER_BLOCK, is_matrix
 from ..sources.base import Source
@@ -24,7 +23,7 @@ from ..system.threads import available_threads
 from ..texts.windows import CALIBRATION_CONTEXT, SALIENCY_TOKENS
 from ..tuning.record import BATCH
 from .calibration import CalibrationText
-from .gather import stored_steps
+from .gather import loss_candidates, stored_steps
 from .job import Job
 from .machine import Machine, measure_machine, measure_without_pytorch
 from .tuning import TuningChoice
@@ -56,9 +55,6 @@ _TITLES = {
     SCORE: "score the file",
     COMPARE: "make and score llama.cpp's presets",
 }
-
-# Rows of a matrix that predictions round, as in evidence/loss/predictions.py, which needs PyTorch.
-_SAMPLED = 64
 
 
 @dataclass(frozen=True)
@@ -160,9 +156,8 @@ def _steps(job: Job, machine: Machine, stored: frozenset[str], presets: int) -> 
     text = job.calibration if isinstance(job.calibration, CalibrationText) else None
     tokens, written = (text.tokens, text.is_written) if text is not None else (0, False)
     types: tuple[str, ...] = ()
-    if job.allocator.predicts:
-        wanted = job.settings.types if job.settings.types in ("k", "all") else "k"
-        types = candidate_types(describe(job.source).tensors, wanted, strict=False).popitem()[1]
+    if job.allocator.predicts or job.rounder.follow is not None:
+        types = max(loss_candidates(job, describe(job.source)).values(), key=len)
     codebooks = len(set(types) & set(CODEBOOK_TYPES))
     if job.settings.parity and job.source.in_transformers and job.out is not None and not known(PARITY):
         yield PARITY, cost.parity()
@@ -225,9 +220,9 @@ class _Costs:
     def losses(self, tokens: int, types: int, codebooks: int, follow: Follow | None) -> float:
         share = 0.4 if follow is Follow.HESSIANS else 0.2
         passes = 4.8 * self._pass(tokens) + 3.2 * self._head(tokens)
-        predictions = types * _SAMPLED * 2.0 * self._shapes.squares / self._machine.exact
+        predictions = types * ROWS * 2.0 * self._shapes.squares / self._machine.exact
         # The gain of feedback is measured for each type with a codebook; that takes twenty times as long as to encode.
-        own = 20.0 * codebooks * _SAMPLED * self._shapes.columns / self._machine.encode / self._threads
+        own = 20.0 * codebooks * ROWS * self._shapes.columns / self._machine.encode / self._threads
         return 4.0 + passes + self._hessians(tokens, share) + 6.0 * predictions + own
 
     def importances(self, tokens: int) -> float:

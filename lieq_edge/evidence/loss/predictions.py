@@ -26,12 +26,10 @@ from ...gptq.hessian import Hessian, count_held_out, held_out_sequences, importa
 from ...llama import encoders as ggml
 from ...sources.base import Source
 from .losses import Losses, TypeLoss
+from .request import ROWS
 from .weights import LossWeights
 
 Floats = npt.NDArray[np.float32]
-
-ROWS = 64
-"""Rows of a block's matrix that are rounded to predict its losses."""
 
 OUTER_ROWS = 1024
 """Rows of embedding and head that are rounded: more, because their rows differ more and their losses are larger."""

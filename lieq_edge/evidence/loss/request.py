@@ -9,6 +9,9 @@ from typing import Any
 
 from ...texts.windows import Windows
 
+ROWS = 64
+"""Rows of a block's matrix that are rounded to predict its losses."""
+
 
 class Follow(Enum):
     """Evidence that rounding needs beside the loss weights."""
