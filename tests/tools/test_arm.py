@@ -16,7 +16,7 @@ from tools.arm.__main__ import checks
 from tools.arm.check import MOST_DIVERGENCE, Check, check_run
 from tools.arm.files import tiny_files
 from tools.arm.folder import VARIABLE, program, version
-from tools.arm.runs import EMULATOR, Run, repacked_bytes
+from tools.arm.runs import CPUS, EMULATOR, Run, RunError, repacked_bytes, run_on_arm
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "arm.sh"
 
@@ -76,6 +76,19 @@ def test_the_build_is_that_of_the_pinned_version(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     assert program().parents[1] == tmp_path / version()
     assert program().name.startswith("run-")
+
+
+def test_libraries_are_looked_for_beside_the_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started: list[list[str]] = []
+
+    def start(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        started.append(command)
+        return subprocess.CompletedProcess(command, 127, b"", b"no such library")
+
+    monkeypatch.setattr(subprocess, "run", start)
+    with pytest.raises(RunError, match="exit code 127: no such library"):
+        run_on_arm(tmp_path / "bin" / "run", tmp_path / "a.gguf", CPUS[0])
+    assert started[0][started[0].index("-E") + 1] == f"LD_LIBRARY_PATH={tmp_path / 'bin'}"
 
 
 @pytest.mark.skipif(sys.platform == "win32" or shutil.which("bash") is None, reason="needs bash")

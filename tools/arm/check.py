@@ -15,8 +15,9 @@ from lieq_edge.validate.scores import compare
 
 from .runs import Run
 
-MOST_DIVERGENCE = 5e-3
-"""Bound on the mean KL divergence in nats a token: what the order of sums and 8-bit activations may change."""
+MOST_DIVERGENCE = 1e-2
+"""Bound on the mean KL divergence in nats a token: what the order of sums and 8-bit activations may change. Two kernels
+of x86 differ by half of it on the demo."""
 
 # llama.cpp logs buffers to a hundredth of a MiB, and starts each tensor at a multiple of some bytes.
 _LOGGED = 2**20 // 100

@@ -111,7 +111,9 @@ def run_on_arm(program: Path, path: Path, cpu: Cpu, *, repack: bool = True) -> R
         text, out = Path(folder, "text.txt"), Path(folder, "out.bin")
         text.write_text(TEXT, encoding="utf-8")
         arguments = [path, text, out, int(repack), NEW_TOKENS, available_threads()]
-        command = [EMULATOR, "-L", _LIBRARIES, "-cpu", cpu.model, program, *arguments]
+        # llama.cpp's libraries look for each other in the folder in which they were built, which is gone.
+        beside = f"LD_LIBRARY_PATH={program.parent}"
+        command = [EMULATOR, "-L", _LIBRARIES, "-E", beside, "-cpu", cpu.model, program, *arguments]
         done = subprocess.run([str(part) for part in command], capture_output=True)
         log = done.stderr.decode("utf-8", "replace").splitlines()
         if done.returncode != 0:
