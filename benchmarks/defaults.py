@@ -3,8 +3,9 @@
     python -m benchmarks.heldout other.txt
     python -m benchmarks.defaults wide --texts wiki.txt other.txt --work work --out defaults
 
-Each variant is an export of all sizes at once (``-b Q2_K -b Q3_K_M -b Q4_K_M``) by a process of its own; the files are
-then scored on every text against the model. Written are OUT.md and OUT.json; rows that OUT.json has are not made again.
+Each variant is an export of all sizes at once (``-b Q2_K -b Q3_K_M -b Q4_K_M``, or ``--sizes``) by a process of its
+own; the files are then scored on every text against the model. ``--variants`` takes those below, or any flags in
+quotes. Written are OUT.md and OUT.json; rows that OUT.json has are not made again.
 The last column of the table is the mean over sizes and texts of the KL divergence over that of the plain command.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +55,10 @@ class Row:
 
 
 def flags_of(variant: str, tokens: int) -> tuple[str, ...]:
-    """Flags of a variant; twice the tokens are twice ``tokens``."""
-    return ("--calibration-tokens", str(2 * tokens)) if variant.endswith("x2") else VARIANTS[variant]
+    """Flags of a variant, by its name or as they are; twice the tokens are twice ``tokens``."""
+    if variant.endswith("x2"):
+        return ("--calibration-tokens", str(2 * tokens))
+    return VARIANTS[variant] if variant in VARIANTS else tuple(shlex.split(variant))
 
 
 def bench(args: argparse.Namespace, rows: Records[Row]) -> None:
@@ -66,7 +70,7 @@ def bench(args: argparse.Namespace, rows: Records[Row]) -> None:
     for variant in args.variants:
         missing = [
             s
-            for s in SIZES
+            for s in args.sizes
             if any((variant, s, t) not in {(r.variant, r.size, r.text) for r in rows} for _, t in texts)
         ]
         if not missing:
@@ -107,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = ("--calibration-tokens", "--context", "--chunks", "--threads")
     parser = command_line(__doc__, "model", "--out", "--work", *names, chunks=24)
     parser.add_argument("--texts", type=Path, nargs="+", required=True, help="held-out texts")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), help="flags to try")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), help="flags to try, each in quotes")
+    parser.add_argument("--sizes", nargs="+", default=SIZES, help="presets whose sizes the files get")
     args = parser.parse_args(arguments)
 
     def compare() -> None:
