@@ -36,6 +36,8 @@ _WIDE = Shape(hidden=2048, inner=6144, heads=16, blocks=4)
 _SHALLOW, _DEEP = Shape(64, 64, 1, 4), Shape(64, 64, 1, 36)
 # In between, for what grows with the width but is no product of weights.
 _MIDDLE = Shape(512, 512, 8, 12)
+# For a rough measurement, about as large as a processor's cache.
+_SMALL = Shape(hidden=1024, inner=3072, heads=16, blocks=2)
 _PROMPT, _ANSWER = 256, 32
 _LEAST = 1e-6  # nanoseconds
 _BUSY = 0.5
@@ -79,6 +81,20 @@ def own_profile(cache: Cache, types: Sequence[str], *, threads: int | None = Non
         threads: CPU threads; all cores when None.
     """
     return _profile("this machine", types, threads, 2, cache, _WIDE, again=False)
+
+
+def prompt_rate(kind: str, cache: Cache, *, threads: int | None = None) -> float:
+    """Operations a second of llama.cpp on a prompt, with matrices of a type; from the cache where it was measured.
+
+    It takes about two seconds, for estimates of time: a profile is more exact.
+
+    Args:
+        kind: ggml type.
+        cache: cache of the user, about no model.
+        threads: CPU threads; all cores when None.
+    """
+    timer = _Timer(threads or available_threads(), 2, cache, _SMALL, again=False)
+    return timer.prompt_rate(kind)
 
 
 def _profile(
@@ -182,6 +198,10 @@ class _Timer:
             source="measured by bench --types",
             estimated=False,
         )
+
+    def prompt_rate(self, kind: str) -> float:
+        """Operations a second of a prompt."""
+        return 2.0 * self._shape.weights / self._seconds(kind, self._shape)[0]
 
     def _constant(self, kind: int) -> float:
         """Seconds a token that do not depend on the depth, e.g. the start of a graph: 0 for prompts, 1 for answers."""

@@ -12,6 +12,7 @@ from ..llama.encoders import encode
 
 _SIZE = 1024
 _OPERATIONS = 2.0 * _SIZE**3
+_FLOATS = 1 << 22
 _LEAST_SECONDS = 0.1
 _ROWS, _COLUMNS = 64, 2048
 
@@ -23,11 +24,13 @@ class Machine:
     Attributes:
         quick: products as measurements use them, in bfloat16 where it is faster, operations a second.
         exact: products in float32, operations a second.
+        stream: float32 values a second that one pass over an array takes, as activations and norms are computed.
         encode: weights a second that ggml's Q4_K encoder takes in one thread.
     """
 
     quick: float
     exact: float
+    stream: float
     encode: float
 
 
@@ -50,14 +53,17 @@ def measure_machine(threads: int | None) -> Machine:
         if has_bfloat16():
             left, right = left.bfloat16(), right.bfloat16()
             quick = _OPERATIONS / _seconds(lambda: left @ right)
-    return Machine(quick, exact, _encode_rate())
+        values = torch.rand(_FLOATS, generator=generator)
+        stream = _FLOATS / _seconds(lambda: torch.nn.functional.silu(values))
+    return Machine(quick, exact, stream, _encode_rate())
 
 
 def measure_without_pytorch() -> Machine:
     """The same by NumPy, which knows no bfloat16: PyTorch takes seconds to import."""
     left, right = np.random.default_rng(0).random((2, _SIZE, _SIZE), np.float32)
     rate = _OPERATIONS / _seconds(lambda: left @ right)
-    return Machine(rate, rate, _encode_rate())
+    values = np.random.default_rng(0).random(_FLOATS, np.float32)
+    return Machine(rate, rate, _FLOATS / _seconds(lambda: values / (1 + np.exp(-values))), _encode_rate())
 
 
 def _encode_rate() -> float:

@@ -1,7 +1,8 @@
 """The steps of an export, with estimates of their time from the model's shapes and the rates of this machine.
 
 An estimate is a sum of passes over the model, products for Hessians and predictions, and rounding, each as operations
-over a measured rate times a factor. ``python -m benchmarks.estimates`` compares estimates with the clock.
+over a measured rate times a factor. Where products are fast, most of a pass is work on single values, so that has a
+rate of its own. ``python -m benchmarks.estimates`` compares estimates with the clock.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import prod
 
+from ..device.measure import prompt_rate
 from ..evidence.blocks.metrics import GEOMETRY, SALIENCY
 from ..evidence.blocks.records import describe
 from ..evidence.loss.request import ROWS, Follow
@@ -41,6 +43,9 @@ PARITY, MEASURE, TEXT, LOSSES, IMPORTANCES, WRITE, TUNE, SCORE, COMPARE = (
 )
 """Names of the steps, as the report's ``seconds`` has them."""
 
+_WORTH = 5.0
+"""Seconds at the machine's best rate that are worth a measurement of llama.cpp."""
+
 _STEP_TOKENS = BATCH * CALIBRATION_CONTEXT
 """Tokens of a step of tuning."""
 
@@ -66,7 +71,9 @@ class _Shapes:
         weights, head: weights of the blocks, and of the head.
         width: columns of the head.
         squares, cubes: sums over block matrices of the square and the cube of their columns.
-        columns: sum over block matrices of their columns, where K-quants fit.
+        lanes: sum over block matrices of their rows and columns.
+        outputs: rows of the head.
+        columns: sum over block matrices of their columns.
         fitting: share of block weights in rows that K-quants fit.
     """
 
@@ -76,6 +83,8 @@ class _Shapes:
     width: int
     squares: float
     cubes: float
+    lanes: int
+    outputs: int
     columns: int
     fitting: float
 
@@ -93,7 +102,9 @@ class _Shapes:
             width=min((spec.shape[-1] for spec in outside), default=1),
             squares=sum(float(spec.shape[-1]) ** 2 for spec in inside),
             cubes=sum(float(spec.shape[-1]) ** 3 for spec in inside),
-            columns=sum(spec.shape[-1] for spec in wide),
+            lanes=sum(spec.shape[-2] + spec.shape[-1] for spec in inside),
+            outputs=max((spec.shape[0] for spec in outside), default=0),
+            columns=sum(spec.shape[-1] for spec in inside),
             fitting=sum(prod(spec.shape) for spec in wide) / max(weights, 1),
         )
 
@@ -108,9 +119,12 @@ def schedule_of(jobs: list[Job], *, presets: int = 0) -> Schedule:
     steps: list[Step] = []
     done: frozenset[str] = frozenset()
     stored = stored_steps(jobs[0])
+    shapes = _Shapes.of(jobs[0].source)
     machine = _rates(jobs[0], stored)
+    prompts = _prompt_rate(jobs, shapes, machine)
     for job in jobs:
-        for name, seconds in _steps(job, machine, stored | done, presets):
+        cost = _Costs(shapes, machine, prompts, job.threads or available_threads())
+        for name, seconds in _steps(job, cost, stored | done, presets):
             steps.append(Step(name, _TITLES[name], seconds))
         done = frozenset(_TITLES)
     return Schedule(steps)
@@ -137,22 +151,32 @@ def _rates(job: Job, stored: frozenset[str]) -> Machine:
     if job.allocator.predicts or job.rounder.follow is not None:
         needed.add(LOSSES)
     if needed <= stored:
-        entry = job.cache.get("machine", {})
+        entry = job.cache.get("rates", {})
         return Machine(**entry.record) if entry is not None else measure_without_pytorch()
     machine = measure_machine(job.threads)
-    if not job.cache.has("machine", {}):
-        job.cache.put("machine", {}, Entry(record=asdict(machine)))
+    if not job.cache.has("rates", {}):
+        job.cache.put("rates", {}, Entry(record=asdict(machine)))
     return machine
 
 
-def _steps(job: Job, machine: Machine, stored: frozenset[str], presets: int) -> Iterator[tuple[str, float]]:
+def _prompt_rate(jobs: list[Job], shapes: _Shapes, machine: Machine) -> float:
+    """Operations a second of llama.cpp, measured where scores take long enough to be worth two seconds a type."""
+    scored = [job.validation for job in jobs if job.validation is not None and job.out is not None]
+    operations = sum(2.0 * (shapes.weights + shapes.head) * v.context * (v.chunks or 64) for v in scored)
+    if operations < _WORTH * machine.exact:
+        return machine.exact / 4
+    job = jobs[0]
+    # Types that llama.cpp does not repack for the processor set the pace.
+    kinds = {"Q3_K": shapes.fitting, "Q4_1": 1 - shapes.fitting}
+    return 1 / sum(share / prompt_rate(kind, job.cache, threads=job.threads) for kind, share in kinds.items() if share)
+
+
+def _steps(job: Job, cost: _Costs, stored: frozenset[str], presets: int) -> Iterator[tuple[str, float]]:
     """Names and seconds of the steps of a job; ``stored`` are those whose results are known by then."""
-    shapes = _Shapes.of(job.source)
 
     def known(name: str) -> bool:
         return name in stored
 
-    cost = _Costs(shapes, machine, job.threads or available_threads())
     text = job.calibration if isinstance(job.calibration, CalibrationText) else None
     tokens, written = (text.tokens, text.is_written) if text is not None else (0, False)
     types: tuple[str, ...] = ()
@@ -185,19 +209,28 @@ def _steps(job: Job, machine: Machine, stored: frozenset[str], presets: int) -> 
 class _Costs:
     """Seconds of each step."""
 
-    def __init__(self, shapes: _Shapes, machine: Machine, threads: int) -> None:
+    def __init__(self, shapes: _Shapes, machine: Machine, prompts: float, threads: int) -> None:
         self._shapes = shapes
         self._machine = machine
+        self._prompts = prompts
         self._threads = threads
 
-    def _pass(self, tokens: int, *, exact: bool = False) -> float:
-        """Seconds of a pass of the tokens through the blocks at the peak of the machine, attention included."""
+    def _operations(self, tokens: int) -> float:
+        """Operations of a pass of the tokens through the blocks, attention included."""
         attention = 4.0 * CALIBRATION_CONTEXT * self._shapes.width * self._shapes.blocks
-        operations = tokens * (2.0 * self._shapes.weights + attention)
-        return operations / (self._machine.exact if exact else self._machine.quick)
+        return tokens * (2.0 * self._shapes.weights + attention)
 
-    def _head(self, tokens: int, *, exact: bool = False) -> float:
-        return 2.0 * tokens * self._shapes.head / (self._machine.exact if exact else self._machine.quick)
+    def _pass(self, tokens: int, products: float = 1.0, values: float = 1.0, *, exact: bool = False) -> float:
+        """Seconds in the blocks: so many times the products of a pass forward, and the work on its single values."""
+        quick = self._machine.exact if exact else self._machine.quick
+        on_values = 4.5 * tokens * self._shapes.lanes / self._machine.stream
+        return products * self._operations(tokens) / quick + values * on_values
+
+    def _head(self, tokens: int, products: float = 1.0, values: float = 1.0, *, exact: bool = False) -> float:
+        """The same of the head, where single values are probabilities."""
+        quick = self._machine.exact if exact else self._machine.quick
+        on_values = 6.0 * tokens * self._shapes.outputs / self._machine.stream
+        return products * 2.0 * tokens * self._shapes.head / quick + values * on_values
 
     def _hessians(self, tokens: int, share: float) -> float:
         # q and k, and gate and up, share an H; v has one of its own.
@@ -218,15 +251,16 @@ class _Costs:
         return 6.0 * self._pass(tokens, exact=True) + 3.0
 
     def losses(self, tokens: int, types: int, codebooks: int, follow: Follow | None) -> float:
-        share = 0.4 if follow is Follow.HESSIANS else 0.2
-        passes = 4.8 * self._pass(tokens) + 3.2 * self._head(tokens)
-        predictions = types * ROWS * 2.0 * self._shapes.squares / self._machine.exact
+        share = 0.6 if follow is Follow.HESSIANS else 0.3
+        passes = self._pass(tokens, 3.3, 2.8) + self._head(tokens, 2.0, 2.0)
+        products = 1.5 * types * ROWS * 2.0 * self._shapes.squares / self._machine.exact
+        encode = ROWS * self._shapes.columns / self._machine.encode / self._threads
         # The gain of feedback is measured for each type with a codebook; that takes twenty times as long as to encode.
-        own = 20.0 * codebooks * ROWS * self._shapes.columns / self._machine.encode / self._threads
-        return 4.0 + passes + self._hessians(tokens, share) + 6.0 * predictions + own
+        own = 20.0 * codebooks * self._shapes.fitting
+        return 4.0 + passes + self._hessians(tokens, share) + products + (types + own) * encode
 
     def importances(self, tokens: int) -> float:
-        return 3.0 + 2.0 * self._pass(tokens)
+        return 3.0 + self._pass(tokens, 1.2, 1.2)
 
     def rounding(self, follow: Follow | None, tokens: int, codebooks: bool = False) -> float:
         encode = (self._shapes.weights + 2 * self._shapes.head) / self._machine.encode / self._threads
@@ -235,25 +269,23 @@ class _Costs:
         # Types with codebooks take two to three times as long, and about half of the weights have them.
         seconds = 1.0 + 1.5 * (encode * (1.75 if codebooks else 1.0) + self._shapes.cubes / self._machine.exact)
         if follow is Follow.STREAM:
-            seconds += 2.5 * self._pass(tokens) + self._hessians(tokens, 0.4)
+            seconds += self._pass(tokens, 2.0, 2.0) + self._hessians(tokens, 0.4)
         return seconds
 
     def scoring(self, tokens: int, reference: bool, *, in_llama: bool, reference_known: bool) -> float:
         """Seconds of scoring a file, and of running the original in llama.cpp (``in_llama``) or in PyTorch."""
-        # llama.cpp repacks K-quants for the processor, and is slower with other types.
-        slowness = 1.1 * self._shapes.fitting + 2.0 * (1 - self._shapes.fitting)
-        in_file = slowness * (self._pass(tokens, exact=True) + 0.5 * self._head(tokens, exact=True))
+        in_file = (self._operations(tokens) + 2.0 * tokens * self._shapes.head) / self._prompts
         seconds = 1.0 + in_file
         if reference and in_llama:
             seconds += in_file
         elif reference and not reference_known:
-            seconds += 1.25 * (self._pass(tokens, exact=True) + self._head(tokens, exact=True))
+            seconds += self._pass(tokens, exact=True) + self._head(tokens, exact=True)
         return seconds
 
     def tuning(self, choice: TuningChoice) -> float:
         """Seconds of the original's predictions, and of training for the given time or number of steps."""
-        predicting = 1.2 * self._pass(choice.tokens) + 2.0 * self._head(choice.tokens)
-        step = 5.0 * self._pass(_STEP_TOKENS) + 3.0 * self._head(_STEP_TOKENS)
+        predicting = self._pass(choice.tokens) + self._head(choice.tokens, 1.0, 2.0)
+        step = self._pass(_STEP_TOKENS, 4.0, 3.0) + self._head(_STEP_TOKENS, 2.0, 2.0)
         limits = [60 * choice.minutes] if choice.minutes is not None else []
         limits += [step * choice.steps] if choice.steps is not None else []
         return 5.0 + predicting + min(limits)
