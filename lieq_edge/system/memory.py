@@ -22,6 +22,8 @@ WIDE = 4096
 # Part of the machine's memory that is not worth sparing: pages that are given back have to be taken anew, and files
 # take pages too.
 _SMALL_PART = 1 / 8
+# No more than this, however much is free: writing it to a disk takes a few seconds.
+_SMALL_BYTES = 1 << 29
 # The same for all that this process has, spilled arrays that stay in memory included.
 _SMALL_PROCESS = 1 / 4
 
@@ -66,8 +68,8 @@ def is_memory_error(error: BaseException | None) -> bool:
 
 
 def is_little_memory(size: int) -> bool:
-    """True when ``size`` bytes are a small part of the memory that is free."""
-    return size <= _SMALL_PART * free_bytes()
+    """True when ``size`` bytes are a small part of the memory that is free, and at most half a GB."""
+    return size <= min(_SMALL_PART * free_bytes(), _SMALL_BYTES)
 
 
 def free_bytes() -> int:

@@ -63,6 +63,12 @@ def test_a_container_has_no_more_than_its_limit(
     assert not resources.is_little_memory(free // 8 + 1)
 
 
+def test_what_waits_in_memory_is_little_on_a_large_machine_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "free_bytes", lambda: 1 << 40)
+    assert resources.is_little_memory(1 << 29)
+    assert not resources.is_little_memory((1 << 29) + 1)
+
+
 def _of_numpy() -> None:
     np.empty(1 << 60, np.uint8)
 
