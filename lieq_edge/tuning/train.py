@@ -23,7 +23,10 @@ EVERY = 10
 """Steps between two judgements by the held-out windows."""
 
 RATES = {"d": 1e-3, "m": 1e-3, "scale_codes": 3e-4, "min_codes": 3e-4, "vector": 1e-3}
-"""First rate of each kind of parameter, in its units."""
+"""First rate of each kind of parameter, in its units, for a file as far from the original as ``CHOSEN_AT``."""
+
+CHOSEN_AT = 0.3
+"""Held-out divergence of the file for which ``RATES`` were chosen, in nats a token."""
 
 _WARM, _SLOWER = 10, 100
 _MOMENTUM, _SQUARES = 0.9, 0.95
@@ -41,6 +44,7 @@ class Training:
         seed: seed of the order of windows.
         steps: steps that were taken.
         slowed: how many times the rate was halved.
+        pace: factor of the rates.
         arrays: moments, newest and mean parameters by name.
     """
 
@@ -48,6 +52,7 @@ class Training:
     seed: int
     steps: int = 0
     slowed: int = 0
+    pace: float = 1.0
     arrays: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -57,13 +62,21 @@ class Training:
                 for kind in ("newest", "mean", "first", "second"):
                     self.arrays[f"{kind} {name}"] = torch.zeros_like(parameter)
 
+    def suit(self, divergence: float) -> None:
+        """Set the pace for a file of this divergence before training.
+
+        The noise of steps adds a divergence that grows with the square of the rate, and that matters the more, the less
+        there was before.
+        """
+        self.pace = min(1.0, (divergence / CHOSEN_AT) ** 0.5)
+
     def step(self, texts: Predictions) -> float:
         """Take one step on the next batch of ``texts``; the batch's divergence before it."""
         self._put("newest")
         with fast_products():
             loss = self.student.loss(texts.of(self._batch(len(texts))), train=True)
         self.steps += 1
-        rate = min(1.0, self.steps / _WARM) / (1 + self.steps / _SLOWER) ** 0.5 / 2**self.slowed
+        rate = self.pace * min(1.0, self.steps / _WARM) / (1 + self.steps / _SLOWER) ** 0.5 / 2**self.slowed
         corrected = 1 - _MOMENTUM**self.steps, 1 - _SQUARES**self.steps
         for name, slope in self.student.slopes():
             first, second = self.arrays[f"first {name}"], self.arrays[f"second {name}"]
@@ -102,7 +115,7 @@ class Training:
     def restored(student: Student, seed: int, steps: int, slowed: int, arrays: dict[str, Any]) -> Training:
         """A training as it was when ``state`` was stored."""
         tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-        return Training(student, seed, steps, slowed, tensors)
+        return Training(student, seed, steps, slowed, arrays=tensors)
 
     def _put(self, kind: str) -> None:
         self.put({name: self.arrays[f"{kind} {name}"] for name in self._parameters})

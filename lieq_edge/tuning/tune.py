@@ -94,9 +94,11 @@ def _start(
         training = Training.restored(student, request.seed, record["steps"], record["slowed"], stored.arrays)
         course = _Course(**record["course"])
         course.curve = [(float(a), int(b), float(c)) for a, b, c in course.curve]
+        training.suit(course.first)
         return training, course, {name: torch.from_numpy(array.copy()) for name, array in best.arrays.items()}
     training = Training(student, request.seed)
     first, other = (training.judge(text) for text in texts[1:])
+    training.suit(first)
     course = _Course(first, other, first, curve=[(0.0, 0, first)])
     return training, course, training.present()
 

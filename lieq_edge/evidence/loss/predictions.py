@@ -15,9 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from ...blockwise.model import BlockModel
+from ...blockwise.sixteen_bits import DTYPES
 from ...gguf.blocks import LAYOUTS
 from ...gguf.types import CODEBOOK_TYPES, TYPES
 from ...gptq.factor import Factor, factorise
@@ -60,10 +62,12 @@ def predict_outer(
     for name, (hessian, channels) in moments.items():
         # A copy, because rounding needs H again.
         factor = factorise(hessian.learned, DAMPING)
+        # These rows alone are read: all of them take a GB where the vocabulary is large.
+        rows, weights = sample_rows(channels, OUTER_ROWS)
         losses |= predict_tensors(
-            {name: source.read(name)},
+            {name: _rows_of(source, name, rows)},
             hessian,
-            {name: channels},
+            {name: weights},
             held_out_tokens,
             candidates,
             factor,
@@ -71,6 +75,18 @@ def predict_outer(
             weighted=weighted,
         )
     return losses
+
+
+def _rows_of(source: Source, name: str, rows: npt.NDArray[np.int64]) -> Floats:
+    """Rows of head or embedding, float32 ``(len(rows), columns)``; only these are read if the source can."""
+    kind = DTYPES.get(next(spec.stored for spec in source.tensors() if spec.name == name))
+    if kind is None or source.read_rows(name, slice(0, 1)) is None:
+        whole = source.read(name)
+        return np.ascontiguousarray(whole[rows])
+    parts = [source.read_rows(name, slice(row, row + 1)) for row in rows.tolist()]
+    bits = np.concatenate([part for part in parts if part is not None])
+    values: Floats = torch.from_numpy(bits).view(kind).float().numpy()
+    return values
 
 
 def predict_tensors(

@@ -17,7 +17,7 @@ from lieq_edge.allocation.types import candidate_types
 from lieq_edge.errors import InputError
 from lieq_edge.evidence.blocks.records import describe
 from lieq_edge.evidence.loss.losses import Losses, TypeLoss
-from lieq_edge.evidence.loss.predictions import ROWS, predict_tensors, sample_rows
+from lieq_edge.evidence.loss.predictions import ROWS, predict_outer, predict_tensors, sample_rows
 from lieq_edge.gptq.factor import factorise
 from lieq_edge.gptq.feedback import DAMPING, round_by_factor
 from lieq_edge.gptq.hessian import Hessian, held_out_sequences
@@ -65,6 +65,30 @@ def test_the_error_of_sampled_rows_is_that_of_all() -> None:
     errors = rng.exponential(size=20_000)
     rows, counts = sample_rows(channels, 1024)
     assert errors[rows] @ counts == pytest.approx(errors @ channels, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_of_a_large_vocabulary_only_sampled_rows_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    monkeypatch.setattr("lieq_edge.evidence.loss.predictions.OUTER_ROWS", 16)
+    source = open_source(str(make_model(tmp_path, "llama", dtype=dtype)))
+    name = "token_embd.weight"
+    count, columns = next(spec.shape for spec in source.tensors() if spec.name == name)
+    hessian = Hessian.zeros(columns)
+    generator = torch.Generator().manual_seed(0)
+    for held_out in (False, True):
+        hessian.add(torch.randn(64, columns, generator=generator), torch.ones(64), held_out=held_out)
+    channels = np.random.default_rng(0).random(count, np.float32)
+
+    def predicted() -> Losses:
+        return predict_outer(source, {name: (hessian, channels)}, (8, 16), {name: ["Q8_0", "Q4_0"]})
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(source), "read_rows", lambda *_: None)
+        expected = predicted()
+    monkeypatch.setattr(type(source), "read", lambda *_: pytest.fail("the whole matrix is read"))
+    assert predicted() == expected
 
 
 def test_channels_that_do_not_count_have_no_error() -> None:
