@@ -24,18 +24,18 @@ from benchmarks.sized import export_sizes, reference_cache, score
 from lieq_edge import open_source
 
 PLAIN = "plain"
-VARIANTS: dict[str, tuple[str, ...]] = {
-    PLAIN: (),
-    "--effort quick": ("--effort", "quick"),
-    "--effort best": ("--effort", "best"),
-    "--rounding feedback": ("--rounding", "feedback"),
-    "--calibration self": ("--calibration", "self"),
-    "--calibration docs": ("--calibration", "docs"),
-    "--calibration mixed": ("--calibration", "mixed"),
-    "--calibration-tokens x2": (),
-    "--types all": ("--types", "all"),
-}
-"""Flags beside the plain command, by name."""
+VARIANTS = (
+    PLAIN,
+    "--effort quick",
+    "--effort best",
+    "--rounding feedback",
+    "--calibration self",
+    "--calibration docs",
+    "--calibration mixed",
+    "--calibration-tokens x2",
+    "--types all",
+)
+"""The plain command, and flags beside it."""
 
 SIZES = ("Q2_K", "Q3_K_M", "Q4_K_M")
 
@@ -55,10 +55,10 @@ class Row:
 
 
 def flags_of(variant: str, tokens: int) -> tuple[str, ...]:
-    """Flags of a variant, by its name or as they are; twice the tokens are twice ``tokens``."""
+    """Flags of a variant, which is named by them; twice the tokens are twice ``tokens``."""
     if variant.endswith("x2"):
         return ("--calibration-tokens", str(2 * tokens))
-    return VARIANTS[variant] if variant in VARIANTS else tuple(shlex.split(variant))
+    return () if variant == PLAIN else tuple(shlex.split(variant))
 
 
 def bench(args: argparse.Namespace, rows: Records[Row]) -> None:
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = ("--calibration-tokens", "--context", "--chunks", "--threads")
     parser = command_line(__doc__, "model", "--out", "--work", *names, chunks=24)
     parser.add_argument("--texts", type=Path, nargs="+", required=True, help="held-out texts")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), help="flags to try, each in quotes")
+    parser.add_argument("--variants", nargs="+", default=VARIANTS, help="flags to try, each in quotes")
     parser.add_argument("--sizes", nargs="+", default=SIZES, help="presets whose sizes the files get")
     args = parser.parse_args(arguments)
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import prod
 
-from ..device.measure import prompt_rate
 from ..evidence.blocks.metrics import GEOMETRY, SALIENCY
 from ..evidence.blocks.records import describe
 from ..evidence.loss.request import ROWS, Follow
@@ -26,7 +25,7 @@ from ..texts.windows import CALIBRATION_CONTEXT, SALIENCY_TOKENS
 from ..tuning.record import BATCH
 from .calibration import CalibrationText
 from .gather import loss_candidates, stored_steps
-from .job import Job
+from .job import Job, cache_of
 from .machine import Machine, measure_machine, measure_without_pytorch
 from .tuning import TuningChoice
 
@@ -165,10 +164,13 @@ def _prompt_rate(jobs: list[Job], shapes: _Shapes, machine: Machine) -> float:
     operations = sum(2.0 * (shapes.weights + shapes.head) * v.context * (v.chunks or 64) for v in scored)
     if operations < _WORTH * machine.exact:
         return machine.exact / 4
-    job = jobs[0]
-    # Types that llama.cpp does not repack for the processor set the pace.
+    from ..device.measure import prompt_rate  # scipy's solvers come with it, which other exports do without
+
+    settings = jobs[0].settings
+    # Of no model: one measurement serves all. Types that llama.cpp does not repack for the processor set the pace.
+    cache = cache_of(settings)
     kinds = {"Q3_K": shapes.fitting, "Q4_1": 1 - shapes.fitting}
-    return 1 / sum(share / prompt_rate(kind, job.cache, threads=job.threads) for kind, share in kinds.items() if share)
+    return 1 / sum(share / prompt_rate(kind, cache, threads=settings.threads) for kind, share in kinds.items() if share)
 
 
 def _steps(job: Job, cost: _Costs, stored: frozenset[str], presets: int) -> Iterator[tuple[str, float]]:

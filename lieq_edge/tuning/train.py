@@ -44,16 +44,16 @@ class Training:
         seed: seed of the order of windows.
         steps: steps that were taken.
         slowed: how many times the rate was halved.
-        pace: factor of the rates.
         arrays: moments, newest and mean parameters by name.
+        pace: factor of the rates.
     """
 
     student: Student
     seed: int
     steps: int = 0
     slowed: int = 0
-    pace: float = 1.0
     arrays: dict[str, Tensor] = field(default_factory=dict)
+    pace: float = 1.0
 
     def __post_init__(self) -> None:
         self._parameters = dict(self.student.parameters())
@@ -115,7 +115,7 @@ class Training:
     def restored(student: Student, seed: int, steps: int, slowed: int, arrays: dict[str, Any]) -> Training:
         """A training as it was when ``state`` was stored."""
         tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-        return Training(student, seed, steps, slowed, arrays=tensors)
+        return Training(student, seed, steps, slowed, tensors)
 
     def _put(self, kind: str) -> None:
         self.put({name: self.arrays[f"{kind} {name}"] for name in self._parameters})

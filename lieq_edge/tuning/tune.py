@@ -65,6 +65,7 @@ def tune(
     student = Student(source, tensor_reader(path), threads=threads)
     with torch.no_grad(), interrupt.caught() as asked:
         training, course, best = _start(student, request, texts, run)
+        training.suit(course.first)
         _train(training, course, best, request, texts, run, asked)
         training.put(best)
         after = training.judge(texts[2])
@@ -94,11 +95,9 @@ def _start(
         training = Training.restored(student, request.seed, record["steps"], record["slowed"], stored.arrays)
         course = _Course(**record["course"])
         course.curve = [(float(a), int(b), float(c)) for a, b, c in course.curve]
-        training.suit(course.first)
         return training, course, {name: torch.from_numpy(array.copy()) for name, array in best.arrays.items()}
     training = Training(student, request.seed)
     first, other = (training.judge(text) for text in texts[1:])
-    training.suit(first)
     course = _Course(first, other, first, curve=[(0.0, 0, first)])
     return training, course, training.present()
 

@@ -81,8 +81,7 @@ def _rows_of(source: Source, name: str, rows: npt.NDArray[np.int64]) -> Floats:
     """Rows of head or embedding, float32 ``(len(rows), columns)``; only these are read if the source can."""
     kind = DTYPES.get(next(spec.stored for spec in source.tensors() if spec.name == name))
     if kind is None or source.read_rows(name, slice(0, 1)) is None:
-        whole = source.read(name)
-        return np.ascontiguousarray(whole[rows])
+        return source.read(name)[rows]
     parts = [source.read_rows(name, slice(row, row + 1)) for row in rows.tolist()]
     bits = np.concatenate([part for part in parts if part is not None])
     values: Floats = torch.from_numpy(bits).view(kind).float().numpy()
