@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.harness import command_line
+from benchmarks.internals import available_threads
 
 SIZES = (1024, 2048, 4096)
 _PIECE = 16 << 20
@@ -96,7 +97,7 @@ def disk_rates(folder: Path, size: int) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = command_line(__doc__, "--work", "--threads", threads=os.cpu_count() or 1)
+    parser = command_line(__doc__, "--work", "--threads", threads=available_threads())
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES), help="rows and columns of the products")
     parser.add_argument("--seconds", type=float, default=3.0, help="seconds for each product")
     parser.add_argument("--disk-bytes", type=int, default=2 << 30, help="bytes of the file to write and read")

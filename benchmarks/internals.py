@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from lieq_edge.gptq.hessian import Hessian, importance_of, squared_norms, tokens_of
     from lieq_edge.llama.child import shared
     from lieq_edge.llama.encoders import Packed, encode
-    from lieq_edge.llama.engine import Engine, available_threads
+    from lieq_edge.llama.engine import Engine
     from lieq_edge.llama.library import dequantize
     from lieq_edge.llama.memory import measure_memory, simulate_contexts
     from lieq_edge.llama.quantize import Preset, quantize
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from lieq_edge.system.memory import peak_rss_bytes
     from lieq_edge.system.progress import Terminal, log, receive_with, stage
     from lieq_edge.system.schedule import latest_schedule
+    from lieq_edge.system.threads import available_threads
     from lieq_edge.texts.documentation import stdlib_text
     from lieq_edge.texts.info import TextInfo
     from lieq_edge.texts.windows import (

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -29,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.harness import command_line, exit_code
-from benchmarks.internals import check_space, stage, stdlib_text
+from benchmarks.internals import available_threads, check_space, stage, stdlib_text
 from lieq_edge import InputError
 
 SHARD_BYTES = 2_000_000_000
@@ -188,7 +187,7 @@ def _write_weights(shape: Shape, folder: Path, seed: int, shard_bytes: int) -> N
         shards[-1][name] = dims
         size += count
     where: dict[str, str] = {}
-    workers = os.cpu_count() or 1
+    workers = available_threads()
     with ThreadPoolExecutor(workers) as pool, stage("Drawing weights", len(parameters(shape))) as advance:
         for number, shard in enumerate(shards, 1):
             single = len(shards) == 1

@@ -1,4 +1,4 @@
-"""Every test has a cache of its own, and PyTorch one thread; models as GGUF files are made once a session."""
+"""Every test has a cache of its own, and PyTorch one thread; each process of tests makes models as GGUF files once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import cores  # noqa: F401  before libraries that count the cores as they are loaded
 import pytest
 import tiny
 import torch

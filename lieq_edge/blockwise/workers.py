@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -14,6 +13,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from ..system.memory import WIDE
+from ..system.threads import available_threads
 from .precision import fast_float32
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ class Workers:
     """
 
     def __init__(self, threads: int | None = None) -> None:
-        count = threads or os.cpu_count() or 1
+        count = threads or available_threads()
         # PyTorch's number of threads is set per worker; that of the BLAS of numpy and scipy holds for the process.
         self._pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
         self._libraries = ThreadpoolController()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..gguf.types import TYPES
+from ..system.threads import available_threads
 from .library import FLOAT_P, Packed, dequantize, library, supports
 
 __all__ = ["NEVER_WITHOUT_IMPORTANCE", "Packed", "dequantize", "encode", "library", "supports"]
@@ -78,7 +78,7 @@ def encode(
 
     step = max(1, _PIECE // columns)
     spans = [(start, min(step, rows - start)) for start in range(0, rows, step)]
-    workers = threads or os.cpu_count() or 1
+    workers = threads or available_threads()
     if workers == 1 or len(spans) == 1:
         for span in spans:
             piece(*span)

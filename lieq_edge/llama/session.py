@@ -7,7 +7,6 @@ shared memory: that costs a few percent of a run, and a graph that fails an asse
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..system.threads import available_threads
 from .child import Loaded
 from .layout import NotSeen, check_layout
 from .limits import load_seconds, run_seconds
@@ -64,7 +64,7 @@ class LlamaSession:
         options = {
             "context": context,
             "sequences": sequences,
-            "threads": threads or os.cpu_count() or 1,
+            "threads": threads or available_threads(),
             "observe": sorted(names),
         }
         self._loaded = Loaded(path, str(path), "load_session", options, seconds=load_seconds(path))
