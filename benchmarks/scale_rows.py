@@ -97,9 +97,13 @@ class Setup:
         return self.work / f"size-{self.preset}"
 
     def size_flags(self) -> tuple[str, ...]:
-        """Flags of exports of the widened model: the peer's tokens, and at most the size of its file."""
+        """Flags of exports of the widened model: at most the size of the peer's file, and no validation."""
         size = self.peer_size.read_text(encoding="utf-8").strip()
-        return ("--budget", f"{size}B", "--calibration-tokens", str(self.tokens), "--no-validate")
+        return ("--budget", f"{size}B", "--no-validate")
+
+    def token_flags(self, share: int = 1) -> tuple[str, ...]:
+        """Flags of exports that learn from the peer's tokens, or from the ``share``-th part of as many."""
+        return ("--calibration-tokens", str(self.tokens // share))
 
 
 FLAGS: dict[str, tuple[str, ...]] = {
@@ -125,11 +129,17 @@ def wide_peers(setup: Setup) -> list[Command]:
 
 
 def wide(setup: Setup, name: str) -> list[Command]:
-    flags = (*FLAGS[name], *setup.size_flags())
-    return [
-        *wide_peers(setup),
-        setup.run_export(f"wide/{name}", setup.path("wide"), *flags, repeats=setup.repeats),
-    ]
+    return _wide(setup, name, *FLAGS[name], *setup.token_flags())
+
+
+def wide_quick(setup: Setup) -> list[Command]:
+    # Half of the text belongs to this effort.
+    return _wide(setup, "quick", "--effort", "quick", *setup.token_flags(2))
+
+
+def _wide(setup: Setup, name: str, *flags: str) -> list[Command]:
+    export = setup.run_export(f"wide/{name}", setup.path("wide"), *flags, *setup.size_flags(), repeats=setup.repeats)
+    return [*wide_peers(setup), export]
 
 
 def quantize(setup: Setup) -> list[Command]:
@@ -173,7 +183,7 @@ def memory_geometry(setup: Setup) -> list[Command]:
 def cache(setup: Setup) -> list[Command]:
     commands = []
     for name, flags in FLAGS.items():
-        first, rest = f"cache/{name}/first", (*flags, "--calibration-tokens", str(setup.tokens), "--no-validate")
+        first, rest = f"cache/{name}/first", (*flags, *setup.token_flags(), "--no-validate")
         for part, budget, after in ((first, "3.0bpw", None), (f"cache/{name}/second", "3.6bpw", first)):
             arguments = (*rest, "--budget", budget)
             commands.append(setup.run_export(part, setup.path("wide"), *arguments, repeats=setup.repeats, after=after))
@@ -182,7 +192,7 @@ def cache(setup: Setup) -> list[Command]:
 
 def where(setup: Setup) -> list[Command]:
     profiles = [
-        _profile(setup, f"where/{name}", setup.path("wide"), *flags, *setup.size_flags())
+        _profile(setup, f"where/{name}", setup.path("wide"), *flags, *setup.token_flags(), *setup.size_flags())
         for name, flags in FLAGS.items()
     ]
     tokens = ("--tokens", str(setup.tokens))
@@ -203,6 +213,7 @@ def _profile(setup: Setup, name: str, model: str, *flags: str) -> Command:
 ROWS: dict[str, Callable[[Setup], list[Command]]] = {
     "hardware": hardware,
     **{f"wide-{name}": partial(wide, name=name) for name in FLAGS},
+    "wide-quick": wide_quick,
     "quantize": quantize,
     "geometry": geometry,
     "saliency": saliency,

@@ -18,7 +18,8 @@ def setup(tmp_path: Path) -> Setup:
 
 def test_rows_that_share_a_peer_are_measured_together(setup: Setup) -> None:
     names = [[command.name for command in group] for group in groups(list(ROWS), setup)]
-    assert ["wide/peer", "wide/torch-imatrix", "wide/quality", "wide/once", "wide/geometry"] in names
+    ours = ["wide/quality", "wide/once", "wide/geometry", "wide/quick"]
+    assert ["wide/peer", "wide/torch-imatrix", *ours] in names
     every = [name for group in names for name in group]
     assert len(every) == len(set(every))
 
@@ -36,3 +37,5 @@ def test_sizes_and_threads_reach_every_command(setup: Setup) -> None:
     (wide,) = groups(["wide-once"], setup)
     assert "12345B" in wide[-1].arguments
     assert "feedback-once" in wide[-1].arguments
+    (quick,) = groups(["wide-quick"], setup)
+    assert {"12345B", "quick", str(setup.tokens // 2)} < set(quick[-1].arguments)
