@@ -75,13 +75,13 @@ class OuterWeights:
         kind = self._kinds[name]
         if kind is None:
             return self._read(name)
-        bits = self._source.read_rows(name, slice(0, None))
-        if bits is not None:
-            value = torch.from_numpy(bits).view(kind)
-            # A sum is not finite if one of its terms is not; then ``read`` raises a sentence. In pieces, because they
-            # are cast to float32.
-            if all(bool(torch.isfinite(part.sum(dtype=torch.float32))) for part in value.split(_ROWS)):
-                return value
+        value = stored_rows(self._source, name, slice(0, None), kind)
+        # A sum is not finite if one of its terms is not; then ``read`` raises a sentence. In pieces, because they are
+        # cast to float32.
+        if value is not None and all(
+            bool(torch.isfinite(part.sum(dtype=torch.float32))) for part in value.split(_ROWS)
+        ):
+            return value
         return self._read(name).to(kind)
 
     def release(self) -> None:
@@ -105,17 +105,29 @@ class OuterWeights:
         Does nothing if the source cannot read single rows in 16 bits.
         """
         name, kind = self.head_name, self._kinds[self.head_name]
-        if kind is None or self._source.read_rows(name, slice(0, 1)) is None:
+        if kind is None or stored_rows(self._source, name, slice(0, 1), kind) is None:
             return
 
         def read(rows: slice) -> Tensor:
-            bits = self._source.read_rows(name, rows)
-            assert bits is not None
-            return torch.from_numpy(bits).view(kind)
+            value = stored_rows(self._source, name, rows, kind)
+            assert value is not None
+            return value
 
         self.release()
         self._released = False
         read_as_needed(self._head, read)
+
+
+def stored_rows(source: Source, name: str, rows: slice, kind: torch.dtype) -> Tensor | None:
+    """Rows of embedding or head in the 16 bits of ``kind``, in which they are stored, ``(rows, columns)``.
+
+    None where the source cannot read single rows.
+
+    Raises:
+        InputError: the file ends before they do.
+    """
+    bits = source.read_rows(name, rows)
+    return None if bits is None else torch.from_numpy(bits).view(kind)
 
 
 def parameter_of(value: Tensor, expected: Tensor, name: str, source: Source) -> nn.Parameter:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ...blockwise.model import BlockModel
+from ...blockwise.outer import stored_rows
 from ...blockwise.sixteen_bits import DTYPES
 from ...gguf.blocks import LAYOUTS
 from ...gguf.types import CODEBOOK_TYPES, TYPES
@@ -80,11 +81,10 @@ def predict_outer(
 def _rows_of(source: Source, name: str, rows: npt.NDArray[np.int64]) -> Floats:
     """Rows of head or embedding, float32 ``(len(rows), columns)``; only these are read if the source can."""
     kind = DTYPES.get(next(spec.stored for spec in source.tensors() if spec.name == name))
-    if kind is None or source.read_rows(name, slice(0, 1)) is None:
+    if kind is None or stored_rows(source, name, slice(0, 1), kind) is None:
         return source.read(name)[rows]
-    parts = [source.read_rows(name, slice(row, row + 1)) for row in rows.tolist()]
-    bits = np.concatenate([part for part in parts if part is not None])
-    values: Floats = torch.from_numpy(bits).view(kind).float().numpy()
+    parts = [stored_rows(source, name, slice(row, row + 1), kind) for row in rows.tolist()]
+    values: Floats = torch.cat([part for part in parts if part is not None]).float().numpy()
     return values
 
 

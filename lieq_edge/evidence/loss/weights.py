@@ -30,7 +30,7 @@ from ...blockwise.precision import fast_products
 from ...blockwise.residual import ResidualStream
 from ...blockwise.sixteen_bits import cast_once
 from ...errors import InputError
-from ...gguf.names import InputGroup
+from ...gguf.names import InputGroup, block_of
 from ...store import Entry, Run, Steps
 from ...system.memory import give_back_memory
 from ...system.progress import stage
@@ -85,7 +85,7 @@ class LossWeights:
 
     def readers(self, block: int) -> list[InputGroup]:
         """The input groups of a block, in the order in which it runs them."""
-        return [names for names in self.tokens if names[0].startswith(f"blk.{block}.")]
+        return [names for names in self.tokens if block_of(names[0]) == block]
 
 
 def measure_loss_weights(
