@@ -30,8 +30,9 @@ CHOSEN_AT = 0.3
 
 _WARM, _SLOWER = 10, 100
 _MOMENTUM, _SQUARES = 0.9, 0.95
-# Weight of the past in the running mean, at most.
-_MEAN = 0.95
+# The weight of a step in the mean grows linearly with its number; that of the past is this at most. Early steps are the
+# noisiest, so a mean that forgets them faster rises above the file before training at 3 bits and more.
+_GROWTH, _MEAN = 2, 0.98
 _TINY = 1e-12
 
 
@@ -85,11 +86,15 @@ class Training:
             scale = (second / corrected[1]).sqrt_().add_(_TINY)
             size = rate * RATES[name.rpartition(" ")[2]] / corrected[0]
             self.arrays[f"newest {name}"].addcdiv_(first, scale, value=-size)
-        past = min(_MEAN, self.steps / (self.steps + 10))
-        for name in self._parameters:
-            self.arrays[f"mean {name}"].lerp_(self.arrays[f"newest {name}"], 1 - past)
+        self.average()
         self._put("mean")
         return loss
+
+    def average(self) -> None:
+        """Take the newest parameters into the mean ones."""
+        past = min(_MEAN, self.steps / (self.steps + _GROWTH))
+        for name in self._parameters:
+            self.arrays[f"mean {name}"].lerp_(self.arrays[f"newest {name}"], 1 - past)
 
     def judge(self, texts: Predictions) -> float:
         """Mean divergence of the present parameters on ``texts``, in nats a token."""
