@@ -80,7 +80,8 @@ class Settings(BaseModel):
         granularity: one type for each ``block`` or ``tensor`` with the metric ``loss``; None takes ``tensor``.
         rounding: name of the rounding, in ``rounding.table.ROUNDERS``. None takes ``feedback-once`` (``feedback`` with
             the effort ``best``) where PyTorch runs the model and the calibration text is long enough, ``imatrix``
-            with the effort ``quick`` or where there is importance only, else ``nearest``.
+            where there is importance only, or with the effort ``quick`` and another metric than ``loss``, else
+            ``nearest``.
         projections: ``qkv``, or ``all`` linears of a block, for the geometry.
         baseline: untrained counterpart of the geometry: ``projection`` or ``network``.
         seed: first seed of everything that is drawn.
@@ -89,7 +90,8 @@ class Settings(BaseModel):
         probe_tokens: tokens of the probe.
         calibration: ``builtin``, ``self``, ``docs``, ``mixed``, ``none``, or a file.
         calibration_tokens: tokens to calibrate on; None takes 8192, or three for each column of the widest matrix (at
-            least 16384) where the loss is followed, and twice that with the effort ``best``.
+            least 16384) where the loss is followed, of which the effort ``quick`` takes a quarter, and ``best`` twice
+            as many.
         tune: minutes of tuning after rounding (scales, norms and biases are trained by the original's predictions); 0
             tunes nothing. None takes 0, or 30 with the effort ``best``.
         tune_steps: largest number of tuning steps; with it the bytes of the file do not depend on the time.

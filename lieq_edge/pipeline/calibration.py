@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ..evidence.importance.records import Importances
@@ -52,13 +53,13 @@ Calibration = CalibrationText | ImatrixFile | NoCalibration
 
 # H of n columns is of full rank from n tokens on, and worth following from a few times as many.
 _LEAST_TOKENS, _TOKENS_A_COLUMN, _WINDOW = 16384, 3, 512
+_TIMES = {"quick": 0.25, "normal": 1.0, "best": 2.0}
 _IMPORTANCE_TOKENS = 8192
 
 
 def default_tokens(source: Source, *, follows_loss: bool, effort: Effort = "normal") -> int:
     """Default length of the calibration text: where the loss is followed, longer for models with wider rows."""
-    if not follows_loss or effort == "quick":
+    if not follows_loss:
         return _IMPORTANCE_TOKENS
     widest = max(spec.shape[-1] for spec in source.tensors() if is_matrix(spec.name, spec.shape))
-    tokens = max(_LEAST_TOKENS, -(-_TOKENS_A_COLUMN * widest // _WINDOW) * _WINDOW)
-    return 2 * tokens if effort == "best" else tokens
+    return math.ceil(_TIMES[effort] * max(_LEAST_TOKENS, _TOKENS_A_COLUMN * widest) / _WINDOW) * _WINDOW

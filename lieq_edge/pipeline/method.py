@@ -19,7 +19,7 @@ from ..settings import Effort, Settings
 _LEAST_FEEDBACK_TOKENS = 1024
 
 QUICK, NORMAL, BEST = "quick", "normal", "best"
-_ROUNDINGS = {QUICK: "imatrix", NORMAL: "feedback-once", BEST: "feedback"}
+_ROUNDINGS = {QUICK: "feedback-once", NORMAL: "feedback-once", BEST: "feedback"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def choose_method(settings: Settings, budget: Budget, runtime: Runtime, *, saved
         saved: measurements of the blocks are given.
     """
     metric, reason = _metric(settings, budget, runtime, saved)
-    rounding = settings.rounding or _rounding(settings, runtime)
+    rounding = settings.rounding or _rounding(settings, runtime, metric)
     return Method(metric, rounding, settings.effort, _sentence(settings, metric, rounding, reason))
 
 
@@ -74,12 +74,15 @@ def _metric(settings: Settings, budget: Budget, runtime: Runtime, saved: bool) -
     return by_loss.NAME, f"because the budget is a size; --metric {GEOMETRY} takes the paper's score of blocks"
 
 
-def _rounding(settings: Settings, runtime: Runtime) -> str:
+def _rounding(settings: Settings, runtime: Runtime, metric: str) -> str:
     if settings.imatrix is not None:
         return "imatrix"
     if settings.calibration == "none":
         return "nearest"
     if not _is_long_enough(settings) or runtime.refusal(LOSS) is not None:
+        return "imatrix"
+    if settings.effort == QUICK and metric != by_loss.NAME:
+        # Nothing else needs the gradients, which take most of the time.
         return "imatrix"
     return _ROUNDINGS[settings.effort]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lieq_edge.pipeline.calibration import default_tokens
+from lieq_edge.settings import Effort
 from lieq_edge.sources.base import TensorSpec
 
 
@@ -26,6 +27,11 @@ class Shapes:
 def test_the_widest_matrix_decides(columns: int, tokens: int) -> None:
     assert default_tokens(Shapes(columns), follows_loss=True) == tokens  # type: ignore[arg-type]
     assert tokens % 512 == 0
+
+
+@pytest.mark.parametrize(("effort", "tokens"), [("quick", 7168), ("normal", 27136), ("best", 53760)])
+def test_effort_takes_a_share(effort: Effort, tokens: int) -> None:
+    assert default_tokens(Shapes(8960), follows_loss=True, effort=effort) == tokens  # type: ignore[arg-type]
 
 
 def test_importance_alone_takes_fewer() -> None:

@@ -130,10 +130,11 @@ def test_what_llama_cpp_does_not_give_is_refused(tmp_path: Path, settings: dict[
     [
         ({"budget": "90MB"}, "loss", "feedback-once", 16384),
         ({"budget": "3.2bpw"}, "loss", "feedback-once", 16384),
-        ({"budget": "90MB", "effort": "quick"}, "loss", "imatrix", 8192),
+        ({"budget": "90MB", "effort": "quick"}, "loss", "feedback-once", 4096),
         ({"budget": "90MB", "effort": "best"}, "loss", "feedback", 32768),
         ({"budget": "90MB", "effort": "best", "rounding": "imatrix"}, "loss", "imatrix", 32768),
-        ({"budget": "90MB", "effort": "quick", "calibration_tokens": 4096}, "loss", "imatrix", 4096),
+        ({"budget": "90MB", "effort": "quick", "calibration_tokens": 2048}, "loss", "feedback-once", 2048),
+        ({"budget": "90MB", "effort": "quick", "metric": "first"}, "first", "imatrix", 8192),
         ({"budget": "3"}, "geometry", "feedback-once", 16384),
         ({"budget": "3", "effort": "quick"}, "geometry", "imatrix", 8192),
         ({"budget": "3", "types": "k"}, "loss", "feedback-once", 16384),
