@@ -192,7 +192,7 @@ def results(setup: Setup, samples: Samples) -> list[Result]:
         _against_peer("quality", "quality export over llama.cpp's imatrix + preset", 2.0, samples),
         _against_peer("once", "the same with feedback-once", 2.0, samples),
         _against_peer("geometry", "geometry and importance rounding over the same", 1.0, samples),
-        _against_peer("quick", "--effort quick, on half of the tokens, over the same", 1.0, samples),
+        _against_peer("quick", "--effort quick, on a quarter of the tokens, over the same", 1.0, samples),
         _quantize(samples),
         _seconds("geometry", "geometry analysis, 1.5B", samples.of("geometry/1.5b"), 180.0),
         _saliency(samples),

@@ -133,8 +133,8 @@ def wide(setup: Setup, name: str) -> list[Command]:
 
 
 def wide_quick(setup: Setup) -> list[Command]:
-    # Half of the text belongs to this effort.
-    return _wide(setup, "quick", "--effort", "quick", *setup.token_flags(2))
+    # A quarter of the text belongs to this effort.
+    return _wide(setup, "quick", "--effort", "quick", *setup.token_flags(4))
 
 
 def _wide(setup: Setup, name: str, *flags: str) -> list[Command]:

@@ -38,4 +38,4 @@ def test_sizes_and_threads_reach_every_command(setup: Setup) -> None:
     assert "12345B" in wide[-1].arguments
     assert "feedback-once" in wide[-1].arguments
     (quick,) = groups(["wide-quick"], setup)
-    assert {"12345B", "quick", str(setup.tokens // 2)} < set(quick[-1].arguments)
+    assert {"12345B", "quick", str(setup.tokens // 4)} < set(quick[-1].arguments)
