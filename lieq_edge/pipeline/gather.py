@@ -138,6 +138,7 @@ def _loss_request(job: Job, diagnostics: Diagnostics, windows: Windows) -> LossR
         outer={name: types for name, types in candidates.items() if block_of(name) is None},
         follow=follow,
         weighted=job.rounder.reads_text,
+        rows=job.method.rows,
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ..allocation import by_loss
 from ..allocation.budget import Budget
 from ..evidence.blocks.metrics import GEOMETRY
+from ..evidence.loss.request import FEW_ROWS, ROWS
 from ..runtimes import Runtime
 from ..runtimes.base import LOSS
 from ..settings import Effort, Settings
@@ -37,6 +38,11 @@ class Method:
     rounding: str
     effort: Effort
     sentence: str
+
+    @property
+    def rows(self) -> int:
+        """Rows of a block's matrix that are rounded to predict its losses."""
+        return FEW_ROWS if self.effort == QUICK else ROWS
 
 
 def choose_method(settings: Settings, budget: Budget, runtime: Runtime, *, saved: bool = False) -> Method:

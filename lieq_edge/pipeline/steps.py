@@ -13,7 +13,7 @@ from math import prod
 
 from ..evidence.blocks.metrics import GEOMETRY, SALIENCY
 from ..evidence.blocks.records import describe
-from ..evidence.loss.request import ROWS, Follow
+from ..evidence.loss.request import Follow
 from ..gguf.names import block_of
 from ..gguf.types import CODEBOOK_TYPES, SUPER_BLOCK, is_matrix
 from ..sources.base import Source
@@ -193,7 +193,7 @@ def _steps(job: Job, cost: _Costs, stored: frozenset[str], presets: int) -> Iter
         if written and not known(TEXT):
             yield TEXT, cost.writing(tokens)
         if (job.allocator.predicts or job.rounder.follow is not None) and not known(LOSSES):
-            yield LOSSES, cost.losses(tokens, len(types), codebooks, job.rounder.follow)
+            yield LOSSES, cost.losses(tokens, len(types), codebooks, job.rounder.follow, job.method.rows)
         if job.rounder.weighs and job.out is not None and not known(IMPORTANCES):
             yield IMPORTANCES, cost.importances(tokens)
     if job.out is not None:
@@ -252,11 +252,11 @@ class _Costs:
     def writing(self, tokens: int) -> float:
         return 6.0 * self._pass(tokens, exact=True) + 3.0
 
-    def losses(self, tokens: int, types: int, codebooks: int, follow: Follow | None) -> float:
+    def losses(self, tokens: int, types: int, codebooks: int, follow: Follow | None, rows: int) -> float:
         share = 0.6 if follow is Follow.HESSIANS else 0.3
         passes = self._pass(tokens, 3.3, 2.8) + self._head(tokens, 2.0, 2.0)
-        products = 1.5 * types * ROWS * 2.0 * self._shapes.squares / self._machine.exact
-        encode = ROWS * self._shapes.columns / self._machine.encode / self._threads
+        products = 1.5 * types * rows * 2.0 * self._shapes.squares / self._machine.exact
+        encode = rows * self._shapes.columns / self._machine.encode / self._threads
         # The gain of feedback is measured for each type with a codebook; that takes twenty times as long as to encode.
         own = 20.0 * codebooks * self._shapes.fitting
         return 4.0 + passes + self._hessians(tokens, share) + products + (types + own) * encode

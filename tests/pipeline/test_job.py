@@ -205,3 +205,8 @@ def test_a_budget_within_reach_is_not_reported(notes: list[str]) -> None:
 def test_contradictions_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         job_of(**settings)
+
+
+def test_quick_predicts_losses_from_fewer_rows() -> None:
+    quick, normal = (job_of(budget="90MB", effort=effort).method.rows for effort in ("quick", "normal"))
+    assert quick < normal

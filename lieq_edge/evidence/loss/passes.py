@@ -49,6 +49,7 @@ def pass_back(
                 store=functools.partial(hessians.put, index) if hessians is not None else None,
                 share=hessian.KEPT if request.follow is Follow.HESSIANS else predictions.KEPT,
                 weighted=request.weighted,
+                rows=request.rows,
             )
 
         loss_weights, hidden = weights.measure_loss_weights(

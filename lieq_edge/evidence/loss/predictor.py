@@ -21,6 +21,7 @@ from .expert_predictions import predict_experts
 from .hessians import Correlations
 from .losses import Losses, losses_to_json
 from .predictions import KEPT, predict_tensors
+from .request import ROWS
 
 StoreHessians = Callable[[Mapping[InputGroup, Correlations], Routed | None], None]
 """Stores H of all tokens, by input group, and the tokens that enter experts."""
@@ -40,6 +41,7 @@ class Predictor:
         store: StoreHessians | None = None,
         share: float = KEPT,
         weighted: bool = True,
+        rows: int = ROWS,
     ) -> None:
         """Start listening.
 
@@ -52,6 +54,7 @@ class Predictor:
             store: stores what rounding goes by: H of all tokens, and the tokens that enter experts.
             share: share of the tokens that H is made from.
             weighted: rounding without feedback is weighted by importance.
+            rows: rows of a matrix that are rounded; experts have their own number.
         """
         self._linears = linears
         self._held_out_tokens = count_held_out(shape)
@@ -59,6 +62,7 @@ class Predictor:
         self._workers = workers
         self._store = store
         self._weighted = weighted
+        self._rows = rows
         self._mixture = mixture
         self._routed: list[Routed] = []
         self._routed_weights: dict[InputGroup, list[Tensor]] = {}
@@ -91,6 +95,7 @@ class Predictor:
                 self._held_out_tokens,
                 self._candidates,
                 factor,
+                rows=self._rows,
                 weighted=self._weighted,
             )
             if self._store is not None:

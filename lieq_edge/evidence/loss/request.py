@@ -9,8 +9,8 @@ from typing import Any
 
 from ...texts.windows import Windows
 
-ROWS = 64
-"""Rows of a block's matrix that are rounded to predict its losses."""
+ROWS, FEW_ROWS = 64, 32
+"""Rows of a block's matrix that are rounded to predict its losses, and those where time matters more."""
 
 
 class Follow(Enum):
@@ -34,6 +34,7 @@ class LossRequest:
         outer: candidate types of embedding and head, by GGUF name.
         follow: evidence that rounding needs beside the loss weights.
         weighted: True weights rounding without feedback by importance.
+        rows: rows of a block's matrix that are rounded to predict its losses; more where it is one of few experts.
     """
 
     windows: Windows
@@ -42,6 +43,7 @@ class LossRequest:
     outer: Mapping[str, Sequence[str]]
     follow: Follow = Follow.NOTHING
     weighted: bool = True
+    rows: int = ROWS
 
     @property
     def text_parts(self) -> dict[str, Any]:
@@ -53,4 +55,5 @@ class LossRequest:
         """Everything that predicted losses of block matrices depend on beside the model."""
         types = {name: list(names) for name, names in self.blocks.items()}
         whole = self.follow is Follow.HESSIANS
-        return {**self.text_parts, "candidates": types, "hessians": whole, "weighted": self.weighted}
+        sampled = {"weighted": self.weighted, "rows": self.rows}
+        return {**self.text_parts, "candidates": types, "hessians": whole, **sampled}

@@ -18,12 +18,15 @@ from lieq_edge.errors import InputError
 from lieq_edge.evidence.blocks.records import describe
 from lieq_edge.evidence.loss.losses import Losses, TypeLoss
 from lieq_edge.evidence.loss.predictions import ROWS, predict_outer, predict_tensors, sample_rows
+from lieq_edge.evidence.loss.request import LossRequest
 from lieq_edge.gptq.factor import factorise
 from lieq_edge.gptq.feedback import DAMPING, round_by_factor
 from lieq_edge.gptq.hessian import Hessian, held_out_sequences
 from lieq_edge.llama.encoders import dequantize, encode
+from lieq_edge.runtimes import open_runtime
 from lieq_edge.sources import open_source
 from lieq_edge.sources.base import Source
+from lieq_edge.store import NO_CACHE, Run
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +185,17 @@ def test_candidates_fit_the_rows_and_unknown_names_are_refused(source: Source) -
     assert candidate_types(narrow, "portable")["blk.0.attn_q.weight"] == ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
     with pytest.raises(InputError, match="Q9"):
         candidate_types(tensors, "Q9")
+
+
+def test_a_request_says_how_many_rows_are_rounded(source: Source, tokens: torch.Tensor) -> None:
+    name, kind = "blk.0.ffn_down.weight", "Q2_K"
+    whole = LossRequest(tokens.numpy(), 0, {name: [kind]}, {}, rows=256)
+    requests = [whole, replace(whole, rows=128), replace(whole, rows=4)]
+    losses = [open_runtime(source).measure_loss(request, NO_CACHE, Run(None)).losses for request in requests]
+    all_rows, half, few = (found[name][kind].direct_loss for found in losses)
+    assert half == pytest.approx(all_rows, rel=0.1)
+    assert len({all_rows, half, few}) == 3
+    assert len({str(request.prediction_parts) for request in requests}) == 3
 
 
 def test_streamed_rounding_has_less_weighted_error_and_is_repeatable(source: Source, tokens: torch.Tensor) -> None:
