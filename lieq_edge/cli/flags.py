@@ -126,7 +126,7 @@ RoundingFlag = Annotated[
     typer.Option(
         rich_help_panel=ROUNDING,
         help="feedback-once (error feedback that follows the model's loss, measured once), feedback (a little better, "
-        "measured for each budget), imatrix (quick), or nearest. Default: by --effort.",
+        "measured for each budget), imatrix (as llama.cpp rounds), or nearest. Default: by --effort.",
     ),
 ]
 CalibrationFlag = Annotated[
@@ -138,7 +138,8 @@ CalibrationTokensFlag = Annotated[
     typer.Option(
         min=64,
         rich_help_panel=ROUNDING,
-        help="Tokens of it; default 8192, or where the loss is followed 3 a column, at least 16384.",
+        help="Tokens of it; default 8192, or where the loss is followed 3 a column, at least 16384 (a quarter with "
+        "--effort quick, twice as many with best).",
     ),
 ]
 TuneFlag = Annotated[
