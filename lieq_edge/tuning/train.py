@@ -45,6 +45,7 @@ class Training:
         seed: seed of the order of windows.
         steps: steps that were taken.
         slowed: how many times the rate was halved.
+        since: step behind which the mean begins.
         arrays: moments, newest and mean parameters by name.
         pace: factor of the rates.
     """
@@ -53,6 +54,7 @@ class Training:
     seed: int
     steps: int = 0
     slowed: int = 0
+    since: int = 0
     arrays: dict[str, Tensor] = field(default_factory=dict)
     pace: float = 1.0
 
@@ -92,9 +94,20 @@ class Training:
 
     def average(self) -> None:
         """Take the newest parameters into the mean ones."""
-        past = min(_MEAN, self.steps / (self.steps + _GROWTH))
+        count = self.steps - self.since
+        past = min(_MEAN, count / (count + _GROWTH))
         for name in self._parameters:
             self.arrays[f"mean {name}"].lerp_(self.arrays[f"newest {name}"], 1 - past)
+
+    def retreat(self, values: dict[str, Tensor]) -> None:
+        """Go on from these parameters at half the rate, in no direction yet."""
+        self.slowed += 1
+        self.since = self.steps
+        for name, value in values.items():
+            self.arrays[f"newest {name}"].copy_(value)
+            self.arrays[f"mean {name}"].copy_(value)
+            self.arrays[f"first {name}"].zero_()
+        self._put("mean")
 
     def judge(self, texts: Predictions) -> float:
         """Mean divergence of the present parameters on ``texts``, in nats a token."""
@@ -117,10 +130,10 @@ class Training:
         return {name: array.numpy() for name, array in self.arrays.items()}
 
     @staticmethod
-    def restored(student: Student, seed: int, steps: int, slowed: int, arrays: dict[str, Any]) -> Training:
-        """A training as it was when ``state`` was stored."""
+    def restored(student: Student, seed: int, counts: tuple[int, int, int], arrays: dict[str, Any]) -> Training:
+        """A training as it was when ``state`` was stored, with its ``steps``, ``slowed`` and ``since``."""
         tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-        return Training(student, seed, steps, slowed, tensors)
+        return Training(student, seed, *counts, tensors)
 
     def _put(self, kind: str) -> None:
         self.put({name: self.arrays[f"{kind} {name}"] for name in self._parameters})

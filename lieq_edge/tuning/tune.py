@@ -23,7 +23,8 @@ from .student import Student
 from .teacher import LIKELIEST, Predictions, predict
 from .train import EVERY, Training
 
-# A judgement that is less than this share below the best one halves the rate; after so many halvings training ends.
+# A judgement that is less than this share below the best one sends training back to the best state, at half the rate;
+# after so many halvings training ends.
 _ENOUGH = 0.005
 _HALVINGS = 5
 _SAVE_SECONDS = 60.0
@@ -92,7 +93,8 @@ def _start(
     stored, best = run.load("training"), run.load("best")
     if stored is not None and best is not None:
         record = stored.record
-        training = Training.restored(student, request.seed, record["steps"], record["slowed"], stored.arrays)
+        counts = record["steps"], record["slowed"], record["since"]
+        training = Training.restored(student, request.seed, counts, stored.arrays)
         course = _Course(**record["course"])
         course.curve = [(float(a), int(b), float(c)) for a, b, c in course.curve]
         return training, course, {name: torch.from_numpy(array.copy()) for name, array in best.arrays.items()}
@@ -123,10 +125,12 @@ def _train(
         course.seconds = time.monotonic() - start
         course.curve.append((course.seconds, training.steps, judged))
         log(f"Step {training.steps}: held-out divergence {judged:.4f}, before tuning {course.first:.4f}.")
-        training.slowed += judged > (1 - _ENOUGH) * course.best
+        enough = judged <= (1 - _ENOUGH) * course.best
         if judged < course.best:
             course.best, course.best_step = judged, training.steps
             best.update(training.present())
+        if not enough:
+            training.retreat(best)
 
     with stage("Tuning", total) as advance:
         while not asked() and course.seconds < limit and training.steps < most and training.slowed < _HALVINGS:
@@ -151,7 +155,14 @@ def _save(training: Training, course: _Course, best: dict[str, torch.Tensor], ru
     """Store the best parameters, then the training that goes on from there."""
     run.save("best", {name: value.numpy() for name, value in best.items()}, {})
     run.save(
-        "training", training.state(), {"steps": training.steps, "slowed": training.slowed, "course": course.__dict__}
+        "training",
+        training.state(),
+        {
+            "steps": training.steps,
+            "slowed": training.slowed,
+            "since": training.since,
+            "course": course.__dict__,
+        },
     )
 
 
