@@ -53,7 +53,7 @@ Calibration = CalibrationText | ImatrixFile | NoCalibration
 
 # H of n columns is of full rank from n tokens on, and worth following from a few times as many.
 _LEAST_TOKENS, _TOKENS_A_COLUMN, _WINDOW = 16384, 3, 512
-_TIMES = {"quick": 0.25, "normal": 1.0, "best": 2.0}
+_TIMES: dict[Effort, float] = {"quick": 0.25, "normal": 1.0, "best": 2.0}
 _IMPORTANCE_TOKENS = 8192
 
 

@@ -126,14 +126,18 @@ class Training:
         self.student.changed()
 
     def state(self) -> Arrays:
-        """Everything that later steps depend on."""
+        """The arrays that later steps depend on."""
         return {name: array.numpy() for name, array in self.arrays.items()}
 
+    def counts(self) -> dict[str, int]:
+        """The numbers that belong to ``state``."""
+        return {"steps": self.steps, "slowed": self.slowed, "since": self.since}
+
     @staticmethod
-    def restored(student: Student, seed: int, counts: tuple[int, int, int], arrays: dict[str, Any]) -> Training:
-        """A training as it was when ``state`` was stored, with its ``steps``, ``slowed`` and ``since``."""
+    def restored(student: Student, seed: int, counts: dict[str, int], arrays: dict[str, Any]) -> Training:
+        """A training as it was when ``state`` and ``counts`` were stored."""
         tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-        return Training(student, seed, *counts, tensors)
+        return Training(student, seed, **counts, arrays=tensors)
 
     def _put(self, kind: str) -> None:
         self.put({name: self.arrays[f"{kind} {name}"] for name in self._parameters})

@@ -93,8 +93,7 @@ def _start(
     stored, best = run.load("training"), run.load("best")
     if stored is not None and best is not None:
         record = stored.record
-        counts = record["steps"], record["slowed"], record["since"]
-        training = Training.restored(student, request.seed, counts, stored.arrays)
+        training = Training.restored(student, request.seed, record["counts"], stored.arrays)
         course = _Course(**record["course"])
         course.curve = [(float(a), int(b), float(c)) for a, b, c in course.curve]
         return training, course, {name: torch.from_numpy(array.copy()) for name, array in best.arrays.items()}
@@ -154,16 +153,7 @@ def _train(
 def _save(training: Training, course: _Course, best: dict[str, torch.Tensor], run: Run) -> None:
     """Store the best parameters, then the training that goes on from there."""
     run.save("best", {name: value.numpy() for name, value in best.items()}, {})
-    run.save(
-        "training",
-        training.state(),
-        {
-            "steps": training.steps,
-            "slowed": training.slowed,
-            "since": training.since,
-            "course": course.__dict__,
-        },
-    )
+    run.save("training", training.state(), {"counts": training.counts(), "course": course.__dict__})
 
 
 def _predictions(source: Source, request: TuningRequest, threads: int | None, cache: Cache) -> list[Predictions]:

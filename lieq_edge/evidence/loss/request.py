@@ -34,7 +34,7 @@ class LossRequest:
         outer: candidate types of embedding and head, by GGUF name.
         follow: evidence that rounding needs beside the loss weights.
         weighted: True weights rounding without feedback by importance.
-        rows: rows of a block's matrix that are rounded to predict its losses; more where it is one of few experts.
+        rows: rows of a block's matrix that are rounded to predict its losses; experts have their own number.
     """
 
     windows: Windows
