@@ -227,6 +227,9 @@ class Child(ABC):
         if _SYSTEM_LIMITS:
             self.call("limit_memory", size, label="memory", seconds=START_SECONDS)
             return
+        # What it takes until it is ready does not count, and a process that ends before would be taken for one that
+        # cannot start.
+        self.call("peak_bytes", label="memory", seconds=START_SECONDS)
         with contextlib.suppress(psutil.Error, OSError):
             resident = psutil.Process(self._process.pid).memory_info().rss
             self._most_resident = resident + size + mapped

@@ -24,6 +24,7 @@ from lieq_edge.gguf.header import read_header
 from lieq_edge.llama import child
 from lieq_edge.llama.engine import Engine
 from lieq_edge.llama.vocabulary import Vocabulary
+from lieq_edge.system.child import _START
 
 MakeGguf = Callable[..., Path]
 
@@ -143,6 +144,9 @@ def test_memory_is_watched_where_the_system_has_no_limit(
 ) -> None:
     monkeypatch.setattr("lieq_edge.system.child._SYSTEM_LIMITS", False)
     vocabulary = Vocabulary(all_user_defined(tmp_path / "bad.gguf", tiny_gguf("llama")))
+    # The limit is set on a process that has only begun.
+    child.shared().kill()
+    monkeypatch.setattr("lieq_edge.system.child._START", f"import time\ntime.sleep(0.5)\n{_START}")
     monkeypatch.setattr(child, "most_beside", lambda: -(1 << 40))
     child.shared().allow_memory(tiny_gguf("llama"))
     with pytest.raises(InputError, match="too much memory"):
