@@ -1,8 +1,8 @@
 """The steps of an export, with estimates of their time from the model's shapes and the rates of this machine.
 
 An estimate is a sum of passes over the model, products for Hessians and predictions, and rounding, each as operations
-over a measured rate times a factor. Where products are fast, most of a pass is work on single values, so that has a
-rate of its own. ``python -m benchmarks.estimates`` compares estimates with the clock.
+over a measured rate times a factor. Where products are fast, most of a pass is attention, and work on single values,
+so these have rates of their own. ``python -m benchmarks.estimates`` compares estimates with the clock.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ PARITY, MEASURE, TEXT, LOSSES, IMPORTANCES, WRITE, TUNE, SCORE, COMPARE = (
 
 _WORTH = 5.0
 """Seconds at the machine's best rate that are worth a measurement of llama.cpp."""
+
+# Attention over the rate of float32 products: its products are small, and its scores are float32.
+_ATTENTION, _ATTENTION_OF_LLAMA = 1 / 2.5, 1 / 8
 
 _STEP_TOKENS = BATCH * CALIBRATION_CONTEXT
 """Tokens of a step of tuning."""
@@ -217,16 +220,17 @@ class _Costs:
         self._prompts = prompts
         self._threads = threads
 
-    def _operations(self, tokens: int) -> float:
-        """Operations of a pass of the tokens through the blocks, attention included."""
-        attention = 4.0 * CALIBRATION_CONTEXT * self._shapes.width * self._shapes.blocks
-        return tokens * (2.0 * self._shapes.weights + attention)
+    def _attention(self, tokens: int) -> float:
+        """Seconds that attention would take at the rate of float32 products."""
+        operations = 4.0 * tokens * CALIBRATION_CONTEXT * self._shapes.width * self._shapes.blocks
+        return operations / self._machine.exact
 
     def _pass(self, tokens: int, products: float = 1.0, values: float = 1.0, *, exact: bool = False) -> float:
         """Seconds in the blocks: so many times the products of a pass forward, and the work on its single values."""
         quick = self._machine.exact if exact else self._machine.quick
+        in_products = 2.0 * tokens * self._shapes.weights / quick + self._attention(tokens) / _ATTENTION
         on_values = 4.5 * tokens * self._shapes.lanes / self._machine.stream
-        return products * self._operations(tokens) / quick + values * on_values
+        return products * in_products + values * on_values
 
     def _head(self, tokens: int, products: float = 1.0, values: float = 1.0, *, exact: bool = False) -> float:
         """The same of the head, where single values are probabilities."""
@@ -276,8 +280,10 @@ class _Costs:
 
     def scoring(self, tokens: int, reference: bool, *, in_llama: bool, reference_known: bool) -> float:
         """Seconds of scoring a file, and of running the original in llama.cpp (``in_llama``) or in PyTorch."""
-        in_file = (self._operations(tokens) + 2.0 * tokens * self._shapes.head) / self._prompts
-        seconds = 1.0 + in_file
+        products = 2.0 * tokens * (self._shapes.weights + self._shapes.head) / self._prompts
+        in_file = products + self._attention(tokens) / _ATTENTION_OF_LLAMA
+        # Half of the positions are scored.
+        seconds = 1.0 + in_file + 0.5 * self._head(tokens, 0.0)
         if reference and in_llama:
             seconds += in_file
         elif reference and not reference_known:
