@@ -56,15 +56,15 @@ class Child(child.Child):
 
     def explain(self, end: End) -> str:
         label = end.label
-        if end.cause == "start":
-            return f"llama.cpp could not be started ({end.how}); install llama-cpp-python again."
-        if end.cause == "memory":
-            return f"llama.cpp took too much memory for {label} and was stopped; choose a smaller model."
-        if any(sign in end.how for sign in _ILLEGAL):
+        if end.cause in ("start", "death") and any(sign in end.how for sign in _ILLEGAL):
             return (
                 f"llama.cpp, as it was built, does not run on this processor ({end.how}); build it again with "
                 'CMAKE_ARGS="-DGGML_NATIVE=OFF" pip install --force-reinstall --no-deps --no-cache-dir llama-cpp-python'
             )
+        if end.cause == "start":
+            return f"llama.cpp could not be started ({end.how}); install llama-cpp-python again."
+        if end.cause == "memory":
+            return f"llama.cpp took too much memory for {label} and was stopped; choose a smaller model."
         advice = "the file is probably damaged: fetch or convert it again, or choose another."
         if end.cause == "time":
             return f"llama.cpp had not finished with {label} after {end.limit.seconds:.3g} s and was stopped; {advice}"

@@ -10,6 +10,7 @@ from ..gguf.types import is_matrix
 from ..settings import Effort
 from ..sources.base import Source
 from ..texts.info import TextInfo
+from .effort import WORK
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,6 @@ Calibration = CalibrationText | ImatrixFile | NoCalibration
 
 # H of n columns is of full rank from n tokens on, and worth following from a few times as many.
 _LEAST_TOKENS, _TOKENS_A_COLUMN, _WINDOW = 16384, 3, 512
-_TIMES: dict[Effort, float] = {"quick": 0.25, "normal": 1.0, "best": 2.0}
 _IMPORTANCE_TOKENS = 8192
 
 
@@ -62,4 +62,4 @@ def default_tokens(source: Source, *, follows_loss: bool, effort: Effort = "norm
     if not follows_loss:
         return _IMPORTANCE_TOKENS
     widest = max(spec.shape[-1] for spec in source.tensors() if is_matrix(spec.name, spec.shape))
-    return math.ceil(_TIMES[effort] * max(_LEAST_TOKENS, _TOKENS_A_COLUMN * widest) / _WINDOW) * _WINDOW
+    return math.ceil(WORK[effort].text * max(_LEAST_TOKENS, _TOKENS_A_COLUMN * widest) / _WINDOW) * _WINDOW

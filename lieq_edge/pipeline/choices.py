@@ -21,12 +21,13 @@ from ..sources.base import Source
 from ..system.progress import log
 from .blocks import BlockChoice
 from .calibration import Calibration, CalibrationText, ImatrixFile, NoCalibration, default_tokens
-from .method import BEST, Method
+from .effort import WORK
+from .method import Method
 from .tuning import TuningChoice
 
 _SEEDS = 3
-# Minutes of tuning with the effort best, and tokens of its text.
-_BEST_MINUTES, _TUNING_TOKENS = 30.0, 32768
+# Tokens of the text of tuning.
+_TUNING_TOKENS = 32768
 
 
 def check_combination(settings: Settings) -> None:
@@ -141,8 +142,12 @@ def choose_calibration(settings: Settings, source: Source, allocator: Allocator,
     return CalibrationText(settings.calibration, tokens)
 
 
+def _wants_tuning(settings: Settings) -> bool:
+    return settings.tune is not None or settings.tune_steps is not None
+
+
 def _may_tune(settings: Settings) -> bool:
-    return settings.tune is not None or settings.tune_steps is not None or settings.effort == BEST
+    return _wants_tuning(settings) or WORK[settings.effort].tuning is not None
 
 
 def block_choice(settings: Settings, metric: str, measurements: frozenset[str]) -> BlockChoice:
@@ -168,8 +173,8 @@ def choose_tuning(
     """
     if settings.tune == 0 or not _may_tune(settings):
         return None
-    wanted = settings.tune is not None or settings.tune_steps is not None
-    minutes = settings.tune if wanted else _BEST_MINUTES
+    wanted = _wants_tuning(settings)
+    minutes = settings.tune if wanted else WORK[settings.effort].tuning
     reason = runtime.refusal(LOSS) and f"{runtime.name} runs this model and gives no gradients"
     if any(len(spec.shape) > 2 for spec in source.tensors()):
         reason = "mixtures of experts are not tuned yet"

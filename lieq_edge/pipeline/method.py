@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from ..allocation import by_loss
 from ..allocation.budget import Budget
 from ..evidence.blocks.metrics import GEOMETRY
-from ..evidence.loss.request import FEW_ROWS, ROWS
 from ..runtimes import Runtime
 from ..runtimes.base import LOSS
 from ..settings import Effort, Settings
+from .effort import WORK
 
 # With feedback some windows of the text are held out.
 _LEAST_FEEDBACK_TOKENS = 1024
-
-QUICK, NORMAL, BEST = "quick", "normal", "best"
-_ROUNDINGS = {QUICK: "feedback-once", NORMAL: "feedback-once", BEST: "feedback"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Method:
     @property
     def rows(self) -> int:
         """Rows of a block's matrix that are rounded to predict its losses."""
-        return FEW_ROWS if self.effort == QUICK else ROWS
+        return WORK[self.effort].rows
 
 
 def choose_method(settings: Settings, budget: Budget, runtime: Runtime, *, saved: bool = False) -> Method:
@@ -87,10 +84,10 @@ def _rounding(settings: Settings, runtime: Runtime, metric: str) -> str:
         return "nearest"
     if not _is_long_enough(settings) or runtime.refusal(LOSS) is not None:
         return "imatrix"
-    if settings.effort == QUICK and metric != by_loss.NAME:
+    if settings.effort == "quick" and metric != by_loss.NAME:
         # Nothing else needs the gradients, which take most of the time.
         return "imatrix"
-    return _ROUNDINGS[settings.effort]
+    return WORK[settings.effort].rounding
 
 
 def _is_long_enough(settings: Settings) -> bool:

@@ -273,7 +273,7 @@ class _Costs:
         if follow is None:
             return 1.0 + encode
         # Types with codebooks take two to three times as long, and about half of the weights have them.
-        seconds = 1.0 + 1.5 * (encode * (1.75 if codebooks else 1.0) + self._shapes.cubes / self._machine.exact)
+        seconds = 1.0 + 1.8 * (encode * (1.75 if codebooks else 1.0) + self._shapes.cubes / self._machine.exact)
         if follow is Follow.STREAM:
             seconds += self._pass(tokens, 2.0, 2.0) + self._hessians(tokens, 0.4)
         return seconds

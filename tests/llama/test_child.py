@@ -129,6 +129,16 @@ def test_a_build_for_another_processor_is_named(tiny_gguf: MakeGguf) -> None:
         worker.call("peak_bytes", label="memory", seconds=60)
 
 
+@posix
+def test_a_build_for_another_processor_that_does_not_start_is_named(
+    tiny_gguf: MakeGguf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child.shared().kill()
+    monkeypatch.setattr("lieq_edge.system.child._START", "import os\nos.kill(os.getpid(), 4)")
+    with pytest.raises(InputError, match=r"does not run on this processor .*GGML_NATIVE=OFF"):
+        Vocabulary(tiny_gguf("llama"))
+
+
 def test_memory_has_a_limit(tiny_gguf: MakeGguf, monkeypatch: pytest.MonkeyPatch) -> None:
     child.shared().kill()
     monkeypatch.setattr(child, "most_beside", lambda: 1 << 24)
