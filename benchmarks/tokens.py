@@ -5,6 +5,7 @@
 In some blocks of each model, the rows of every matrix that a K-quant fits are rounded with H of more and more tokens of
 the calibration text, and judged by the loss-weighted error on another text: the ratio of the error with feedback to the
 error with importance rounding. Written are OUT.md, OUT.json and OUT.png; models in OUT.json are not measured again.
+With ``--rank 16`` the correlations in H have rank columns/16, and what they leave out stands on the diagonal.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -54,10 +56,24 @@ class Gain:
     ratio: float
 
 
+def low_rank(hessian: npt.NDArray[np.float32], rank: int) -> npt.NDArray[np.float32]:
+    """H ``(n, n)`` whose correlations have the ``rank`` largest eigenvalues, and one mean of the others."""
+    diagonal = hessian.diagonal()
+    roots = np.sqrt(np.maximum(diagonal, 1e-9 * diagonal.mean()))
+    values, vectors = torch.linalg.eigh(torch.from_numpy(hessian / roots[:, None] / roots))
+    largest = vectors[:, -rank:]
+    correlations = (largest * (values[-rank:] - values[:-rank].mean())) @ largest.T
+    correlations.fill_diagonal_(1.0)
+    result: npt.NDArray[np.float32] = correlations.numpy() * roots[:, None] * roots
+    return result
+
+
 class Watcher:
     """Collects the inputs of a block's matrices and rounds these with more and more tokens."""
 
-    def __init__(self, linears: dict[str, nn.Linear], windows: int, counts: list[int], context: int, kind: str) -> None:
+    def __init__(
+        self, linears: dict[str, nn.Linear], windows: int, counts: list[int], context: int, kind: str, rank: int | None
+    ) -> None:
         """Prepare for one block.
 
         Args:
@@ -66,12 +82,14 @@ class Watcher:
             counts: numbers of the first sequences to calibrate on, one after the other.
             context: tokens of a sequence.
             kind: ggml type to round to.
+            rank: number by which columns are divided to get the rank of the correlations in H; None leaves H as it is.
         """
         self.linears = {name: linear for name, linear in linears.items() if linear.in_features % 256 == 0}
         self.windows = windows
         self.counts = counts
         self.context = context
         self.kind = kind
+        self.rank = rank
         self.inputs: dict[str, list[tuple[slice, Tensor, Tensor]]] = {name: [] for name in self.linears}
         self.gains: list[Gain] = []
 
@@ -106,6 +124,8 @@ class Watcher:
             hessian = self._hessian(name, 0, count)
             importance = importance_of(hessian.diagonal())
             nearest = dequantize(encode(sample, kind, importance), kind, (len(sample), sample.shape[1]))
+            if self.rank is not None:
+                hessian = low_rank(hessian, len(hessian) // self.rank)
             rounded = round_by_factor(sample, factorise(hessian, DAMPING), kind)
             ratio = error(rounded.values) / error(nearest)
             columns, tokens = sample.shape[1], count * self.context
@@ -155,12 +175,17 @@ def measure(model_name: str, text: str, args: argparse.Namespace) -> list[Gain]:
     def listen(module: nn.Module, index: int) -> Watcher | Ignored:
         if index not in places:
             return Ignored()
-        watchers.append(Watcher(model.linears(module, index), len(calibration), counts, context, args.type))
+        watchers.append(Watcher(model.linears(module, index), len(calibration), counts, context, args.type, args.rank))
         return watchers[-1]
 
     measure_loss_weights(model, torch.cat([torch.from_numpy(calibration), judging]), listen=listen)
-    label = Path(model_name).stem
+    label = label_of(model_name, args)
     return [Gain(**asdict(gain) | {"model": label}) for watcher in watchers for gain in watcher.gains]
+
+
+def label_of(model_name: str, args: argparse.Namespace) -> str:
+    """The model in tables, with the rank."""
+    return Path(model_name).stem + (f", rank n/{args.rank}" if args.rank is not None else "")
 
 
 def summary(gains: list[Gain]) -> dict[tuple[str, int], dict[int, float]]:
@@ -207,7 +232,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--type", default="Q3_K", help="ggml type to round to")
     parser.add_argument("--tokens", default="1024,2048,4096,8192,16384", help="numbers of calibration tokens")
     parser.add_argument("--blocks", type=int, default=3, help="blocks to measure, evenly spread")
+    parser.add_argument("--rank", type=int, help="correlations of rank columns/RANK, the rest of H on its diagonal")
     args = parser.parse_args(arguments)
+    if args.rank is not None and args.rank < 2:
+        parser.error("a rank of all columns leaves nothing out; give --rank 2 or more")
 
     def compare() -> None:
         gains = Records(args.out.with_suffix(".json"), Gain)
@@ -215,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log(f"Judging on {name}")
         with stage("Models", len(args.models)) as advance:
             for model in args.models:
-                if Path(model).stem not in {gain.model for gain in gains}:
+                if label_of(model, args) not in {gain.model for gain in gains}:
                     gains.add(*measure(model, text, args))
                 advance()
         plot([*gains], args.out.with_suffix(".png"))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 
 from benchmarks import tokens
-from benchmarks.tokens import Gain, main, render, summary
+from benchmarks.tokens import Gain, low_rank, main, render, summary
 
 
 def test_more_tokens_gain_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,6 +28,18 @@ def test_more_tokens_gain_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     # A second run finds the model.
     monkeypatch.setattr(tokens, "measure", lambda *_: pytest.fail("the model is measured"))
     assert main(words) == 0
+
+
+def test_h_of_low_rank() -> None:
+    inputs = np.random.default_rng(0).standard_normal((64, 8)).astype(np.float32) * np.arange(1, 9, dtype=np.float32)
+    hessian = inputs.T @ inputs
+    near = low_rank(hessian, 7)
+    assert np.allclose(near.diagonal(), hessian.diagonal(), rtol=1e-5)
+    # One eigenvalue is its own mean, so nothing is left out.
+    assert np.allclose(near, hessian, atol=1e-3 * hessian.max())
+    far = low_rank(hessian, 1)
+    assert np.linalg.norm(far - hessian) > 0.01 * np.linalg.norm(hessian)
+    assert np.linalg.matrix_rank(low_rank(np.outer(inputs[0], inputs[0]) + np.eye(8, dtype=np.float32), 1)) == 8
 
 
 def test_the_table_has_geometric_means() -> None:
