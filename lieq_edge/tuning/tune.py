@@ -65,6 +65,9 @@ def tune(
     texts = _predictions(source, request, threads, cache)
     student = Student(source, tensor_reader(path), threads=threads)
     with torch.no_grad(), interrupt.caught() as asked:
+        if _is_further(run, request):
+            # Fewer steps give the same bytes whether more were taken before or not.
+            run = Run(None)
         training, course, best = _start(student, request, texts, run)
         training.suit(course.first)
         _train(training, course, best, request, texts, run, asked)
@@ -84,6 +87,12 @@ def tune(
         return tuned, {}
     tensors = {name: matrix.packed() for name, matrix in student.matrices.items()}
     return tuned, tensors | {name: vector.values.numpy().view(np.uint8) for name, vector in student.vectors.items()}
+
+
+def _is_further(run: Run, request: TuningRequest) -> bool:
+    """More steps are stored than wanted."""
+    stored = run.load("training") if request.steps is not None else None
+    return stored is not None and stored.record["counts"]["steps"] > request.steps
 
 
 def _start(
@@ -135,7 +144,7 @@ def _train(
         while not asked() and course.seconds < limit and training.steps < most and training.slowed < _HALVINGS:
             training.step(texts[0])
             course.seconds = time.monotonic() - start
-            if training.steps % EVERY == 0 or training.steps == most:
+            if training.steps % EVERY == 0:
                 judge()
                 if time.monotonic() - saved > _SAVE_SECONDS:
                     _save(training, course, best, run)

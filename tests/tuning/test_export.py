@@ -83,6 +83,23 @@ def test_the_same_steps_give_the_same_bytes_also_after_a_stop(
     assert once.read_bytes() == twice.read_bytes()
 
 
+def test_the_same_steps_give_the_same_bytes_whatever_was_tuned_before(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every judgement sends training back, and step 15 is between two of them.
+    monkeypatch.setattr(tune, "_ENOUGH", 1.0)
+    caches = {"fresh": [25], "after fewer": [15, 25], "after more": [45, 25]}
+    contents = []
+    for name, steps in caches.items():
+        for count in steps:
+            report = export(tmp_path / f"{name}.gguf", text, tmp_path / name, *TUNED, count)["tuned"]
+            assert report["steps"] == count
+        contents.append((tmp_path / f"{name}.gguf").read_bytes())
+    assert contents[0] == contents[1] == contents[2]
+    more = export(tmp_path / "more.gguf", text, tmp_path / "after more", *TUNED, 45)["tuned"]
+    assert more["steps"] == 45
+
+
 def test_a_file_that_gets_worse_elsewhere_stays(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, out = tmp_path / "plain.gguf", tmp_path / "out.gguf"
     monkeypatch.setattr(train, "RATES", dict.fromkeys(train.RATES, 0.0))
