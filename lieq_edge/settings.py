@@ -238,10 +238,20 @@ def sentence(error: ValidationError) -> str:
     return f"{flag} got {first['input']!r}: {message[:1].lower()}{message[1:]}."
 
 
+def _without_tuning(values: dict[str, Any], given: dict[str, Any]) -> tuple[str, ...]:
+    """Settings of tuning that are of no use with the explicit ones."""
+    if given.get("tune") is not None:
+        return ("tune_steps",) if given["tune"] else ("tune_steps", "tune_tokens")
+    if given.get("tune_steps") is not None:
+        return ("tune",)
+    tunes = values.get("tune") or values.get("tune_steps") or values.get("effort") == "best"
+    return () if tunes else ("tune_tokens",)
+
+
 def merge(recipe: dict[str, Any], given: dict[str, Any]) -> Settings:
     """Settings from a recipe and from explicit values, which win.
 
-    Settings of a recipe that are of no use with an explicit metric or imatrix file are left out.
+    Settings of a recipe that are of no use with an explicit metric, imatrix file or tuning are left out.
 
     Args:
         recipe: settings of a recipe, from ``recipe.load_recipe``.
@@ -263,6 +273,7 @@ def merge(recipe: dict[str, Any], given: dict[str, Any]) -> Settings:
         useless = ("levels",)
     elif "metric" in values or "levels" in given:
         useless = choosing
+    useless += _without_tuning(values, given)
     if values.get("imatrix") is not None:
         useless += ("calibration", "calibration_tokens")
     return Settings(**{name: value for name, value in values.items() if name in given or name not in useless})

@@ -143,3 +143,25 @@ def test_a_recipe_gives_way_to_the_metric_of_a_flag(tmp_path: Path) -> None:
     path.write_text("description: x\nbudget: 2.1\nlevels: [2, 4]\n")
     settings = merge(load_recipe(path), {"metric": "loss"})
     assert not settings.gives("levels")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given", "left"),
+    [
+        ({"tune_steps": 20}, {"tune": 0}, {"tune": 0}),
+        ({"tune": 10, "tune_tokens": 8192}, {"tune": 0}, {"tune": 0}),
+        ({"tune": 0}, {"tune_steps": 20}, {"tune_steps": 20}),
+        ({"tune": 30}, {"tune_steps": 20}, {"tune_steps": 20}),
+        ({"tune_steps": 20, "tune_tokens": 8192}, {"tune": 5}, {"tune": 5, "tune_tokens": 8192}),
+        ({"effort": "best", "tune_tokens": 8192}, {"effort": "quick"}, {"effort": "quick"}),
+        ({"effort": "best", "tune_tokens": 8192}, {}, {"effort": "best", "tune_tokens": 8192}),
+        ({}, {"tune_tokens": 8192}, {"tune_tokens": 8192}),
+        ({}, {"tune": 5, "tune_steps": 20}, {"tune": 5, "tune_steps": 20}),
+    ],
+)
+def test_flags_of_tuning_win_over_a_recipe(
+    recipe: dict[str, object], given: dict[str, object], left: dict[str, object]
+) -> None:
+    settings = merge({"budget": "3bpw", **recipe}, given)
+    names = ("effort", "tune", "tune_steps", "tune_tokens")
+    assert {name: getattr(settings, name) for name in names if settings.gives(name)} == left

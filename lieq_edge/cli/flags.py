@@ -153,10 +153,17 @@ TuneFlag = Annotated[
 ]
 TuneStepsFlag = Annotated[
     int | None,
-    typer.Option(min=1, rich_help_panel=ROUNDING, help="Most steps of tuning; the same number gives the same bytes."),
+    typer.Option(
+        min=1,
+        rich_help_panel=ROUNDING,
+        help="Most steps of tuning; the same number gives the same bytes, without --tune.",
+    ),
 ]
 TuneTokensFlag = Annotated[
-    int | None, typer.Option(min=4096, rich_help_panel=ROUNDING, help="Tokens of text to tune on; default 32768.")
+    int | None,
+    typer.Option(
+        min=4096, rich_help_panel=ROUNDING, help="Tokens of text to tune on, at least 16 windows; default 32768."
+    ),
 ]
 ImatrixFlag = Annotated[
     Path | None,

@@ -23,7 +23,7 @@ from .blocks import BlockChoice
 from .calibration import Calibration, CalibrationText, ImatrixFile, NoCalibration, default_tokens
 from .effort import WORK
 from .method import Method
-from .tuning import TuningChoice
+from .tuning import TuningChoice, lacking
 
 _SEEDS = 3
 # Tokens of the text of tuning.
@@ -175,15 +175,27 @@ def choose_tuning(
         return None
     wanted = _wants_tuning(settings)
     minutes = settings.tune if wanted else WORK[settings.effort].tuning
-    reason = runtime.refusal(LOSS) and f"{runtime.name} runs this model and gives no gradients"
-    if any(len(spec.shape) > 2 for spec in source.tensors()):
-        reason = "mixtures of experts are not tuned yet"
-    if not isinstance(calibration, CalibrationText):
-        reason = "there is no calibration text to tune on"
-    if reason:
+    tokens = settings.tune_tokens or _TUNING_TOKENS
+    obstacle = _obstacle(source, runtime, calibration, tokens)
+    if obstacle is not None:
+        reason, advice = obstacle
         if wanted:
-            raise InputError(f"--tune is not possible: {reason}; leave it out.")
+            raise InputError(f"--tune is not possible: {reason}; {advice}.")
         log(f"Note: --effort {settings.effort} goes without tuning, because {reason}.")
         return None
     assert isinstance(calibration, CalibrationText)
-    return TuningChoice(calibration.text, settings.tune_tokens or _TUNING_TOKENS, minutes, settings.tune_steps)
+    return TuningChoice(calibration.text, tokens, minutes, settings.tune_steps)
+
+
+def _obstacle(source: Source, runtime: Runtime, calibration: Calibration, tokens: int) -> tuple[str, str] | None:
+    """Why the model cannot be tuned on the text, and what to do; None if it can."""
+    advice = "leave it out"
+    if not isinstance(calibration, CalibrationText):
+        return "there is no calibration text to tune on", advice
+    if any(len(spec.shape) > 2 for spec in source.tensors()):
+        return "mixtures of experts are not tuned yet", advice
+    if runtime.refusal(LOSS) is not None:
+        return f"{runtime.name} runs this model and gives no gradients", advice
+    if (found := lacking(source, calibration.text, tokens)) is not None:
+        return found[0], f"{found[1]}, or {advice}"
+    return None

@@ -291,12 +291,14 @@ class _Costs:
         return seconds
 
     def tuning(self, choice: TuningChoice) -> float:
-        """Seconds of the original's predictions, and of training for the given time or number of steps."""
+        """Seconds of the text, the original's predictions, and of training for the given time or number of steps."""
         predicting = self._pass(choice.tokens) + self._head(choice.tokens, 1.0, 2.0)
         step = self._pass(_STEP_TOKENS, 4.0, 3.0) + self._head(_STEP_TOKENS, 2.0, 2.0)
         limits = [60 * choice.minutes] if choice.minutes is not None else []
         limits += [step * choice.steps] if choice.steps is not None else []
-        return 5.0 + predicting + min(limits)
+        written = {"self": choice.tokens, "mixed": choice.tokens // 2}.get(choice.text, 0)
+        writing = self.writing(written) if written else 0.0
+        return 5.0 + writing + predicting + min(limits)
 
     def comparing(self, tokens: int, scored: int, presets: int) -> float:
         made = self.rounding(None, tokens) + self.scoring(scored, reference=False, in_llama=False, reference_known=True)

@@ -30,12 +30,14 @@ from ..texts.windows import (
 from ..tuning.record import Tuned, TuningRequest
 
 if TYPE_CHECKING:
+    from ..sources.base import Source
     from .job import Job
 
 STEPS_KEY = "lieq.tuning_steps"
 """Key of the step whose values are in the file; 0 for a file that was not tuned."""
 
 _HELD_OUT, _MOST_HELD_OUT, _OTHER_WINDOWS = 8, 8, 8
+_LEAST_WINDOWS = 2 * _HELD_OUT
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class TuningChoice:
 
     Attributes:
         text: calibration text, as in ``CalibrationText``.
-        tokens: tokens to tune on, an eighth of which is held out.
+        tokens: tokens to tune on, of which an eighth is held out, 8 windows at most.
         minutes: time for training; None for no limit.
         steps: largest number of steps; None for no limit.
     """
@@ -53,6 +55,25 @@ class TuningChoice:
     tokens: int
     minutes: float | None
     steps: int | None
+
+
+def lacking(source: Source, text: str, tokens: int) -> tuple[str, str] | None:
+    """What is missing in a text to tune on, and what to do; None if it is enough.
+
+    Raises:
+        InputError: the text cannot be read, or is shorter than one window.
+    """
+    context = longest_window(source, CALIBRATION_CONTEXT)
+    least = _LEAST_WINDOWS * context
+    if tokens < least:
+        return f"{tokens} tokens are fewer than {_LEAST_WINDOWS} windows of {context}", f"give --tune-tokens {least}"
+    if text in ("builtin", "docs", "self", "mixed"):
+        return None
+    windows, info = calibration_windows(source, text, tokens=least)
+    if len(windows) < _LEAST_WINDOWS:
+        count = f"{len(windows)} window{'s' * (len(windows) != 1)}"
+        return f"{info.name} has {count} of {context} tokens, and {_LEAST_WINDOWS} are needed", "give a longer text"
+    return None
 
 
 def steps_key(steps: int) -> KeyValue:
@@ -92,15 +113,16 @@ def _request(job: Job) -> TuningRequest:
     windows, info = calibration_windows(
         source, choice.text, tokens=choice.tokens, seed=job.seed, write=job.runtime.write_text, cache=job.cache
     )
-    if len(windows) < 2 * _HELD_OUT:
+    if len(windows) < _LEAST_WINDOWS:
         raise InputError(
-            f"--tune needs {2 * _HELD_OUT} windows of text, and {info.name} gives {len(windows)}; give a longer "
-            "--calibration text, or leave --tune out."
+            f"--tune needs {_LEAST_WINDOWS} windows of text, and {info.name} gives {len(windows)}; give a longer "
+            "--calibration text, or --tune 0."
         )
-    is_held = np.arange(len(windows)) % _HELD_OUT == _HELD_OUT - 1
-    return TuningRequest(
-        windows[~is_held], windows[is_held][:_MOST_HELD_OUT], _other(job), choice.minutes, choice.steps, job.seed
-    )
+    # Evenly spread: texts of several kinds come one kind after the other.
+    held = min(_MOST_HELD_OUT, len(windows) // _HELD_OUT)
+    is_held = np.zeros(len(windows), np.bool_)
+    is_held[np.arange(1, held + 1) * len(windows) // held - 1] = True
+    return TuningRequest(windows[~is_held], windows[is_held], _other(job), choice.minutes, choice.steps, job.seed)
 
 
 def _other(job: Job) -> Windows:

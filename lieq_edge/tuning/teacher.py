@@ -43,7 +43,8 @@ class Predictions:
 def predict(model: BlockModel, tokens: npt.NDArray[np.int64]) -> Predictions:
     """Run windows ``(n, T)`` through the original, block by block."""
     ids = torch.from_numpy(tokens)
-    shape = (*tokens.shape, LIKELIEST)
+    count = min(LIKELIEST, model.causal_lm.get_output_embeddings().weight.shape[0])
+    shape = (*tokens.shape, count)
     likeliest, logs = torch.empty(shape, dtype=torch.int32), torch.empty(shape, dtype=torch.float16)
     with torch.no_grad(), fast_products(), stage("Reading the original's predictions", model.n_blocks + 1) as advance:
         hidden = model.embed(ids).clone()
@@ -54,7 +55,7 @@ def predict(model: BlockModel, tokens: npt.NDArray[np.int64]) -> Predictions:
         flat = hidden.flatten(0, 1)
         with cast_once(model.causal_lm.get_output_embeddings()):
             for rows, logits in model.logit_chunks(flat):
-                values, places = torch.log_softmax(logits.float(), -1).topk(LIKELIEST)
+                values, places = torch.log_softmax(logits.float(), -1).topk(count)
                 likeliest.flatten(0, 1)[rows], logs.flatten(0, 1)[rows] = places.int(), values.half()
         advance()
     return Predictions(tokens, likeliest.numpy(), logs.numpy())

@@ -71,7 +71,8 @@ class Training:
         The noise of steps adds a divergence that grows with the square of the rate, and that matters the more, the less
         there was before.
         """
-        self.pace = min(1.0, (divergence / CHOSEN_AT) ** 0.5)
+        # Rounding can make the divergence of equal predictions negative by 1e-7 or so.
+        self.pace = min(1.0, max(0.0, divergence / CHOSEN_AT) ** 0.5)
 
     def step(self, texts: Predictions) -> float:
         """Take one step on the next batch of ``texts``; the batch's divergence before it."""
@@ -82,6 +83,8 @@ class Training:
         rate = self.pace * min(1.0, self.steps / _WARM) / (1 + self.steps / _SLOWER) ** 0.5 / 2**self.slowed
         corrected = 1 - _MOMENTUM**self.steps, 1 - _SQUARES**self.steps
         for name, slope in self.student.slopes():
+            # A single value that is not finite would stay in the moments for ever.
+            slope = slope.nan_to_num(0.0, 0.0, 0.0)
             first, second = self.arrays[f"first {name}"], self.arrays[f"second {name}"]
             first.mul_(_MOMENTUM).add_(slope, alpha=1 - _MOMENTUM)
             second.mul_(_SQUARES).addcmul_(slope, slope, value=1 - _SQUARES)
@@ -137,7 +140,9 @@ class Training:
     def restored(student: Student, seed: int, counts: dict[str, int], arrays: dict[str, Any]) -> Training:
         """A training as it was when ``state`` and ``counts`` were stored."""
         tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
-        return Training(student, seed, **counts, arrays=tensors)
+        training = Training(student, seed, **counts, arrays=tensors)
+        training._put("mean")
+        return training
 
     def _put(self, kind: str) -> None:
         self.put({name: self.arrays[f"{kind} {name}"] for name in self._parameters})

@@ -28,6 +28,7 @@ from .train import EVERY, Training
 _ENOUGH = 0.005
 _HALVINGS = 5
 _SAVE_SECONDS = 60.0
+_BEST = "best "
 
 
 @dataclass
@@ -74,7 +75,8 @@ def tune(
         training.put(best)
         after = training.judge(texts[2])
         if asked():
-            log("Note: tuning was stopped; the best state so far is taken. The same command goes on from there.")
+            more = " The same command with --force goes on from there." if run.resumable else ""
+            log(f"Note: tuning was stopped; the best state so far is taken.{more}")
     tuned = Tuned(
         training.steps,
         course.best_step,
@@ -99,13 +101,18 @@ def _start(
     student: Student, request: TuningRequest, texts: list[Predictions], run: Run
 ) -> tuple[Training, _Course, dict[str, torch.Tensor]]:
     """A new training, or the stored one, with its best parameters."""
-    stored, best = run.load("training"), run.load("best")
-    if stored is not None and best is not None:
+    if (stored := run.load("training")) is not None:
         record = stored.record
-        training = Training.restored(student, request.seed, record["counts"], stored.arrays)
+        arrays = {name: array for name, array in stored.arrays.items() if not name.startswith(_BEST)}
+        best = {
+            name.removeprefix(_BEST): torch.from_numpy(array.copy())
+            for name, array in stored.arrays.items()
+            if name.startswith(_BEST)
+        }
+        training = Training.restored(student, request.seed, record["counts"], arrays)
         course = _Course(**record["course"])
         course.curve = [(float(a), int(b), float(c)) for a, b, c in course.curve]
-        return training, course, {name: torch.from_numpy(array.copy()) for name, array in best.arrays.items()}
+        return training, course, best
     training = Training(student, request.seed)
     first, other = (training.judge(text) for text in texts[1:])
     course = _Course(first, other, first, curve=[(0.0, 0, first)])
@@ -160,9 +167,9 @@ def _train(
 
 
 def _save(training: Training, course: _Course, best: dict[str, torch.Tensor], run: Run) -> None:
-    """Store the best parameters, then the training that goes on from there."""
-    run.save("best", {name: value.numpy() for name, value in best.items()}, {})
-    run.save("training", training.state(), {"counts": training.counts(), "course": course.__dict__})
+    """Store the training and its best parameters, in one file: they belong together."""
+    arrays = {**training.state(), **{_BEST + name: value.numpy() for name, value in best.items()}}
+    run.save("training", arrays, {"counts": training.counts(), "course": course.__dict__})
 
 
 def _predictions(source: Source, request: TuningRequest, threads: int | None, cache: Cache) -> list[Predictions]:

@@ -88,14 +88,14 @@ def test_the_same_steps_give_the_same_bytes_whatever_was_tuned_before(
 ) -> None:
     # Every judgement sends training back, and step 15 is between two of them.
     monkeypatch.setattr(tune, "_ENOUGH", 1.0)
-    caches = {"fresh": [25], "after fewer": [15, 25], "after more": [45, 25]}
+    caches = {"fresh": [25], "after fewer": [15, 25], "after more": [45, 25], "again": [25, 25]}
     contents = []
     for name, steps in caches.items():
         for count in steps:
             report = export(tmp_path / f"{name}.gguf", text, tmp_path / name, *TUNED, count)["tuned"]
             assert report["steps"] == count
         contents.append((tmp_path / f"{name}.gguf").read_bytes())
-    assert contents[0] == contents[1] == contents[2]
+    assert contents == [contents[0]] * len(caches)
     more = export(tmp_path / "more.gguf", text, tmp_path / "after more", *TUNED, 45)["tuned"]
     assert more["steps"] == 45
 
@@ -147,12 +147,25 @@ def test_minutes_end_the_training(text: Path, tmp_path: Path) -> None:
         ),
         (["--tune", 0, "--tune-steps", 5], ["--tune 0"]),
         (["--tune-tokens", 8192], ["--tune-tokens is for tuning only"]),
+        (["--tune", 1, "--tune-tokens", 5000], ["5000 tokens are fewer than 16 windows of 512", "--tune-tokens 8192"]),
     ],
 )
 def test_what_cannot_be_tuned_is_refused(flags: list[object], words: list[str], tmp_path: Path) -> None:
     done = run("export", model(), "--out", tmp_path / "out.gguf", "--budget", "3", "--no-validate", *flags)
     assert_refused(done, *words)
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_short_text_is_noticed_before_the_work(tmp_path: Path) -> None:
+    short, out = tmp_path / "short.txt", tmp_path / "out.gguf"
+    short.write_text(sample_text(12_000), encoding="utf-8")
+    common = ["export", model(), "--out", out, "--budget", "3.1bpw", "--calibration", short, "--no-parity"]
+    common += ["--no-validate", "--rounding", "imatrix", "--metric", "geometry", "--cache-dir", tmp_path / "cache"]
+    assert_refused(run(*common, "--tune", 1), "short.txt has", "16 are needed", "longer text")
+    assert not out.exists()
+    done = run(*common, "--effort", "best")
+    assert done.returncode == 0, done.stderr
+    assert "goes without tuning, because short.txt has" in " ".join(done.stderr.split())
 
 
 def test_mixtures_are_refused(tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
+import numpy as np
 import pytest
 import torch
 
@@ -46,3 +47,26 @@ def test_a_retreat_goes_on_from_the_best_state_at_half_the_rate() -> None:
     training.average()
     # As behind the first step of all, the state before counts a third.
     assert training.arrays["mean x vector"].item() == pytest.approx(3)
+
+
+def test_a_slope_that_is_not_finite_counts_as_none() -> None:
+    values = torch.zeros(2)
+    student = Mock(parameters=lambda: {"x vector": values}, changed=lambda: None)
+    student.loss.return_value = float("inf")
+    student.slopes = lambda: [("x vector", torch.tensor([float("nan"), 1.0]))]
+    training = Training(student, seed=0)
+    texts = MagicMock(__len__=lambda self: 8)
+    for _ in range(3):
+        training.step(texts)
+    newest = training.arrays["newest x vector"]
+    assert newest[0] == 0
+    assert newest[1] < 0
+
+
+def test_a_restored_training_has_the_mean_parameters() -> None:
+    values = torch.zeros(1)
+    student = Mock(parameters=lambda: {"x vector": values})
+    arrays = {f"{kind} x vector": np.full(1, count, np.float32) for kind, count in (("newest", 3), ("mean", 2))}
+    arrays |= {f"{kind} x vector": np.zeros(1, np.float32) for kind in ("first", "second")}
+    Training.restored(student, 0, {"steps": 5, "slowed": 0, "since": 0}, arrays)
+    assert values.item() == 2
