@@ -3,14 +3,21 @@
 A Lagrange multiplier prices the cost: at a price, each item takes the option with the least ``loss + price * cost``, a
 corner of its lower convex hull. Bisection finds the smallest price that keeps the limit. The rest of the
 limit is spent on single changes, the best loss for the cost first, options inside the hulls included.
+
+One price for all items leaves much of the limit over where an item is large, as an embedding is: its next corner may
+cost a twentieth of the limit. So every choice of options of the two largest is tried, with a price for the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
+
+# An item is large if its options differ by this share of the limit, and at most so many are large.
+_LARGE, _MOST_LARGE = 0.01, 2
 
 
 @dataclass(frozen=True)
@@ -46,8 +53,29 @@ def solve(items: Sequence[Sequence[Option]], limit: float) -> list[int] | None:
     for row, options in enumerate(items):
         costs[row, : len(options)] = [option.cost for option in options]
         losses[row, : len(options)] = [option.loss for option in options]
-    chosen = _by_price(costs, losses, limit)
-    return [int(index) for index in _spend_the_rest(costs, losses, chosen, limit)]
+    best = min(
+        (_spend_the_rest(some, losses, _by_price(some, losses, limit), limit) for some in _branches(costs, limit)),
+        key=lambda chosen: float(losses[np.arange(len(items)), chosen].sum()),
+    )
+    return [int(index) for index in best]
+
+
+def _branches(costs: np.ndarray, limit: float) -> Iterator[np.ndarray]:
+    """Costs with all options, and then with a single option of each large item; infinite for the others."""
+    yield costs
+    finite = np.isfinite(costs)
+    cheapest = costs.min(axis=1)
+    spread = np.where(finite, costs, -np.inf).max(axis=1) - cheapest
+    large = [int(row) for row in np.argsort(-spread, kind="stable")[:_MOST_LARGE] if spread[row] > _LARGE * limit]
+    if not large:
+        return
+    for options in product(*(np.flatnonzero(finite[row]) for row in large)):
+        fixed = costs.copy()
+        for row, option in zip(large, options, strict=True):
+            fixed[row] = np.inf
+            fixed[row, option] = costs[row, option]
+        if fixed.min(axis=1).sum() <= limit:
+            yield fixed
 
 
 def _by_price(costs: np.ndarray, losses: np.ndarray, limit: float) -> np.ndarray:
@@ -72,7 +100,7 @@ def _by_price(costs: np.ndarray, losses: np.ndarray, limit: float) -> np.ndarray
         low, high = high, high * 16
         if high > 1e30:
             return costs.argmin(axis=1)
-    for _ in range(200):
+    while high - low > 1e-12 * high:
         middle = (low + high) / 2
         if keeps(at(middle)):
             high = middle

@@ -29,6 +29,17 @@ def test_an_option_inside_the_hull_is_used_for_what_is_left() -> None:
     assert solve(items, 6) == [1]
 
 
+def test_a_large_item_does_not_leave_the_rest_to_small_ones() -> None:
+    # Any price that pays for the embedding's better option pays for all of the small ones before, which is too much.
+    embedding = [Option("low", 400, 0.10), Option("high", 500, 0.02)]
+    small = [[Option("a", 10, 0.02), Option("b", 13, 0.017), Option("c", 16, 0.0144)] for _ in range(20)]
+    chosen = solve([embedding, *small], 745)
+    assert chosen is not None
+    assert chosen[0] == 1
+    losses = [options[i].loss for options, i in zip([embedding, *small], chosen, strict=True)]
+    assert sum(losses) == pytest.approx(0.02 + 5 * 0.02 + 15 * 0.017)
+
+
 def test_an_option_that_costs_more_for_nothing_is_never_taken() -> None:
     items = [[Option("good", 1, 1.0), Option("bad", 2, 1.5)]]
     assert solve(items, 100) == [0]
