@@ -66,10 +66,12 @@ def tune(
     texts = _predictions(source, request, threads, cache)
     student = Student(source, tensor_reader(path), threads=threads)
     with torch.no_grad(), interrupt.caught() as asked:
-        if _is_further(run, request):
-            # Fewer steps give the same bytes whether more were taken before or not.
-            run = Run(None)
-        training, course, best = _start(student, request, texts, run)
+        stored = run.load("training")
+        if stored is not None and request.steps is not None and stored.record["counts"]["steps"] > request.steps:
+            # Fewer steps give the same bytes whether more were taken before or not, and those that were stay stored.
+            stored, run = None, Run(None)
+        training, course, best = _start(student, request, texts, stored)
+        del stored  # its arrays were copied, and take as much memory as the training
         training.suit(course.first)
         _train(training, course, best, request, texts, run, asked)
         training.put(best)
@@ -91,17 +93,11 @@ def tune(
     return tuned, tensors | {name: vector.values.numpy().view(np.uint8) for name, vector in student.vectors.items()}
 
 
-def _is_further(run: Run, request: TuningRequest) -> bool:
-    """More steps are stored than wanted."""
-    stored = run.load("training") if request.steps is not None else None
-    return stored is not None and stored.record["counts"]["steps"] > request.steps
-
-
 def _start(
-    student: Student, request: TuningRequest, texts: list[Predictions], run: Run
+    student: Student, request: TuningRequest, texts: list[Predictions], stored: Entry | None
 ) -> tuple[Training, _Course, dict[str, torch.Tensor]]:
     """A new training, or the stored one, with its best parameters."""
-    if (stored := run.load("training")) is not None:
+    if stored is not None:
         record = stored.record
         arrays = {name: array for name, array in stored.arrays.items() if not name.startswith(_BEST)}
         best = {
