@@ -94,7 +94,7 @@ class End:
     """How a child ended.
 
     Attributes:
-        cause: ``time`` or ``memory`` for a limit, ``start`` before it took calls, else ``death``.
+        cause: ``time`` or ``memory`` for a limit, ``start`` where it ended before it took calls, else ``death``.
         label: what the call was about.
         limit: limit of the call.
         how: exit code or signal, and the last line that it printed.
@@ -327,6 +327,11 @@ class Child(ABC):
             self._process.wait(5)
         self.kill()
         code, printed = self._process.returncode, self._printed()
+        if not self._ready and self._stopped_for:
+            self._sentence = (
+                f"{self.name} did not start within {START_SECONDS:.0f} s; this machine is very busy, so try again."
+            )
+            return StoppedError(self._sentence)
         cause = "start" if not self._ready else self._stopped_for
         if not cause:
             # Linux kills with SIGKILL when the memory of the machine is full.

@@ -49,6 +49,15 @@ def test_a_death_is_told_with_the_last_line(fragile: Fragile) -> None:
         fragile.call("answer", 1, label="y", seconds=60.0)
 
 
+def test_a_slow_start_is_told_apart_from_a_broken_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "START_SECONDS", 0.0)
+    monkeypatch.setattr(child, "_START", "import time; time.sleep(600)")
+    slow = Fragile()
+    with pytest.raises(StoppedError, match=r"^fragile did not start within 0 s; .* try again\.$"):
+        slow.call("answer", 1, label="x", seconds=60.0)
+    assert not slow.alive
+
+
 def test_a_death_at_a_full_memory_is_one_of_memory(fragile: Fragile) -> None:
     with pytest.raises(StoppedError, match=r"^memory of x"):
         fragile.call("die", "memory allocation of 160 bytes failed", label="x", seconds=60.0)
