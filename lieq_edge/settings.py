@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -171,6 +172,18 @@ class Settings(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             raise InputError(sentence(error)) from None
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Settings:
+        """A copy with other values, which are checked as those of new settings are.
+
+        Args:
+            update: new values by name; they count as given explicitly.
+            deep: of no effect, as no value can be changed.
+
+        Raises:
+            InputError: a name is unknown, or a value is wrong.
+        """
+        return Settings(**{**{name: getattr(self, name) for name in self.model_fields_set}, **(update or {})})
 
     @field_validator("budget")
     @classmethod

@@ -73,3 +73,13 @@ def test_paths_may_be_text(tmp_path: Path) -> None:
 def test_what_the_user_gave_is_known() -> None:
     assert Settings(budget="3", calibration="self").gives("calibration")
     assert not Settings(budget="3").gives("calibration")
+
+
+def test_a_copy_with_other_values_is_checked() -> None:
+    settings = Settings(budget="Q4_K_M", levels="2,4")
+    copy = settings.model_copy(update={"budget": "90MB"})
+    assert (copy.budget, copy.levels) == ("90MB", (2, 4))
+    assert copy.model_fields_set == {"budget", "levels"}
+    for name, value in (("budget", "some"), ("rounding", "magic"), ("budgets", "90MB")):
+        with pytest.raises(InputError, match=name):
+            settings.model_copy(update={name: value})
