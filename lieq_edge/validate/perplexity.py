@@ -20,6 +20,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..llama.engine import Engine, Logits, Tokens
+from ..llama.model_file import check_file
 from ..store import NO_CACHE, Cache
 from ..system.memory import most_beside
 from ..system.progress import log, stage
@@ -143,6 +144,8 @@ def validate_files(
         raise InputError(f"A context of {context} tokens is too short; give at least {MIN_CONTEXT}.")
     if chunks is not None and chunks < 1:
         raise InputError(f"Cannot score {chunks} windows; ask for at least 1.")
+    for path in paths:
+        check_file(path, str(path))
     threads = threads or available_threads()
     scored = ScoredText(text, text_name, context, chunks, parse_special)
     with ThreadPoolExecutor(threads) as pool:

@@ -17,7 +17,7 @@ from benchmarks.peer import quantize_with_llama_cpp
 from lieq_edge.errors import InputError
 from lieq_edge.llama.engine import Engine
 from lieq_edge.system.jsonio import load_json, save_json, to_json
-from lieq_edge.validate.perplexity import Validation, validate
+from lieq_edge.validate.perplexity import Validation, validate, validate_files
 
 MakeGguf = Callable[..., Path]
 
@@ -183,6 +183,14 @@ def test_missing_and_damaged_files(tiny_gguf: MakeGguf, text: str, tmp_path: Pat
         validate(damaged, text, text_name="sample")
     # After all that the library still works.
     assert validate(tiny_gguf("llama"), text, text_name="sample", context=64, chunks=1).ppl > 1
+
+
+def test_a_missing_file_is_told_before_the_others_are_scored(
+    tiny_gguf: MakeGguf, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lieq_edge.validate.perplexity.Engine", None)
+    with pytest.raises(InputError, match=r"none\.gguf does not exist"):
+        validate_files([tiny_gguf("llama"), tmp_path / "none.gguf"], text, text_name="t", context=64)
 
 
 def test_references_of_another_tokenizer_are_refused(tiny_gguf: MakeGguf, text: str) -> None:
