@@ -150,7 +150,7 @@ def _rates(job: Job, stored: frozenset[str]) -> Machine:
         needed.add(SCORE)
     if job.source.in_transformers and job.allocator.needs and job.saved is None:
         needed.add(MEASURE)
-    if job.allocator.predicts or job.rounder.follow is not None:
+    if _measures_losses(job):
         needed.add(LOSSES)
     if needed <= stored:
         entry = job.cache.get("rates", {})
@@ -176,6 +176,11 @@ def _prompt_rate(jobs: list[Job], shapes: _Shapes, machine: Machine) -> float:
     return 1 / sum(share / prompt_rate(kind, cache, threads=settings.threads) for kind, share in kinds.items() if share)
 
 
+def _measures_losses(job: Job) -> bool:
+    """The job follows the loss on the calibration text, for its plan or, where a file is written, for its rounding."""
+    return job.allocator.predicts or (job.out is not None and job.rounder.follow is not None)
+
+
 def _steps(job: Job, cost: _Costs, stored: frozenset[str], presets: int) -> Iterator[tuple[str, float]]:
     """Names and seconds of the steps of a job; ``stored`` are those whose results are known by then."""
 
@@ -185,17 +190,17 @@ def _steps(job: Job, cost: _Costs, stored: frozenset[str], presets: int) -> Iter
     text = job.calibration if isinstance(job.calibration, CalibrationText) else None
     tokens, written = (text.tokens, text.is_written) if text is not None else (0, False)
     types: tuple[str, ...] = ()
-    if job.allocator.predicts or job.rounder.follow is not None:
+    if _measures_losses(job):
         types = max(loss_candidates(job, describe(job.source)).values(), key=len)
     codebooks = len(set(types) & set(CODEBOOK_TYPES))
     if job.settings.parity and job.source.in_transformers and job.out is not None and not known(PARITY):
         yield PARITY, cost.parity()
     if job.allocator.needs and job.saved is None and not known(MEASURE):
         yield MEASURE, cost.blocks(job.allocator.needs, job.blocks.probe_tokens)
-    if tokens:
+    if tokens and (job.out is not None or _measures_losses(job)):
         if written and not known(TEXT):
             yield TEXT, cost.writing(tokens)
-        if (job.allocator.predicts or job.rounder.follow is not None) and not known(LOSSES):
+        if _measures_losses(job) and not known(LOSSES):
             yield LOSSES, cost.losses(tokens, len(types), codebooks, job.rounder.follow, job.method.rows)
         if job.rounder.weighs and job.out is not None and not known(IMPORTANCES):
             yield IMPORTANCES, cost.importances(tokens)

@@ -42,6 +42,13 @@ def test_only_what_is_not_known_is_a_step(tmp_path: Path, settings: dict[str, An
     assert names(job(second, **paper)) == ["measure", "calibrate", "quantize and write", "validate"]
 
 
+def test_a_plan_announces_only_what_it_does(settings: dict[str, Any]) -> None:
+    model = cached_model("llama", hidden=256, intermediate=512)
+    planned = {**settings, "calibration": "docs"}
+    assert names(resolve(model, Settings(budget="2.5", **planned))) == ["measure"]
+    assert names(resolve(model, Settings(budget="5bpw", **planned))) == ["loss weights"]
+
+
 def test_later_budgets_share_what_the_first_measures(tmp_path: Path, settings: dict[str, Any]) -> None:
     jobs = [job(tmp_path / f"{bits}.gguf", budget=f"{bits}bpw", **settings) for bits in (4, 5)]
     both = ["quantize and write", "validate", "compare"]
