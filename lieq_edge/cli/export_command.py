@@ -179,13 +179,16 @@ def export(
     introduce(recipe)
     budgets: list[str | None] = [*budget] if budget else [None]
     settings, saved = [given_settings(context, recipe, each) for each in budgets], load_saved(diagnostics)
+    if plot is not None:
+        api.check_scored(settings[0])
+    others = [path for path in (plot, page) if path is not None]
+    files = [(path, each) for path, each in zip(api.output_paths(model, out, settings), settings, strict=True)]
+    for path in [*others, *(path for path, _ in files if path is not None and dry_run)]:
+        # A file that is there is of no matter to a plan.
+        check_output(path, force=force or dry_run)
     if dry_run:
         report.show_plans([api.plan_model(model, each, saved) for each in settings], as_json=json_output)
         return
-    for path in (plot, page):
-        if path is not None:
-            check_output(path, force=force)
-    files = [(path, each) for path, each in zip(api.output_paths(model, out, settings), settings, strict=True)]
     interrupt.set_last_words((lambda: last_words("blocks")) if settings[0].cache else None)
     done = api.export_models(
         model,
@@ -193,6 +196,7 @@ def export(
         saved=saved,
         force=force,
         compare=compare or (),
+        others=others,
         on_plan=None if json_output or quiet or not verbose else report.announce_plan,
         on_file=None if json_output else lambda made: report.show_export(made, verbose=verbose),
     )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..allocation import by_loss
 from ..allocation.base import Allocator
 from ..allocation.budget import parse_budget
 from ..allocation.by_levels import ByLevels
 from ..allocation.plan import PlanOptions
 from ..allocation.time_limit import TimeLimit
+from ..device.profile import load_profile
 from ..errors import InputError
 from ..evidence.blocks.table import METRICS
-from ..evidence.importance.imatrix_file import read_imatrix
+from ..evidence.importance.imatrix_file import read_content, read_imatrix
 from ..gguf.types import TYPES
 from ..rounding.base import Rounder
 from ..rounding.table import ROUNDERS
@@ -19,6 +22,7 @@ from ..runtimes.base import LOSS
 from ..settings import Settings
 from ..sources.base import Source
 from ..system.progress import log
+from ..texts.windows import CALIBRATIONS, load_text
 from .blocks import BlockChoice
 from .calibration import Calibration, CalibrationText, ImatrixFile, NoCalibration, default_tokens
 from .effort import WORK
@@ -59,6 +63,27 @@ def check_combination(settings: Settings) -> None:
         raise InputError(f"--min-tps is for --metric {by_loss.NAME} only; leave one of them out.")
     if settings.imatrix is not None and (settings.gives("calibration") or settings.gives("calibration_tokens")):
         raise InputError("--imatrix takes the place of a calibration text; leave --calibration out.")
+
+
+def check_inputs(settings: Settings, *, writes: bool) -> None:
+    """Refuse files and names of the settings that cannot be read or are unknown; to call before the model is opened.
+
+    Args:
+        settings: settings of the user.
+        writes: a file is written, which is scored on a text.
+
+    Raises:
+        InputError: a text, an imatrix file or a device is unknown, unreadable or empty.
+    """
+    if settings.device is not None:
+        load_profile(settings.device)
+    texts = [settings.probe_text, settings.text if writes and settings.validation else None]
+    texts += [None if settings.calibration in (*CALIBRATIONS, "none") else Path(settings.calibration)]
+    for path in texts:
+        if path is not None:
+            load_text(path)
+    if settings.imatrix is not None:
+        read_content(settings.imatrix)
 
 
 def choose_rounder(settings: Settings, method: Method) -> Rounder:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..presets.make import make_preset
-from ..presets.names import NEAREST, USUAL
+from ..presets.names import NEAREST, USUAL, preset_name
 from ..presets.original import written_original
 from ..presets.sizes import known_preset, nearest_preset, preset_sizes
 from ..settings import Settings
@@ -16,6 +16,7 @@ from ..system.files import check_space, output_target, temporary_folder
 from ..texts.windows import CALIBRATION_CONTEXT
 from ..validate.perplexity import Validation
 from ..validate.scored import SAME_SIZE, ScoredFile
+from .calibration import NoCalibration
 from .gather import Evidence, imatrix_of
 from .job import Job
 from .validation import scored_files, validate_exports
@@ -39,6 +40,27 @@ def check_comparison(settings: Settings, presets: Sequence[str]) -> tuple[str, .
         return NEAREST if text.strip().lower() in ("", NEAREST) else known_preset(text)
 
     return tuple(dict.fromkeys(map(name, presets)))
+
+
+def check_makeable(job: Job, presets: Sequence[str]) -> None:
+    """Refuse presets that llama.cpp makes with an imatrix only, where the job measures none; to call before any work.
+
+    Args:
+        job: a job of the export.
+        presets: names of ``check_comparison``.
+
+    Raises:
+        InputError: the sentence names them.
+    """
+    named = [name for name in presets if name != NEAREST]
+    if not named or not isinstance(job.calibration, NoCalibration):
+        return
+    possible = preset_sizes(job.source, named, importance=False, possible=True)
+    if refused := [name for name in named if name not in possible]:
+        raise InputError(
+            f"llama.cpp makes {', '.join(refused)} with an imatrix only, and this export reads no calibration text; "
+            "choose one, or leave that preset out of --compare."
+        )
 
 
 def compare_presets(
@@ -92,10 +114,16 @@ def compare_presets(
 
 def _sizes(job: Job, out: Path, presets: Sequence[str], *, importance: bool) -> dict[str, int]:
     """Bytes of each preset's file, by name."""
-    asked = [name for name in presets if name != NEAREST]
-    found = preset_sizes(job.source, [*asked, *(USUAL if NEAREST in presets else ())], importance=importance)
-    names = list(presets)
-    if NEAREST in presets:
-        nearest = nearest_preset({name: found[name] for name in USUAL}, int(SAME_SIZE * out.stat().st_size))
-        names = [nearest if name == NEAREST else name for name in presets]
-    return {name: found[name] for name in dict.fromkeys(names)}
+    found: dict[str, int] = {}
+    for name in presets:
+        if name != NEAREST:
+            found |= preset_sizes(job.source, [name], importance=importance)
+            continue
+        own = preset_name(job.settings.budget)
+        possible = preset_sizes(
+            job.source, [*USUAL, *([] if own is None else [own])], importance=importance, possible=True
+        )
+        # The file was given the size of a preset, which may be none of the usual ones.
+        nearest = own if own in possible else nearest_preset(possible, int(SAME_SIZE * out.stat().st_size))
+        found[nearest] = possible[nearest]
+    return found

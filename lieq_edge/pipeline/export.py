@@ -14,7 +14,6 @@ from ..allocation.plan import Plan
 from ..blockwise.threads import restored_threads
 from ..errors import InputError
 from ..evidence.blocks.records import Diagnostics
-from ..presets.names import NEAREST, preset_name
 from ..settings import Settings
 from ..store import NO_CACHE, Cache, Run, open_cache
 from ..system.exclusive import one_at_a_time
@@ -22,8 +21,8 @@ from ..system.files import check_output, sweep, temporary_folder, user_path
 from ..system.jsonio import to_json
 from ..system.progress import Progress, log, reporting_to
 from ..system.schedule import Schedule, following
-from .choices import check_combination
-from .compare import check_comparison, compare_presets
+from .choices import check_combination, check_inputs
+from .compare import check_comparison, check_makeable, compare_presets
 from .gather import gather
 from .job import Job, cache_of, open_for, resolve
 from .plan import allocate
@@ -79,6 +78,7 @@ def export_models(
     saved: Diagnostics | None = None,
     force: bool = False,
     compare: Sequence[str] = (),
+    others: Sequence[str | Path] = (),
     on_plan: Callable[[Plan], None] | None = None,
     on_file: Callable[[ExportReport], None] | None = None,
     progress: Progress | None = None,
@@ -93,6 +93,7 @@ def export_models(
         saved: saved measurements of the same model, to skip measuring.
         force: replace existing files.
         compare: presets of llama.cpp to make and score beside each file: their names, or ``nearest`` in size.
+        others: files that the caller writes afterwards; one that would replace a file of the export is refused.
         on_plan: function that is called with each plan before anything is encoded.
         on_file: function that is called with the report of each file when it is written.
         progress: function that receives steps and notes; None leaves the present receiver.
@@ -111,9 +112,11 @@ def export_models(
             check_combination(settings)
             parse_budget(settings.budget)
             presets = check_comparison(settings, compare)
+        check_inputs(files[0][1], writes=True)
         cache = _shared_cache(files, stack)
+        beside = [user_path(path) for path in others]
         explicit = [user_path(out) for out, _ in files if out is not None]
-        check_distinct(explicit)
+        check_distinct(explicit, beside)
         claims = {out: _claim(out, str(model), settings, cache, force, stack) for out, settings in _named(files)}
         opened = open_for(model, files[0][1], cache)
         works = []
@@ -122,7 +125,8 @@ def export_models(
             assert job.out is not None
             started, replaces = claims.get(job.out) or _claim(job.out, str(model), settings, cache, force, stack)
             works.append(_Work(job, started, replaces))
-        check_distinct([work.job.out for work in works if work.job.out is not None])
+        check_distinct([work.job.out for work in works if work.job.out is not None], beside)
+        check_makeable(works[0].job, presets)
         schedule = schedule_of([work.job for work in works], presets=len(presets))
         announce(schedule)
         for sentence in dict.fromkeys(work.job.method.sentence for work in works):
@@ -178,26 +182,35 @@ def _make(
             on_plan(plan)
         report = write(job, evidence, plan, started=work.started, replace=work.replaces)
         if presets and job.out is not None:
-            own = preset_name(job.settings.budget)
-            named = [own if name == NEAREST and own else name for name in presets]
-            compared = compare_presets(job, evidence, job.out, named, ours=report.validation)
+            try:
+                compared = compare_presets(job, evidence, job.out, presets, ours=report.validation)
+            except Exception:
+                if on_file is not None:
+                    on_file(report)  # the file is there, whatever became of the comparison
+                raise
             report = replace(report, compared=compared)
     if on_file is not None:
         on_file(report)
     return report
 
 
-def check_distinct(paths: Sequence[Path]) -> None:
-    """Refuse two files of one name.
+def check_distinct(paths: Sequence[Path], others: Sequence[Path] = ()) -> None:
+    """Refuse two outputs in one place.
+
+    Args:
+        paths: GGUF files.
+        others: pictures and pages.
 
     Raises:
         InputError: the sentence names the file.
     """
     seen: set[str] = set()
-    for path in paths:
+    for path in (*paths, *others):
         real = os.path.realpath(path)
-        if real in seen:
+        if real in seen and path in paths:
             raise InputError(f"Two budgets would write {path}; put {{budget}} into --out, e.g. model-{{budget}}.gguf.")
+        if real in seen:
+            raise InputError(f"Another output of this command is {path} too; choose another path for one of them.")
         seen.add(real)
 
 

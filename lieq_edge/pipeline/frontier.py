@@ -6,8 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError
+from ..settings import Settings
 from ..system.files import atomic_path
 from .report import ExportReport
+
+
+def check_scored(settings: Settings) -> None:
+    """Refuse a picture of files that are not compared with the original; to call before any work.
+
+    Raises:
+        InputError: the sentence names the flag.
+    """
+    if not (settings.validation and settings.reference):
+        flag = "--no-reference" if settings.validation else "--no-validate"
+        raise InputError(f"--plot draws distances from the original; leave out --plot or {flag}.")
 
 
 def plot_frontier(reports: Sequence[ExportReport], path: Path, *, replace: bool = True) -> None:
@@ -30,7 +42,7 @@ def plot_frontier(reports: Sequence[ExportReport], path: Path, *, replace: bool 
         if report.validation is not None and report.validation.kld is not None
     )
     if not points:
-        raise InputError("There is nothing to draw: no file was compared with the original; leave out --no-reference.")
+        raise InputError("There is nothing to draw: no file was compared with the original.")
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()

@@ -23,6 +23,8 @@ from ..device.profile import Profile, load_profile
 from ..errors import InputError
 from ..evidence.blocks.metrics import GEOMETRY
 from ..evidence.blocks.records import Diagnostics, describe
+from ..gguf.names import block_of
+from ..gguf.types import LEVEL_TYPES
 from ..rounding.base import Rounder
 from ..runtimes import Runtime, open_runtime
 from ..runtimes.base import LOSS, NETWORK
@@ -42,6 +44,7 @@ from .calibration import Calibration, CalibrationText
 from .choices import (
     block_choice,
     check_combination,
+    check_inputs,
     choose_allocator,
     choose_calibration,
     choose_rounder,
@@ -204,6 +207,8 @@ def resolve(
     writes = out is not None or name_file
     check_combination(settings)
     budget = parse_budget(settings.budget)
+    if opened is None:
+        check_inputs(settings, writes=writes)
     validation = validation_request(settings) if writes else None
     opened = opened or open_for(model, settings, cache)
     source, runtime = opened.source, opened.runtime
@@ -223,8 +228,7 @@ def resolve(
         # The model card, which may have changed since, is no part of the hash.
         saved = replace(saved, metadata_bytes=described.metadata_bytes)
     allocator.check(described, budget)
-    most = allocator.most(described, budget)
-    _note_ceiling(budget, most)
+    most = note_ceiling(allocator, described, budget)
     path = user_path(out) if out is not None else None
     if name_file and path is None:
         path = default_path(source, settings, replace(budget, value=min(budget.value, most)))
@@ -342,15 +346,25 @@ def _in_bytes(budget: Budget, source: Source, settings: Settings, profile: Profi
     return Budget("bytes", float(preset_bytes(source, budget.text)), budget.text)
 
 
-def _note_ceiling(budget: Budget, most: float) -> None:
-    """Report a budget that cannot be filled."""
+def note_ceiling(allocator: Allocator, described: Diagnostics, budget: Budget) -> float:
+    """Report a budget that cannot be filled; returns the largest of which anything is used."""
+    most = allocator.most(described, budget)
     if budget.value <= most * (1 + 1e-9):
-        return
+        return most
     unit = {"nominal": f"{most:.3g} bits", "bpw": f"{most:.3g} bits a weight", "bytes": f"{most / 1e6:.1f} MB"}
+    blocks = {name: types for name, types in allocator.candidates(described).items() if block_of(name) is not None}
+    level, largest = max(LEVEL_TYPES.items())
+    if all(largest in types for types in blocks.values()):
+        advice = f"all blocks are in {largest} then, the largest type"
+    elif allocator.predicts:
+        advice = f"allow larger --types (up to {largest}) to use more"
+    else:
+        advice = f"allow larger --levels (up to {level}) to use more"
     log(
         f"Note: the budget {budget.text} is more than this model can use: with the largest of the allowed types it "
-        f"takes {unit[budget.kind]}; allow larger --levels or --types (all the way to Q8_0) to use more."
+        f"takes {unit[budget.kind]}; {advice}."
     )
+    return most
 
 
 def _check_not_source(out: Path, model: str, source: Source) -> None:

@@ -19,7 +19,7 @@ from ..system.schedule import following
 from .blocks import measure_diagnostics
 from .choices import check_combination, choose_allocator
 from .gather import Evidence, gather
-from .job import Job, check_saved, resolve
+from .job import Job, check_saved, note_ceiling, resolve
 from .steps import announce, schedule_of
 
 
@@ -77,6 +77,7 @@ def plan_saved(saved: Diagnostics, settings: Settings) -> Plan:
     budget = parse_budget(settings.budget)
     if budget.kind in ("preset", "fit"):
         raise InputError(f"The size of {budget.text} depends on the model; give it instead of saved measurements.")
+    note_ceiling(allocator, saved, budget)
     return allocator.plan(saved, budget, {})
 
 

@@ -21,6 +21,7 @@ from ..system.progress import log
 from ..texts.documentation import stdlib_code
 from ..texts.windows import (
     CALIBRATION_CONTEXT,
+    CALIBRATIONS,
     Windows,
     builtin_text,
     calibration_windows,
@@ -67,7 +68,7 @@ def lacking(source: Source, text: str, tokens: int) -> tuple[str, str] | None:
     least = _LEAST_WINDOWS * context
     if tokens < least:
         return f"{tokens} tokens are fewer than {_LEAST_WINDOWS} windows of {context}", f"give --tune-tokens {least}"
-    if text in ("builtin", "docs", "self", "mixed"):
+    if text in CALIBRATIONS:
         return None
     windows, info = calibration_windows(source, text, tokens=least)
     if len(windows) < _LEAST_WINDOWS:

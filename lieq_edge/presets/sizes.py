@@ -9,12 +9,15 @@ from gguf import GGUFValueType
 
 from ..errors import InputError
 from ..gguf.container import KeyValue, header_size, key_value_bytes, padded
+from ..gguf.names import EMBEDDING, HEAD
 from ..llama.library import block_sizes
 from ..llama.quantize import preset_types
 from ..sources.base import Source
 from .imatrix import imatrix_key_values
 from .names import FILE_TYPES, PRESETS, USUAL, preset_name
 from .original import Layout, layout_of, shapes_of
+
+_WITH_IMATRIX = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
 
 
 def preset_bytes(source: Source, preset: str, *, importance: bool = True) -> int:
@@ -35,11 +38,14 @@ def preset_bytes(source: Source, preset: str, *, importance: bool = True) -> int
     return size
 
 
-def preset_sizes(source: Source, presets: Sequence[str] = USUAL, *, importance: bool = True) -> dict[str, int]:
-    """``preset_bytes`` of several presets, by name in their order."""
+def preset_sizes(
+    source: Source, presets: Sequence[str] = USUAL, *, importance: bool = True, possible: bool = False
+) -> dict[str, int]:
+    """``preset_bytes`` of several presets, by name in their order; ``possible`` leaves out those it cannot make so."""
     with layout_of(source) as layout:
         contents = preset_contents(layout, presets, source.label, importance=importance)
-    return {name: size for name, (size, _) in contents.items()}
+    without = possible and not importance
+    return {name: size for name, (size, types) in contents.items() if not (without and _needs_imatrix(name, types))}
 
 
 def preset_contents(
@@ -104,6 +110,12 @@ def _file_bytes(layout: Layout, types: Mapping[str, str], importance: bool) -> i
     for name, shape in shapes:
         data += padded(_tensor_bytes(shape, types[name]))
     return header_size(sum(key_values.values()), shapes) + data
+
+
+def _needs_imatrix(preset: str, types: Mapping[str, str]) -> bool:
+    """llama-quantize refuses the preset without an imatrix (llama.cpp's ``tensor_requires_imatrix``)."""
+    inside = {kind.upper() for name, kind in types.items() if name not in (EMBEDDING, HEAD)}
+    return bool(inside & _WITH_IMATRIX) or (preset == "Q2_K_S" and "Q2_K" in inside)
 
 
 def _tensor_bytes(shape: tuple[int, ...], type_name: str) -> int:

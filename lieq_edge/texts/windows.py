@@ -23,6 +23,9 @@ SELF_CONTEXT = 256
 SALIENCY_CONTEXT = 512
 SALIENCY_TOKENS = 2048
 
+CALIBRATIONS = ("builtin", "docs", "self", "mixed")
+"""Names of calibration texts; anything else is the path of a file."""
+
 _BUILTIN_CHARACTERS = {"probe": 40_000, "saliency": 40_000, "validation": 120_000}
 # English has 4 characters per token, code fewer; a guess that is too large only costs a little parsing.
 _CHARACTERS_PER_TOKEN = 6

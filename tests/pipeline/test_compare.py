@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny import cached_model, sample_text
 
-from lieq_edge import Evidence, Job, Settings, allocate, gather, resolve, write
+from lieq_edge import Evidence, Job, Settings, allocate, export_models, gather, resolve, write
 from lieq_edge.errors import InputError
-from lieq_edge.pipeline.compare import check_comparison, compare_presets
+from lieq_edge.pipeline.compare import check_comparison, check_makeable, compare_presets
 from lieq_edge.presets.make import make_preset
 from lieq_edge.presets.names import NEAREST
 from lieq_edge.presets.sizes import preset_bytes
@@ -120,9 +121,28 @@ def test_without_a_text_presets_are_made_without_an_imatrix(folder: Path, tmp_pa
     job, evidence = written(cached_model("llama", **WIDE), out, plain)
     rows = compare_presets(job, evidence, out, ["Q4_K_S"], speed=False)
     assert rows[1].file_bytes == preset_bytes(job.source, "Q4_K_S", importance=False)
-    with pytest.raises(InputError, match="imatrix"):
-        compare_presets(job, evidence, out, ["IQ2_XXS"], speed=False)
+    for name in ("IQ2_XXS", "Q2_K_S"):
+        with pytest.raises(InputError, match=f"makes {name} with an imatrix only"):
+            check_makeable(job, [NEAREST, "Q4_K_S", name])
+    # The nearest is one that can be made, if the file has the size of another one.
+    small = replace(job, settings=job.settings.model_copy(update={"budget": "Q2_K_S"}))
+    (_, row) = compare_presets(small, evidence, out, [NEAREST], speed=False)
+    assert row.name not in ("IQ2_XXS", "Q2_K_S")
     assert [path.name for path in tmp_path.iterdir()] == ["ours.gguf"]
+
+
+def test_the_file_is_reported_if_the_comparison_fails(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise InputError("the disk is full")
+
+    monkeypatch.setattr("lieq_edge.pipeline.compare.make_preset", refuse)
+    out, told = tmp_path / "ours.gguf", []
+    with pytest.raises(InputError, match="the disk is full"):
+        export_models(cached_model("llama", **WIDE), [(out, settings(folder))], compare=[NEAREST], on_file=told.append)
+    assert [report.out for report in told] == [str(out)]
+    assert out.is_file()
 
 
 def test_presets_are_checked_before_any_work(folder: Path) -> None:

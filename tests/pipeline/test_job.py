@@ -11,7 +11,7 @@ import pytest
 from foreign import foreign_model
 from tiny import cached_model
 
-from lieq_edge import InputError, Settings, resolve
+from lieq_edge import InputError, Settings, export_models, resolve
 from lieq_edge.allocation.by_levels import ByLevels
 from lieq_edge.allocation.by_loss import ByLoss
 from lieq_edge.evidence.loss.request import Follow
@@ -182,6 +182,21 @@ def test_a_budget_beyond_what_the_types_can_fill_is_reported(settings: dict[str,
     assert "MB;" in note or "bits a weight;" in note
 
 
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({"budget": "90MB"}, "all blocks are in Q8_0 then, the largest type."),
+        ({"budget": "90MB", "levels": "4,8"}, "all blocks are in Q8_0 then, the largest type."),
+        ({"budget": "90MB", "levels": "2,3"}, "allow larger --levels (up to 8) to use more."),
+        ({"budget": "90MB", "types": "Q2_K,Q3_K"}, "allow larger --types (up to Q8_0) to use more."),
+    ],
+)
+def test_a_budget_beyond_reach_gets_advice_that_helps(settings: dict[str, Any], advice: str, notes: list[str]) -> None:
+    job_of(**settings)
+    (note,) = [note for note in notes if "more than this model can use" in note]
+    assert note.endswith(advice)
+
+
 def test_a_budget_within_reach_is_not_reported(notes: list[str]) -> None:
     job_of(budget="5bpw")
     job_of(budget="3")
@@ -202,9 +217,23 @@ def test_a_budget_within_reach_is_not_reported(notes: list[str]) -> None:
         ({"budget": "9kB", "metric": "loss"}, "out of reach"),
     ],
 )
-def test_contradictions_are_refused(settings: dict[str, Any], words: str) -> None:
+def test_contradictions_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("m.dat").touch()
     with pytest.raises(InputError, match=words):
         job_of(**settings)
+
+
+@pytest.mark.parametrize("name", ["text", "calibration", "probe_text", "imatrix", "device"])
+def test_names_are_checked_before_the_model_is_opened(name: str, tmp_path: Path) -> None:
+    settings = Settings(budget="3", **{name: "wrong.txt"})
+    files = [(tmp_path / "o.gguf", settings)]
+    with pytest.raises(InputError, match=r"wrong\.txt"):
+        export_models("no-model", files)
+    with pytest.raises(InputError, match=r"wrong\.txt" if name != "text" else "no-model"):
+        resolve("no-model", settings)
 
 
 def test_quick_predicts_losses_from_fewer_rows() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from gguf import GGUFValueType
-from runner import run
+from runner import assert_refused, run
 from tiny import cached_model, short_settings
 
 import lieq_edge
@@ -96,6 +96,33 @@ def test_the_command_line_takes_several_budgets(tmp_path: Path, quick: dict[str,
     assert (tmp_path / "5bpw.gguf").is_file()
     assert "Size against quality" in done.stdout
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("flag", ["--plot", "--report"])
+@pytest.mark.parametrize("out", [None, "o.gguf"])
+def test_no_other_output_takes_the_place_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, out: str | None
+) -> None:
+    model = cached_model("llama", hidden=256, intermediate=512)
+    monkeypatch.chdir(tmp_path)
+    where = [] if out is None else ["--out", out]
+    (name,) = [out] if out else [resolve(model, Settings(budget="5bpw"), name_file=True).out.name]  # type: ignore[union-attr]
+    done = run("export", model, "-b", "5bpw", *where, flag, tmp_path / "." / name)
+    assert_refused(done, name, "choose another path")
+    assert list(tmp_path.iterdir()) == []
+    assert_refused(run("export", model, "-b", "5bpw", "--plot", "same", "--report", "same"), "same")
+
+
+@pytest.mark.parametrize("flag", ["--no-reference", "--no-validate"])
+def test_a_picture_of_distances_needs_them(tmp_path: Path, flag: str) -> None:
+    done = run("export", "none", "-b", "5bpw", "-o", tmp_path / "o.gguf", "--plot", tmp_path / "p.png", flag)
+    assert_refused(done, f"leave out --plot or {flag}")
+
+
+def test_a_dry_run_refuses_what_the_export_would(tmp_path: Path) -> None:
+    flags = ("export", "none", "-b", "5bpw", "--dry-run")
+    assert_refused(run(*flags, "-o", tmp_path / "no" / "o.gguf"), "does not exist")
+    assert_refused(run(*flags, "-o", "{bits}.gguf"), "unknown")
 
 
 def test_a_file_without_a_name_takes_the_label_of_its_size(tmp_path: Path, quick: dict[str, Any]) -> None:

@@ -27,6 +27,18 @@ Sums = dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]]
 """Sums of squares ``(matrices, columns)``, and numbers of inputs ``(matrices,)``, by tensor name."""
 
 
+def read_content(path: Path) -> bytes:
+    """The bytes of the file ``path``.
+
+    Raises:
+        InputError: it is missing or cannot be read.
+    """
+    try:
+        return read_regular(path)
+    except OSError as error:
+        raise InputError(f"Cannot read the importance matrix {path} ({error.strerror}); check the path.") from error
+
+
 def read_imatrix(path: Path, source: Source) -> tuple[Importances, TextInfo]:
     """The importances of the matrices of ``source``, and a record of the file in the place of a text.
 
@@ -41,10 +53,7 @@ def read_imatrix(path: Path, source: Source) -> tuple[Importances, TextInfo]:
     Raises:
         InputError: the file is missing or damaged, or belongs to another model.
     """
-    try:
-        data = read_regular(path)
-    except OSError as error:
-        raise InputError(f"Cannot read the importance matrix {path} ({error.strerror}); check the path.") from error
+    data = read_content(path)
     sums, tokens = _read_gguf(path, data) if data.startswith(b"GGUF") else _read_old(path, data)
     importances = {}
     wanted = [spec for spec in source.tensors() if not spec.kept and len(spec.shape) >= 2]
