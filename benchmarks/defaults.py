@@ -4,9 +4,10 @@
     python -m benchmarks.defaults wide --texts wiki.txt other.txt --work work --out defaults
 
 Each variant is an export of all sizes at once (``-b Q2_K -b Q3_K_M -b Q4_K_M``, or ``--sizes``) by a process of its
-own; the files are then scored on every text against the model. ``--variants`` takes those below, or any flags in
-quotes. Written are OUT.md and OUT.json; rows that OUT.json has are not made again.
-The last column of the table is the mean over sizes and texts of the KL divergence over that of the plain command.
+own; the files are then scored on every text against the model. ``--variants`` takes those below, any flags in quotes,
+or ``presets``: llama.cpp's presets of these sizes, with an imatrix of the text that the plain command reads. Written
+are OUT.md and OUT.json; rows that OUT.json has are not made again. The last column of the table is the mean over sizes
+and texts of the KL divergence over that of the plain command.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ from __future__ import annotations
 import argparse
 import math
 import shlex
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness import Records, command_line, exit_code, table, write_markdown
-from benchmarks.internals import log, validation_text
-from benchmarks.sized import export_sizes, reference_cache, score
+from benchmarks.internals import Source, log, validation_text
+from benchmarks.sized import export_sizes, make_presets, reference_cache, score
 from lieq_edge import open_source
 
-PLAIN = "plain"
+PLAIN, PRESETS = "plain", "presets"
 VARIANTS = (
     PLAIN,
     "--effort quick",
@@ -35,7 +37,7 @@ VARIANTS = (
     "--calibration-tokens x2",
     "--types all",
 )
-"""The plain command, and flags beside it."""
+"""The plain command, and flags beside it; ``presets`` stands for llama.cpp's own files."""
 
 SIZES = ("Q2_K", "Q3_K_M", "Q4_K_M")
 
@@ -62,7 +64,7 @@ def flags_of(variant: str, tokens: int) -> tuple[str, ...]:
 
 
 def bench(args: argparse.Namespace, rows: Records[Row]) -> None:
-    """Export and score what is missing."""
+    """Make and score what is missing."""
     args.work.mkdir(parents=True, exist_ok=True)
     texts = [validation_text(path) for path in args.texts]
     source = open_source(args.model)
@@ -75,16 +77,24 @@ def bench(args: argparse.Namespace, rows: Records[Row]) -> None:
         ]
         if not missing:
             continue
-        paths, seconds = export_sizes(args.model, missing, args.work, flags_of(variant, args.calibration_tokens))
-        for size, path in zip(missing, paths, strict=True):
-            for text in texts:
-                name = text[1]
-                if any((r.variant, r.size, r.text) == (variant, size, name) for r in rows):
-                    continue
-                found = score(path, source, text, cache, args)
+        paths, seconds = _make(variant, missing, source, args)
+        for text in texts:
+            name = text[1]
+            present = {r.size for r in rows if (r.variant, r.text) == (variant, name)}
+            new = {size: path for size, path in zip(missing, paths, strict=True) if size not in present}
+            for size, found in zip(new, score([*new.values()], source, text, cache, args), strict=True):
                 rows.add(Row(variant, size, name, found.file_bytes, found.ppl, found.kld, found.kld_se, seconds))
                 log(f"{variant}, {size}, {name}: KL divergence {found.kld:.4f} +/- {found.kld_se:.4f}")
+        for path in paths:
             path.unlink()
+
+
+def _make(variant: str, sizes: Sequence[str], source: Source, args: argparse.Namespace) -> tuple[list[Path], float]:
+    """The files of a variant, and the seconds of all together."""
+    if variant != PRESETS:
+        return export_sizes(args.model, sizes, args.work, flags_of(variant, args.calibration_tokens))
+    start = time.monotonic()
+    return list(make_presets(source, args.model, sizes, args)), time.monotonic() - start
 
 
 def render(rows: Sequence[Row]) -> str:

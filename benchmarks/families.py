@@ -21,18 +21,10 @@ from functools import cached_property
 from pathlib import Path
 
 from benchmarks.harness import Records, command_line, exit_code, geometric_mean, number, table, write_markdown
-from benchmarks.internals import (
-    Importance,
-    Source,
-    log,
-    make_preset,
-    measure_importance,
-    validation_text,
-    written_original,
-)
-from benchmarks.sized import export_sizes, reference_cache, score
+from benchmarks.internals import Source, log, validation_text
+from benchmarks.sized import export_sizes, make_presets, reference_cache, score
 from benchmarks.turns import Failed
-from lieq_edge import InputError, Settings, measure_speed, open_source, resolve
+from lieq_edge import InputError, measure_speed, open_source
 
 MODELS = (
     "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -105,31 +97,12 @@ class Bench:
     def source(self) -> Source:
         return open_source(self.model)
 
-    @cached_property
-    def imatrix(self) -> tuple[Importance, int]:
-        """Importances on the text that our exports calibrate on, and its windows."""
-        settings = Settings(budget=self.sizes[0], threads=self.args.threads)
-        windows, info = resolve(self.model, settings, out=self.args.work / "none.gguf").windows
-        log(f"Imatrix of {self.model}: {info.name}, {info.tokens} tokens.")
-        return measure_importance(self.source, windows, threads=self.args.threads), len(windows)
-
     def run(self) -> None:
         """Make and score what is missing."""
         if presets := self.missing(PRESET):
-            importances, chunks = self.imatrix
-            with written_original(self.source, self.args.work) as original:
-                for name in presets:
-                    with self._file(self.args.work / f"{name}.gguf") as path:
-                        make_preset(
-                            self.source,
-                            name,
-                            path,
-                            importances,
-                            chunks=chunks,
-                            threads=self.args.threads,
-                            original=original,
-                        )
-                        self._score(PRESET, name, path)
+            for name, made in zip(presets, make_presets(self.source, self.model, presets, self.args), strict=True):
+                with self._file(made) as path:
+                    self._score(PRESET, name, path)
         if sizes := self.missing(OURS):
             _ = self.source  # fetched before the export, which does not look for the network
             paths, _ = export_sizes(self.model, sizes, self.args.work, self.flags)
@@ -148,7 +121,7 @@ class Bench:
         for text in self.texts:
             if any((r.model, r.maker, r.size, r.text) == (self.model, maker, size, text[1]) for r in self.rows):
                 continue
-            found = score(path, self.source, text, cache, self.args)
+            (found,) = score([path], self.source, text, cache, self.args)
             row = Row(
                 self.model,
                 maker,

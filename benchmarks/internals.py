@@ -76,7 +76,7 @@ if TYPE_CHECKING:
         load_text,
         text_windows,
     )
-    from lieq_edge.validate.perplexity import validate
+    from lieq_edge.validate.perplexity import validate, validate_files
     from lieq_edge.validate.scores import Comparison, compare
 
 Importance = Mapping[str, npt.NDArray[np.float32]]

@@ -28,7 +28,7 @@ def test_rows_of_presets_and_ours_are_made_once(tmp_path: Path, monkeypatch: pyt
     assert not list((tmp_path / "work").glob("*.gguf"))
     # A second run finds every row; a lost one is made again without the others.
     monkeypatch.setattr(families, "export_sizes", lambda *_: pytest.fail("the rows exist"))
-    monkeypatch.setattr(families, "make_preset", lambda *_, **__: pytest.fail("the rows exist"))
+    monkeypatch.setattr(families, "make_presets", lambda *_: pytest.fail("the rows exist"))
     assert families.main([words[0], *words[2:]]) == 0
     assert "Geometric mean of the ratios" in out.with_suffix(".md").read_text(encoding="utf-8")
 
