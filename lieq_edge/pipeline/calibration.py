@@ -28,7 +28,7 @@ class CalibrationText:
     @property
     def is_written(self) -> bool:
         """True if the model has to write it, or a part of it."""
-        return self.text in ("self", "mixed")
+        return written_tokens(self.text, self.tokens) > 0
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,11 @@ class NoCalibration:
     """
 
     wanted: bool
+
+
+def written_tokens(text: str, tokens: int) -> int:
+    """Tokens that the model writes itself, of ``tokens`` of a calibration text of that name."""
+    return {"self": tokens, "mixed": tokens // 2}.get(text, 0)
 
 
 Calibration = CalibrationText | ImatrixFile | NoCalibration

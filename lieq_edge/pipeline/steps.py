@@ -23,7 +23,7 @@ from ..system.schedule import Schedule, Step, spoken
 from ..system.threads import available_threads
 from ..texts.windows import CALIBRATION_CONTEXT, SALIENCY_TOKENS
 from ..tuning.record import BATCH
-from .calibration import CalibrationText
+from .calibration import CalibrationText, written_tokens
 from .gather import loss_candidates, stored_steps
 from .job import Job, cache_of
 from .machine import Machine, measure_machine, measure_without_pytorch
@@ -188,7 +188,7 @@ def _steps(job: Job, cost: _Costs, stored: frozenset[str], presets: int) -> Iter
         return name in stored
 
     text = job.calibration if isinstance(job.calibration, CalibrationText) else None
-    tokens, written = (text.tokens, text.is_written) if text is not None else (0, False)
+    tokens, written = (text.tokens, written_tokens(text.text, text.tokens)) if text is not None else (0, 0)
     types: tuple[str, ...] = ()
     if _measures_losses(job):
         types = max(loss_candidates(job, describe(job.source)).values(), key=len)
@@ -199,7 +199,7 @@ def _steps(job: Job, cost: _Costs, stored: frozenset[str], presets: int) -> Iter
         yield MEASURE, cost.blocks(job.allocator.needs, job.blocks.probe_tokens)
     if tokens and (job.out is not None or _measures_losses(job)):
         if written and not known(TEXT):
-            yield TEXT, cost.writing(tokens)
+            yield TEXT, cost.writing(written)
         if _measures_losses(job) and not known(LOSSES):
             yield LOSSES, cost.losses(tokens, len(types), codebooks, job.rounder.follow, job.method.rows)
         if job.rounder.weighs and job.out is not None and not known(IMPORTANCES):
@@ -301,7 +301,7 @@ class _Costs:
         step = self._pass(_STEP_TOKENS, 4.0, 3.0) + self._head(_STEP_TOKENS, 2.0, 2.0)
         limits = [60 * choice.minutes] if choice.minutes is not None else []
         limits += [step * choice.steps] if choice.steps is not None else []
-        written = {"self": choice.tokens, "mixed": choice.tokens // 2}.get(choice.text, 0)
+        written = written_tokens(choice.text, choice.tokens)
         writing = self.writing(written) if written else 0.0
         return 5.0 + writing + predicting + min(limits)
 
