@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..allocation.budget import Budget
+from ..allocation.budget import Budget, parse_budget
 from ..allocation.plan import PlanOptions, count_weights, is_block_weight, overhead_bytes, plan_fixed, plan_tensor
 from ..errors import InputError
 from ..evidence.blocks.records import Diagnostics, describe
@@ -32,17 +32,13 @@ def output_paths(model: str | Path, out: str | None, settings: Sequence[Settings
         settings: settings with each budget.
 
     Raises:
-        InputError: a field is unknown, or several budgets would write one file.
+        InputError: a field is unknown or says how it is to be formatted, a budget is given twice, or several budgets
+            would write one file.
     """
+    _check_different(settings)
     if out is None:
         return [None] * len(settings)
-    try:
-        fields = [name for _, name, _, _ in string.Formatter().parse(out) if name is not None]
-    except ValueError as error:
-        raise InputError(f"--out {out} has a brace alone ({error}); write {{name}} or {{budget}}.") from None
-    for field in fields:
-        if field not in _FIELDS:
-            raise InputError(f"--out {out}: {{{field}}} is unknown; {{name}}, {{budget}} and {{size}} are filled in.")
+    fields = _fields_of(out)
     if len(settings) > 1 and not {"budget", "size"} & set(fields):
         raise InputError(
             f"Several budgets would all write {out}; put {{budget}} into --out, e.g. model-{{budget}}.gguf."
@@ -52,6 +48,34 @@ def output_paths(model: str | Path, out: str | None, settings: Sequence[Settings
     name = plain_name(model)
     budgets = [safe_name(each.budget) for each in settings]
     return [Path(out.format(name=name, budget=budget, size=budget)) for budget in budgets]
+
+
+def _check_different(settings: Sequence[Settings]) -> None:
+    """Refuse a budget that is given twice, in whatever words."""
+    seen = set()
+    for budget in (parse_budget(each.budget) for each in settings):
+        # The value of a preset is known from the model only.
+        limit = (budget.kind, budget.value or budget.text)
+        if limit in seen:
+            raise InputError(f"The budget {budget.text} is given twice; leave one out.")
+        seen.add(limit)
+
+
+def _fields_of(out: str) -> list[str]:
+    """Names of the fields in a path of the user."""
+    fields = []
+    try:
+        for _, name, form, conversion in string.Formatter().parse(out):
+            if name is None:
+                continue
+            if name not in _FIELDS:
+                raise InputError(f"--out {out}: {{{name}}} is unknown; write {{name}}, {{budget}} or {{size}}.")
+            if form or conversion:
+                raise InputError(f"--out {out}: a field takes no format; write {{{name}}}.")
+            fields.append(name)
+    except ValueError as error:
+        raise InputError(f"--out {out} has a brace alone ({error}); write {{name}} or {{budget}}.") from None
+    return fields
 
 
 def default_path(source: Source, settings: Settings, budget: Budget) -> Path:

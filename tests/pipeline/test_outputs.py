@@ -32,11 +32,28 @@ def test_fields_of_a_path_are_filled_in() -> None:
 
 @pytest.mark.parametrize(
     ("out", "words"),
-    [("x.gguf", "{budget}"), ("{bits}.gguf", "unknown"), ("{.gguf", "brace"), ("{name}.gguf", "{budget}")],
+    [
+        ("x.gguf", "{budget}"),
+        ("{bits}.gguf", "unknown"),
+        ("{.gguf", "brace"),
+        ("{name}.gguf", "{budget}"),
+        ("m-{budget:Z}.gguf", "takes no format"),
+        ("m-{budget!x}.gguf", "takes no format"),
+        ("m-{budget:{foo}}.gguf", "takes no format"),
+        ("m-{budget!}.gguf", "brace"),
+    ],
 )
 def test_a_path_that_does_not_serve_is_refused(out: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         output_paths("m", out, settings("3", "4"))
+
+
+@pytest.mark.parametrize("out", [None, "m-{budget}.gguf"])
+@pytest.mark.parametrize("budgets", [("90MB", "3", "90 MB"), ("q4_k_m", "Q4_K"), ("3bpw", "3.0bpw")])
+def test_a_budget_that_is_given_twice_is_refused(out: str | None, budgets: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match="is given twice; leave one out"):
+        output_paths("m", out, settings(*budgets))
+    assert len(output_paths("m", out, settings("Q4_K_M", "Q4_K_S", "4", "4bpw"))) == 4
 
 
 @pytest.mark.parametrize(
