@@ -40,8 +40,6 @@ def main() -> None:
         if interrupt.came():
             # An interrupted import raises an error of its own.
             code = _INTERRUPTED
-        elif "--debug" in sys.argv:
-            raise
         else:
             code = _report(error)
     if code == _INTERRUPTED:
@@ -67,6 +65,8 @@ def _report(error: Exception) -> int:
     if isinstance(error, BrokenPipeError):
         _give_up_stdout()
         return 141
+    if "--debug" in sys.argv:
+        _show_traceback()
     if isinstance(error, GateError):
         say(f"Failed: {error}")
         return 1
@@ -81,8 +81,8 @@ def _report(error: Exception) -> int:
     elif hasattr(error, "format_message"):  # typer's errors of usage
         message = f"{error.format_message().rstrip('.')}; see lieq-edge --help."
     else:
-        for line in traceback.format_exc().splitlines():
-            say(line)
+        if "--debug" not in sys.argv:
+            _show_traceback()
         code, message = 70, f"This is a mistake in lieq-edge ({type(error).__name__}); please report it."
     try:
         if "--json" in sys.argv:
@@ -92,6 +92,11 @@ def _report(error: Exception) -> int:
         _give_up_stdout()
     say(f"Error: {message}")
     return code
+
+
+def _show_traceback() -> None:
+    for line in traceback.format_exc().splitlines():
+        say(line)
 
 
 def _give_up_stdout() -> None:

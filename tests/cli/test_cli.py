@@ -79,6 +79,25 @@ def test_wrong_use_is_one_sentence_and_one_json_document(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_debug_adds_a_traceback_to_what_is_reported(tmp_path: Path) -> None:
+    wrong = ("plan", tmp_path / "none.json", "--budget", "3", "--json")
+    plain, debug = run(*wrong), run(*wrong, "--debug")
+    assert (debug.returncode, debug.stdout) == (2, plain.stdout)
+    assert "none.json" in json.loads(debug.stdout)["error"]
+    assert debug.stderr.count("Traceback") >= 1
+    assert debug.stderr.endswith(plain.stderr)
+
+
+def test_a_mistake_of_our_own_has_one_traceback_with_debug(monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("lieq_edge.allocation.by_levels.make_plan", fail)
+    done = run("plan", saved, "--budget", "2.5", "--debug")
+    assert done.returncode == 70
+    assert done.stderr.count("Traceback") == 1
+
+
 def test_no_arguments_show_the_help() -> None:
     done = run()
     assert done.returncode == 0
