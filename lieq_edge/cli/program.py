@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,6 +20,8 @@ from .app import app
 
 # What typer makes of a KeyboardInterrupt.
 _INTERRUPTED = 130
+
+_PRESET = re.compile(r"(I|T)?Q\d", re.IGNORECASE)
 
 
 def main() -> None:
@@ -55,9 +59,19 @@ def _arguments(given: Sequence[str]) -> list[str]:
         arguments.append(argument)
         if argument == "--compare":
             following = given[index + 1] if index + 1 < len(given) else ""
-            if following.lower() != api.NEAREST and api.preset_name(following) is None:
+            if not _means_preset(following):
                 arguments[-1] = f"--compare={api.NEAREST}"
     return arguments or ["--help"]
+
+
+def _means_preset(word: str) -> bool:
+    """True if a word names a preset, or seems to and is misspelt; a file or folder of that name is the model."""
+    if word.lower() == api.NEAREST or api.preset_name(word) is not None:
+        return True
+    if not re.fullmatch(r"[\w-]+", word) or os.path.lexists(word):
+        return False
+    names = [*api.PRESETS, api.NEAREST.upper()]
+    return bool(_PRESET.match(word) or difflib.get_close_matches(word.upper(), names, n=1, cutoff=0.75))
 
 
 def _report(error: Exception) -> int:
@@ -79,7 +93,7 @@ def _report(error: Exception) -> int:
         where = f" ({error.filename})" if error.filename else ""
         message = f"The system says: {error.strerror or error}{where}; fix that and try again."
     elif hasattr(error, "format_message"):  # typer's errors of usage
-        message = f"{error.format_message().rstrip('.')}; see lieq-edge --help."
+        message = _usage(error.format_message())
     else:
         if "--debug" not in sys.argv:
             _show_traceback()
@@ -92,6 +106,12 @@ def _report(error: Exception) -> int:
         _give_up_stdout()
     say(f"Error: {message}")
     return code
+
+
+def _usage(message: str) -> str:
+    """A message of typer about wrong usage, with the way to the help."""
+    sentence = message.replace("Value error, ", "").rstrip(".")
+    return f"{sentence} See lieq-edge --help." if sentence.endswith("?") else f"{sentence}; see lieq-edge --help."
 
 
 def _show_traceback() -> None:

@@ -64,7 +64,11 @@ def test_every_name_of_the_package_can_be_imported() -> None:
         (("validate", "."), "folder"),
         (("validate", "x.gguf", "--max-ppl-ratio", "2"), "--reference"),
         (("inspect", "."), "directory"),
-        (("nonsense",), "nonsense"),
+        (("export", "m", "--budget", "3", "--compare", "Q4_KM"), "no preset Q4_KM; choose one of"),
+        (("export", "m", "--compare", "nearst", "--budget", "3"), "no preset nearst; choose one of"),
+        (("export", "m", "--budget", "3", "--effort", "much"), "'--effort': 'much' is not"),
+        (("exprt",), "No such command 'exprt'. Did you mean 'export'? See lieq-edge --help."),
+        (("nonsense",), "'nonsense'; see lieq-edge --help."),
     ],
 )
 def test_wrong_use_is_one_sentence_and_one_json_document(
@@ -74,9 +78,18 @@ def test_wrong_use_is_one_sentence_and_one_json_document(
     done = run(*arguments, "--json")
     assert_refused(done, words)
     assert len(done.stderr.splitlines()) == 1
-    if arguments[0] != "nonsense":
+    if arguments[0] not in ("exprt", "nonsense"):
         assert json.loads(done.stdout)["error"] in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_word_after_compare_can_be_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for model in ("q3-of-mine", "other"):
+        (tmp_path / model).mkdir()
+        done = run("export", "--budget", "3", "--no-reference", "--compare", model)
+        assert_refused(done, "leave out --compare or --no-reference")
+    assert_refused(run("export", "--budget", "3", "--no-reference", "--compare", "org/Q4"), "leave out --compare")
 
 
 def test_debug_adds_a_traceback_to_what_is_reported(tmp_path: Path) -> None:
