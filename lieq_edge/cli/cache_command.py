@@ -114,11 +114,11 @@ def _of_model(store: Store, name: str) -> list[Stored]:
     wanted = clean(name)
     if wanted not in models:
         if not models:
-            raise InputError(f"Nothing is stored in {store.folder}, of {name} neither.")
+            raise InputError(f"Nothing is stored of {wanted}; {store.folder} is empty.")
         names = sorted(models)
         close = difflib.get_close_matches(wanted, names, n=3)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise InputError(f"Nothing of a model {name!r} is stored.{hint} There are results of {', '.join(names)}.")
+        hint = f"; did you mean {' or '.join(close)}?" if close else "."
+        raise InputError(f"Nothing is stored of {wanted}, only of {', '.join(names)}{hint}")
     return models[wanted]
 
 

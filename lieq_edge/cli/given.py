@@ -51,7 +51,7 @@ def given_settings(context: typer.Context, recipe: Path | None = None, budget: s
 
 def load_saved(path: Path | None) -> api.Diagnostics | None:
     """Measurements that ``analyze --out`` saved; None without a file."""
-    return None if path is None else api.load_json(api.Diagnostics, path)
+    return None if path is None else api.load_json(api.Diagnostics, path, "saved measurements")
 
 
 def introduce(recipe: Path | None) -> None:

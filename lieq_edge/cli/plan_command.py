@@ -98,7 +98,7 @@ def plan(
     if out is not None:
         check_output(out, force=force)
     if model.endswith(".json"):
-        made = api.plan_saved(api.load_json(api.Diagnostics, Path(model)), settings)
+        made = api.plan_saved(api.load_json(api.Diagnostics, Path(model), "saved measurements"), settings)
     else:
         made = api.plan_model(model, settings)
     if out is not None:

@@ -17,7 +17,7 @@ from ..sources.base import Array, Source
 
 
 def check_importance(plan: Plan, importances: Importances, *, allow_none: bool = False) -> None:
-    """Refuse a plan whose 2-bit types would be encoded without an importance vector.
+    """Refuse a plan whose 2-bit types would be encoded without an importance vector, as rounding to nearest does.
 
     Such a file is useless: in uniform Q2_K without importance the demo model has a perplexity above 100,000.
 
@@ -38,14 +38,15 @@ def check_importance(plan: Plan, importances: Importances, *, allow_none: bool =
                 "looked up has none; choose a larger type for it."
             )
         if tensor.type in NEVER_WITHOUT_IMPORTANCE:
+            way = "leave out --calibration none" if allow_none else "take --rounding imatrix"
             raise InputError(
-                f"{tensor.name} is to be {tensor.type}, which ggml does not write without importance; "
-                "calibrate (--calibration docs) or choose another type."
+                f"{tensor.name} is to be {tensor.type}, which ggml does not write without importance; {way} or choose "
+                "another type."
             )
         if TYPES[tensor.type].needs_importance and not allow_none:
             raise InputError(
-                f"{tensor.name} is to be {tensor.type}, which needs calibration; "
-                "calibrate (--calibration docs), raise --levels, or pass --calibration none to do without."
+                f"{tensor.name} is to be {tensor.type}, which needs importance, and --rounding nearest reads no text; "
+                "take --rounding imatrix, raise --levels, or pass --calibration none to do without."
             )
 
 

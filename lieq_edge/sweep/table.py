@@ -89,7 +89,7 @@ def read_record(file: Path) -> Record | None:
         InputError: what lies there is not a record.
     """
     path = record_path(file)
-    return load_json(Record, path) if os.path.lexists(path) else None
+    return load_json(Record, path, "record of a finished file") if os.path.lexists(path) else None
 
 
 def finished_row(file: Path, key: str) -> SweepRow | None:

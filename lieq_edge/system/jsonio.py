@@ -35,18 +35,24 @@ def save_json(value: Any, path: Path, *, replace: bool = True) -> None:
     write_output(path, text.encode("utf-8"), replace=replace)
 
 
-def load_json(kind: type[T], path: Path) -> T:
+def load_json(kind: type[T], path: Path, name: str | None = None) -> T:
     """Read a dataclass of type ``kind`` from ``path``.
+
+    Args:
+        kind: the dataclass.
+        path: the file.
+        name: what the user calls its content, e.g. ``saved measurements``; by default the name of ``kind``.
 
     Raises:
         InputError: the file is missing, is not JSON, or does not describe a ``kind``.
     """
-    text = read_text(path, f"the saved {kind.__name__}")
+    name = name or f"saved {kind.__name__}"
+    text = read_text(path, f"the {name}")
     try:
         return TypeAdapter(kind).validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise InputError(
-            f"{path} is not a saved {kind.__name__}: {where}: {first['msg']}; write it again with lieq-edge."
-        ) from error
+        reason = first["msg"].removeprefix("Value error, ")
+        reason = f"{reason[:1].lower()}{reason[1:]}"
+        raise InputError(f"{path} holds no {name}: {where}: {reason}; write it again with lieq-edge.") from error

@@ -70,10 +70,7 @@ def windows(
     body = context - len(start)
     fitting = len(ids) // body
     if fitting == 0:
-        raise InputError(
-            f"There are {len(ids)} tokens in {name}, fewer than one window of {body}; "
-            "give a longer text or smaller windows."
-        )
+        raise InputError(f"There are {len(ids)} tokens in {name}, fewer than one window of {body}; give a longer text.")
     n = fitting if count is None else min(count, fitting)
     firsts = [i * fitting // n * body for i in range(n)]
     return np.array([start + ids[first : first + body] for first in firsts], np.int64)

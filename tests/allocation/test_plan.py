@@ -111,7 +111,7 @@ def test_a_plan_survives_saving(tmp_path: Path) -> None:
 def test_a_damaged_plan_is_told_in_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     path.write_text('{"model": 3}')
-    with pytest.raises(InputError, match="not a saved Plan"):
+    with pytest.raises(InputError, match="holds no saved Plan"):
         load_json(Plan, path)
 
 
@@ -135,8 +135,10 @@ def test_damaged_measurements_are_told_in_one_sentence(
     edit(saved)
     path = tmp_path / "d.json"
     path.write_text(json.dumps(saved))
-    with pytest.raises(InputError, match=message):
-        load_json(Diagnostics, path)
+    with pytest.raises(InputError, match=message) as refused:
+        load_json(Diagnostics, path, "saved measurements")
+    assert str(refused.value).startswith(f"{path} holds no saved measurements: ")
+    assert "Value error" not in str(refused.value)
 
 
 def test_files_that_are_no_json_are_told_in_one_sentence(tmp_path: Path) -> None:

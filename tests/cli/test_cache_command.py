@@ -67,7 +67,8 @@ def test_results_of_a_real_model_have_its_name(tmp_path: Path) -> None:
 
 
 def test_one_model_is_cleared(models: Path) -> None:
-    assert_refused(run("cache", "clear", "org/odl", "--cache-dir", models), "Did you mean org/old?", "(unknown)")
+    wrong = run("cache", "clear", "org/odl", "--cache-dir", models)
+    assert_refused(wrong, "Nothing is stored of org/odl, only of (unknown), ", "org/old; did you mean org/old?")
     assert len(listed(models)) == 3
     cleared = json.loads(run("cache", "clear", "org/old", "--cache-dir", models, "--json").stdout)
     assert (cleared["model"], cleared["removed"]) == ("org/old", 2)
@@ -75,7 +76,7 @@ def test_one_model_is_cleared(models: Path) -> None:
     assert "Removed 2 entries of new" in run("cache", "clear", "new  [31m", "--cache-dir", models).stdout
     assert "Removed 1 entry" in run("cache", "clear", "(unknown)", "--cache-dir", models).stdout
     assert listed(models) == {}
-    assert_refused(run("cache", "clear", "org/old", "--cache-dir", models), "Nothing is stored")
+    assert_refused(run("cache", "clear", "org/old", "--cache-dir", models), "Nothing is stored of org/old; ")
 
 
 def test_what_is_old_is_cleared(models: Path) -> None:

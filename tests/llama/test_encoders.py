@@ -72,10 +72,12 @@ def test_plans_are_refused_before_writing_where_importance_is_lacking() -> None:
     measured = {t.name: np.ones(t.shape[-1], np.float32) for t in two_bits.tensors if len(t.shape) == 2}
     check_importance(two_bits, measured)
     check_importance(two_bits, {}, allow_none=True)
-    with pytest.raises(InputError, match="--calibration none"):
+    with pytest.raises(InputError, match=r"take --rounding imatrix, .*--calibration none"):
         check_importance(two_bits, {})
     embedding = make_plan(make_diagnostics([0.1, 0.2]), "4", PlanOptions(token_embedding_type="IQ2_XS"))
-    with pytest.raises(InputError, match="IQ2_XS"):
+    with pytest.raises(InputError, match=r"IQ2_XS.*take --rounding imatrix or"):
+        check_importance(embedding, {})
+    with pytest.raises(InputError, match=r"IQ2_XS.*leave out --calibration none or"):
         check_importance(embedding, {}, allow_none=True)
     looked_up = {name: vector for name, vector in measured.items() if name != "token_embd.weight"}
     with pytest.raises(InputError, match="looked up"):

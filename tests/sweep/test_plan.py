@@ -101,6 +101,6 @@ def test_files_of_other_settings_are_not_replaced_unless_forced(tmp_path: Path) 
 def test_what_is_not_a_record_is_refused(tmp_path: Path) -> None:
     plans = planned(tmp_path)
     record_path(plans[0].out).write_text("{}")
-    with pytest.raises(InputError, match="not a saved Record"):
+    with pytest.raises(InputError, match="holds no record of a finished file"):
         find_finished(plans, force=False)
     assert find_finished(plans, force=True) == {}
