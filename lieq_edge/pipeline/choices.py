@@ -49,6 +49,10 @@ def check_combination(settings: Settings) -> None:
         raise InputError(f"--levels and --{chooses_types[0]} are of two methods; leave one out.")
     if settings.max_ppl_ratio is not None and not settings.validation:
         raise InputError("--max-ppl-ratio needs the validation; leave out --max-ppl-ratio or --no-validate.")
+    if settings.max_ppl_ratio is not None and not settings.reference:
+        raise InputError(
+            "--max-ppl-ratio compares with the unquantised model; leave out --max-ppl-ratio or --no-reference."
+        )
     if settings.tune == 0 and (settings.gives("tune_steps") or settings.gives("tune_tokens")):
         raise InputError("--tune 0 tunes nothing; leave out --tune-steps and --tune-tokens, or give --tune minutes.")
     if settings.gives("tune_tokens") and not _may_tune(settings):

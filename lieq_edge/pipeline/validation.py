@@ -72,8 +72,7 @@ def validation_request(settings: Settings) -> ValidationRequest | None:
     if not settings.validation:
         return None
     text, name = validation_text(settings.text)
-    compared = settings.reference or settings.max_ppl_ratio is not None
-    return ValidationRequest(text, name, settings.context, settings.chunks, compared, settings.parse_special)
+    return ValidationRequest(text, name, settings.context, settings.chunks, settings.reference, settings.parse_special)
 
 
 def validate_export(

@@ -58,6 +58,7 @@ def test_every_name_of_the_package_can_be_imported() -> None:
         (("export", "m", "--budget", "3", "--out", "x.gguf", "--recipe", "none.yaml"), "none.yaml"),
         (("export", "m", "--budget", "3", "--out", "x.gguf", "--max-ppl-ratio", "nan"), "--max-ppl-ratio"),
         (("export", "m", "--budget", "3", "--out", "x.gguf", "--max-ppl-ratio", "2", "--no-validate"), "--no-validate"),
+        (("export", "m", "--budget", "3", "--max-ppl-ratio", "2", "--no-reference"), "or --no-reference"),
         (("analyze", "m", "--metric", "random"), "--metric"),
         (("analyze", "m", "--out", "same", "--plot", "same"), "--plot"),
         (("plan", "none.json", "--budget", "3"), "none.json"),
