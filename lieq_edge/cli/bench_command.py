@@ -14,6 +14,7 @@ import lieq_edge as api
 from ..system.files import check_output
 from ..system.progress import log, set_quiet
 from .flags import DEVICE, CacheDirFlag, DebugFlag, ForceFlag, JsonFlag, NoCacheFlag, QuietFlag, ThreadsFlag
+from .given import is_given
 from .printing import Printer
 from .report import print_json
 
@@ -21,7 +22,12 @@ from .report import print_json
 _WIDTH = 2048
 
 
+# Flags of --types alone.
+_OF_TYPES = ("out", "name", "cache_dir", "no_cache", "force")
+
+
 def bench(
+    context: typer.Context,
     file: Annotated[Path | None, typer.Argument(help="GGUF file to measure; none with --types.")] = None,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 256,
     generate: Annotated[int, typer.Option(min=1, help="Tokens of the answer.")] = 64,
@@ -51,8 +57,9 @@ def bench(
         return
     if file is None:
         raise api.InputError("The file is missing; give a GGUF file, or --types to measure this machine.")
-    if out is not None or name is not None:
-        raise api.InputError("--out and --name are for --types only; leave them out.")
+    if given := [f"--{flag.replace('_', '-')}" for flag in _OF_TYPES if is_given(context, flag)]:
+        are, them = ("is", "it") if len(given) == 1 else ("are", "them")
+        raise api.InputError(f"{' and '.join(given)} {are} for --types only; leave {them} out.")
     size = api.inspect_file(file).file_bytes
     speed = api.measure_speed(file, prompt=prompt, generated=generate, repeats=repeats, threads=threads)
     if json_output:

@@ -24,6 +24,7 @@ from .flags import (
     TextFlag,
     ThreadsFlag,
 )
+from .given import is_given
 from .resuming import last_words
 
 # Flags that are about the text, and flags that are about tasks.
@@ -106,8 +107,7 @@ def validate(
 def _check_kind(context: typer.Context, tasks: str | None) -> None:
     """Refuse flags that are about the other kind of score."""
     for name in _OF_TEXT if tasks is not None else _OF_TASKS:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name != "DEFAULT":
+        if is_given(context, name):
             flag = f"--{name.replace('_', '-')}"
             raise api.InputError(
                 f"{flag} has no meaning with --tasks; leave it out."

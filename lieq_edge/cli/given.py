@@ -21,8 +21,7 @@ def given_flags(context: typer.Context) -> dict[str, Any]:
     """
     settings: dict[str, Any] = {}
     for name, value in context.params.items():
-        source = context.get_parameter_source(name)
-        if source is None or source.name == "DEFAULT":
+        if not is_given(context, name):
             continue
         if name in _REFUSALS:
             settings[_REFUSALS[name]] = not value
@@ -31,6 +30,12 @@ def given_flags(context: typer.Context) -> dict[str, Any]:
         elif name in api.Settings.model_fields:
             settings[name] = value
     return settings
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """True if the user gave the parameter ``name`` of the command."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def given_settings(context: typer.Context, recipe: Path | None = None, budget: str | None = None) -> api.Settings:

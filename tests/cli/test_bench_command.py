@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from runner import assert_refused, run
 
 WORDS = ("--prompt", "24", "--generate", "4", "--repeats", "1", "--threads", "1")
@@ -37,3 +38,15 @@ def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     assert_refused(run("bench", tmp_path / "x.gguf"), "x.gguf")
     assert_refused(run("bench", tmp_path / "x.gguf", "--repeats", "0"), "repeats")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--no-cache",), "--no-cache is for --types only; leave it out"),
+        (("--force", "--cache-dir", "c"), "--cache-dir and --force are for --types only; leave them out"),
+        (("--out", "o.json", "--name", "mine"), "--out and --name are for --types only; leave them out"),
+    ],
+)
+def test_flags_of_the_machine_are_refused_with_a_file(flags: tuple[str, ...], words: str) -> None:
+    assert_refused(run("bench", "x.gguf", *flags), words)
