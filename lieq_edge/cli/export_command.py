@@ -178,7 +178,8 @@ def export(
     set_quiet(quiet)
     introduce(recipe)
     budgets: list[str | None] = [*budget] if budget else [None]
-    settings, saved = [given_settings(context, recipe, each) for each in budgets], load_saved(diagnostics)
+    settings = [given_settings(context, recipe, each) for each in budgets]
+    saved = None if diagnostics is None else load_saved(diagnostics)
     if plot is not None:
         api.check_scored(settings[0])
     others = [path for path in (plot, page) if path is not None]

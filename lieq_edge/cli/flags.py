@@ -37,16 +37,6 @@ BudgetsFlag = Annotated[
         "as in the paper. Give it several times for several files.",
     ),
 ]
-BudgetFlag = Annotated[
-    str | None,
-    typer.Option(
-        "--budget",
-        "-b",
-        rich_help_panel=FIRST,
-        help="90MB = size of the file, Q4_K_M = size of llama.cpp's preset, 3.0bpw = bits a weight, 2.1 = nominal bits "
-        "as in the paper.",
-    ),
-]
 EffortFlag = Annotated[
     Effort,
     typer.Option(rich_help_panel=FIRST, help="Time that the work may take: it decides rounding and calibration."),

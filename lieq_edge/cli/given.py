@@ -9,6 +9,7 @@ import typer
 
 import lieq_edge as api
 
+from ..system.files import user_path
 from ..system.progress import log
 
 _REFUSALS = {"no_validate": "validation", "no_reference": "reference", "no_parity": "parity", "no_cache": "cache"}
@@ -54,9 +55,18 @@ def given_settings(context: typer.Context, recipe: Path | None = None, budget: s
     return api.merge(api.load_recipe(recipe) if recipe else {}, flags)
 
 
-def load_saved(path: Path | None) -> api.Diagnostics | None:
-    """Measurements that ``analyze --out`` saved; None without a file."""
-    return None if path is None else api.load_json(api.Diagnostics, path, "saved measurements")
+def is_saved(model: str) -> bool:
+    """True if a model is a file of measurements instead: by the end of its name, or by its first character."""
+    path = user_path(model)
+    if model.endswith(".json") or not path.is_file():
+        return model.endswith(".json")
+    with path.open("rb") as file:
+        return file.read(64).lstrip().startswith(b"{")
+
+
+def load_saved(path: Path) -> api.Diagnostics:
+    """Measurements that ``analyze --out`` saved."""
+    return api.load_json(api.Diagnostics, path, "saved measurements")
 
 
 def introduce(recipe: Path | None) -> None:

@@ -9,13 +9,13 @@ import typer
 
 import lieq_edge as api
 
-from ..system.files import check_output
+from ..system.files import check_output, user_path
 from ..system.progress import set_quiet
 from . import report
 from .flags import (
     FIRST,
     BaselineFlag,
-    BudgetFlag,
+    BudgetsFlag,
     CacheDirFlag,
     CacheLimitFlag,
     CalibrationFlag,
@@ -48,13 +48,13 @@ from .flags import (
     ThreadsFlag,
     TypesFlag,
 )
-from .given import given_settings, introduce
+from .given import given_settings, introduce, is_saved, load_saved
 
 
 def plan(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A model, or measurements saved by `analyze --out`.")],
-    budget: BudgetFlag = None,
+    budget: BudgetsFlag = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", rich_help_panel=FIRST, help="Save the plan as JSON.")
     ] = None,
@@ -94,13 +94,17 @@ def plan(
     """Share out the bits as `export` would; with saved measurements this needs no model."""
     set_quiet(quiet)
     introduce(recipe)
-    settings = given_settings(context, recipe)
+    budgets: list[str | None] = [*budget] if budget else [None]
+    settings = [given_settings(context, recipe, each) for each in budgets]
     if out is not None:
+        if len(budgets) > 1:
+            raise api.InputError("--out holds one plan; give one --budget, or leave --out out and take --json.")
         check_output(out, force=force)
-    if model.endswith(".json"):
-        made = api.plan_saved(api.load_json(api.Diagnostics, Path(model), "saved measurements"), settings)
+    if is_saved(model):
+        saved = load_saved(user_path(model))
+        plans = [api.plan_saved(saved, each) for each in settings]
     else:
-        made = api.plan_model(model, settings)
+        plans = [api.plan_model(model, each) for each in settings]
     if out is not None:
-        api.save_json(made, out, replace=force)
-    report.show_plans([made], as_json=json_output)
+        api.save_json(plans[0], out, replace=force)
+    report.show_plans(plans, as_json=json_output)

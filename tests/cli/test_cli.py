@@ -258,6 +258,28 @@ def test_a_plan_takes_what_an_export_takes(tmp_path: Path, model: Path) -> None:
     assert_refused(run("plan", model), "--budget")
 
 
+def test_several_budgets_are_planned_together(tmp_path: Path, model: Path, saved: Path) -> None:
+    budgets = ("-b", "2.5", "-b", "3")
+    plans = json.loads(run("plan", saved, *budgets, "--json").stdout)
+    assert [plan["budget"] for plan in plans] == ["2.5", "3"]
+    assert plans[0] == json.loads(run("plan", saved, "-b", "2.5", "--json").stdout)
+    assert run("plan", saved, *budgets).stdout.count("nominal bits, ") == 2
+    out = tmp_path / "plan.json"
+    assert_refused(run("plan", saved, *budgets, "--out", out), "--out holds one plan", "one --budget")
+    assert not out.exists()
+    done = run("plan", model, *budgets, "--probe-tokens", 64, "--cache-dir", tmp_path / "cache", "--json")
+    assert [plan["budget"] for plan in json.loads(done.stdout)] == ["2.5", "3"]
+    assert done.stderr.count("Measuring geometry") == 1
+
+
+def test_saved_measurements_are_known_by_their_content(tmp_path: Path, saved: Path) -> None:
+    nameless = saved.rename(tmp_path / "measurements")
+    nameless.write_text("\n " + nameless.read_text())
+    assert run("plan", nameless, "--budget", "2.5").returncode == 0
+    nameless.write_text("{}")
+    assert_refused(run("plan", nameless, "--budget", "2.5"), f"{nameless} holds no saved measurements: ")
+
+
 def test_inspect_can_be_quiet(tmp_path: Path, model: Path) -> None:
     path = tmp_path / "m.gguf"
     write_plain(path, lieq_edge.open_source(str(model)))
