@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .page.write import write_page
     from .pipeline.compare import check_comparison, compare_presets
     from .pipeline.export import export_model, export_models
-    from .pipeline.frontier import check_scored, plot_frontier
+    from .pipeline.frontier import check_plot, check_scored, plot_frontier
     from .pipeline.gather import Evidence, gather
     from .pipeline.job import Job, resolve
     from .pipeline.outputs import output_paths
@@ -71,7 +71,7 @@ _MODULES = {
     "pipeline.compare": ("check_comparison", "compare_presets"),
     "presets.names": ("NEAREST", "PRESETS", "preset_name"),
     "pipeline.export": ("export_model", "export_models"),
-    "pipeline.frontier": ("check_scored", "plot_frontier"),
+    "pipeline.frontier": ("check_plot", "check_scored", "plot_frontier"),
     "pipeline.gather": ("Evidence", "gather"),
     "pipeline.job": ("Job", "resolve"),
     "pipeline.outputs": ("output_paths",),
@@ -134,6 +134,7 @@ __all__ = [
     "check_comparison",
     "check_gate",
     "check_gates",
+    "check_plot",
     "check_scored",
     "compare_presets",
     "comparison_note",

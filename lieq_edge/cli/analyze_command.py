@@ -64,6 +64,7 @@ def analyze(
 ) -> None:
     """Measure how much each block matters."""
     set_quiet(quiet)
+    api.check_plot(plot)
     for path in (out, plot):
         if path is not None:
             check_output(path, force=force)

@@ -10,12 +10,13 @@ import typer
 import lieq_edge as api
 
 from ..system.progress import log, set_quiet
-from .flags import DebugFlag, ForceFlag, QuietFlag
+from .flags import DebugFlag, ForceFlag, JsonFlag, QuietFlag
+from .report import print_json
 
 
 def card(
     files: Annotated[list[Path], typer.Argument(help="GGUF files of one model.")],
-    out: Annotated[Path, typer.Option(help="Model card to write.")] = Path("README.md"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model card to write.")] = Path("README.md"),
     modelfile: Annotated[Path, typer.Option(help="Ollama's Modelfile of the first file to write.")] = Path("Modelfile"),
     no_modelfile: Annotated[bool, typer.Option("--no-modelfile", help="Write no Modelfile.")] = False,
     upload: Annotated[
@@ -30,6 +31,7 @@ def card(
         list[str] | None, typer.Option(help="Code of a language, e.g. en; several are possible.")
     ] = None,
     force: ForceFlag = False,
+    json_output: JsonFlag = False,
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
@@ -48,5 +50,7 @@ def card(
     )
     written = [published.card, *([] if published.modelfile is None else [published.modelfile])]
     log(f"Written: {', '.join(map(str, written))}")
-    if published.url is not None:
+    if json_output:
+        print_json(published)
+    elif published.url is not None:
         print(published.url)

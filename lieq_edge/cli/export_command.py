@@ -177,6 +177,7 @@ def export(
     """Make a GGUF file of a size, as close to the model as it can be: measure, allocate, round, write, validate."""
     set_quiet(quiet)
     introduce(recipe)
+    api.check_plot(plot)
     budgets: list[str | None] = [*budget] if budget else [None]
     settings = [given_settings(context, recipe, each) for each in budgets]
     saved = None if diagnostics is None else load_saved(diagnostics)

@@ -11,6 +11,19 @@ from ..system.files import atomic_path
 from .report import ExportReport
 
 
+def check_plot(path: Path | None) -> None:
+    """Refuse a name that promises another format than PNG, before the work.
+
+    Args:
+        path: picture to write; None for none.
+
+    Raises:
+        InputError: the name ends otherwise.
+    """
+    if path is not None and path.suffix.lower() not in ("", ".png"):
+        raise InputError(f"--plot writes a PNG, and {path} ends in {path.suffix}; take a name that ends in .png.")
+
+
 def check_scored(settings: Settings) -> None:
     """Refuse a picture of files that are not compared with the original; to call before any work.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,5 +23,9 @@ def test_card_and_modelfile_are_written(
     assert "base_model: me/tiny\nbase_model_relation: quantized\nlicense: mit\nlanguage:\n- en\n- de\n" in card
     assert (tmp_path / "Modelfile").read_text().startswith("FROM ")
     assert_refused(run("card", file), "README.md exists", "--force")
-    assert run("card", file, "--out", "card.md", "--no-modelfile", "--quiet").stderr == ""
+    assert run("card", file, "-o", "card.md", "--no-modelfile", "--quiet").stderr == ""
+    done = run("card", file, "--no-modelfile", "--force", "--json")
+    assert json.loads(done.stdout) == {"card": "README.md", "modelfile": None, "url": None}
+    done = run("card", file, "--force", "--json")
+    assert json.loads(done.stdout)["modelfile"] == "Modelfile"
     assert_refused(run("card", tmp_path / "none.gguf", "--force"), "none.gguf")

@@ -61,6 +61,8 @@ def test_every_name_of_the_package_can_be_imported() -> None:
         (("export", "m", "--budget", "3", "--max-ppl-ratio", "2", "--no-reference"), "or --no-reference"),
         (("analyze", "m", "--metric", "random"), "--metric"),
         (("analyze", "m", "--out", "same", "--plot", "same"), "--plot"),
+        (("analyze", "m", "--plot", "p.svg"), "--plot writes a PNG, and p.svg ends in .svg"),
+        (("export", "m", "--budget", "3", "--plot", "p.jpg"), "a name that ends in .png"),
         (("plan", "none.json", "--budget", "3"), "none.json"),
         (("validate", "."), "folder"),
         (("validate", "x.gguf", "--max-ppl-ratio", "2"), "--reference"),

@@ -115,8 +115,7 @@ def test_the_command_line_takes_several_budgets(tmp_path: Path, quick: dict[str,
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("flag", ["--plot", "--report"])
-@pytest.mark.parametrize("out", [None, "o.gguf"])
+@pytest.mark.parametrize(("flag", "out"), [("--plot", "o.png"), ("--report", None), ("--report", "o.gguf")])
 def test_no_other_output_takes_the_place_of_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, out: str | None
 ) -> None:
