@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gguf import GGUFValueType
 
+from ..allocation import by_loss
 from ..allocation.plan import Plan, TensorPlan
 from ..errors import InputError
 from ..gguf.container import write_container
@@ -57,7 +58,8 @@ def own_metadata(plan: Plan, *, label: str, calibration: TextInfo | None, roundi
         text("lieq.version", __version__),
         text("lieq.metric", plan.metric),
         text("lieq.budget", plan.budget),
-        integers("lieq.levels", list(plan.levels)),
+        # Predicted losses choose among types, without levels.
+        *([] if plan.metric == by_loss.NAME else [integers("lieq.levels", list(plan.levels))]),
         numbers("lieq.block_bits", [block.bits for block in plan.blocks]),
         numbers("lieq.block_scores", [block.score for block in plan.blocks]),
         number("lieq.nominal_bits", plan.nominal_bits),

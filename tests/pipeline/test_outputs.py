@@ -160,6 +160,8 @@ def test_a_file_without_a_name_takes_the_label_of_its_size(tmp_path: Path, quick
         label = label_of(source, report.file_bpw, budget)
         assert job.out.name.endswith(f"-{label}.gguf"), budget
         assert header.get("general.file_type") == LABEL_FILE_TYPES[label]
+        # Predicted losses have no levels.
+        assert ("lieq.levels" in {kv.key for kv in header.metadata}) == (header.get("lieq.metric") != "loss")
 
 
 def test_no_number_of_a_file_has_64_bits(tmp_path: Path, quick: dict[str, Any]) -> None:
