@@ -18,7 +18,10 @@ def last_words(pieces: str) -> str:
     if schedule is None:
         return ""
     finished = len(schedule.finished)
-    stored = f"{finished} of {schedule.count} steps are done, and what they found is stored"
-    if schedule.present is not None:
-        stored += f", with the finished {pieces} of the present step"
-    return f"{stored}. The same command goes on from there:\n  {shlex.join(['lieq-edge', *sys.argv[1:]])}"
+    present = "" if schedule.present is None else f", with the finished {pieces} of the present step"
+    command = shlex.join(["lieq-edge", *sys.argv[1:]])
+    if not finished:
+        return f"No step is done yet. The same command starts again{present}:\n  {command}"
+    are, they = ("is", "it") if finished == 1 else ("are", "they")
+    done = f"{finished} of {schedule.count} steps {are} done, and what {they} found is stored{present}"
+    return f"{done}. The same command goes on from there:\n  {command}"
