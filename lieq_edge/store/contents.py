@@ -13,7 +13,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ _NAME = re.compile(r"(?P<kind>[a-z-]+)\.(?P<key>[0-9a-f]{64})")
 # Half-written files without a lock, where the file system has none.
 _TEMPORARY = re.compile(r"\..*\.tmp")
 _OLD_SECONDS = 24 * 3600
+_NEW_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Store:
         return self.folder / "runs" / f"{kind}.{key}"
 
     def contents(self) -> list[Stored]:
-        """All entries and unfinished work, the longest unused first.
+        """All entries and unfinished work of which anything is stored, the longest unused first.
 
         Raises:
             OSError: the folder is there and cannot be read.
@@ -101,8 +102,9 @@ class Store:
     def _runs(self) -> Iterator[Stored]:
         for path, status in _files(self.folder / "runs", folders=True):
             match = _NAME.fullmatch(path.name)
-            if match:
-                parts = [part for _, part in _files(path)]
+            inside = list(_files(path)) if match else []
+            if match and not _is_empty(inside):
+                parts = [part for _, part in inside]
                 used = max([status.st_mtime, *(part.st_mtime for part in parts)])
                 size, unfinished = sum(part.st_size for part in parts), match["kind"] not in LASTING
                 yield Stored(path, match["kind"], match["key"], size, used, unfinished)
@@ -170,7 +172,7 @@ class Store:
         return len(removed), sum(stored.bytes for stored in removed)
 
     def sweep(self) -> None:
-        """Remove half-written files whose process has ended."""
+        """Remove half-written files whose process has ended, and folders of work of which nothing was stored."""
         sweep_folder(self.folder)
         entries = self.folder / "entries"
         if not entries.is_symlink():
@@ -178,6 +180,11 @@ class Store:
         for path, status in _files(entries):
             if _TEMPORARY.fullmatch(path.name) and status.st_mtime < time.time() - _OLD_SECONDS:
                 remove_file(path)
+        for path, status in _files(self.folder / "runs", folders=True):
+            # A process makes the folder a moment before it locks it.
+            is_old = status.st_mtime < time.time() - _NEW_SECONDS
+            if is_old and _NAME.fullmatch(path.name) and _is_empty(_files(path)):
+                remove_run(path)
 
 
 def write_whole(path: Path, arrays: Arrays, record: Any, name: str = "", model: str = "") -> int:
@@ -227,6 +234,11 @@ def remove_run(path: Path) -> bool:
     if path.exists():  # where the file of a lock that is held cannot be removed
         shutil.rmtree(path, ignore_errors=True)
     return not path.exists()
+
+
+def _is_empty(files: Iterable[tuple[Path, os.stat_result]]) -> bool:
+    """True if there is nothing but the lock of a run."""
+    return all(path.name == LOCK for path, _ in files)
 
 
 def _files(folder: Path, *, folders: bool = False) -> Iterator[tuple[Path, os.stat_result]]:

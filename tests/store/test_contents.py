@@ -193,6 +193,27 @@ def test_half_written_files_of_ended_processes_go(tmp_path: Path) -> None:
     assert fresh.exists()
 
 
+def test_work_of_which_nothing_is_stored_is_not_listed_and_goes(tmp_path: Path) -> None:
+    cache = FolderCache(tmp_path)
+    killed, alive, stored = (cache.run("work", {"n": number}) for number in range(3))
+    stored.save("state", {"a": KB})
+    folders = sorted((tmp_path / "runs").iterdir())
+    assert [one.bytes > 1000 for one in cache.store.contents()] == [True]
+    assert killed._folder is not None
+    assert killed._lock is not None
+    gone = killed._folder
+    killed._lock.release()  # as where the process was killed
+    cache.store.sweep()
+    assert sorted((tmp_path / "runs").iterdir()) == folders  # another process may be about to lock it
+    for folder in folders:
+        os.utime(folder, (1e9, 1e9))
+    cache.store.sweep()
+    assert sorted((tmp_path / "runs").iterdir()) == [folder for folder in folders if folder != gone]
+    for run in (alive, stored):
+        run.close(done=False)
+    assert [one.bytes > 1000 for one in cache.store.contents()] == [True]
+
+
 def test_clearing_leaves_what_is_worked_on(tmp_path: Path) -> None:
     cache = FolderCache(tmp_path)
     cache.put("kind", {}, entry())
