@@ -234,4 +234,5 @@ class _Timer:
                 repeats=self._repeats,
                 threads=self._threads,
                 quickest=True,
+                title=f"Measuring this machine ({kind})",
             )

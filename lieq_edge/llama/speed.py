@@ -50,6 +50,7 @@ def measure_speed(
     repeats: int = 3,
     threads: int | None = None,
     quickest: bool = False,
+    title: str | None = None,
 ) -> Speed:
     """Measure a GGUF file as llama-bench does: prompt and answer apart, each from an empty memory, after a warm-up.
 
@@ -62,6 +63,7 @@ def measure_speed(
         repeats: measurements, whose medians are reported.
         threads: CPU threads; all cores when None.
         quickest: take the quickest measurements instead of the medians: others may be at work on the machine.
+        title: name of the work for the user; by default it names the file.
 
     Raises:
         InputError: a number is below 1, the file is missing, or llama.cpp refuses it or ends on it.
@@ -93,7 +95,7 @@ def measure_speed(
         loads: list[float] = []
         prefills: list[float] = []
         decodes: list[float] = []
-        with stage(f"Measuring the speed of {path.name}", repeats + 1) as advance:
+        with stage(title or f"Measuring the speed of {path.name}", repeats + 1) as advance:
             handle, _ = load()  # brings the file into memory
             for _ in range(repeats):
                 child.release(handle)

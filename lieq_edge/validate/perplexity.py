@@ -36,6 +36,7 @@ MIN_CONTEXT = 8
 
 # Larger files are mapped, so that the system can take their pages out of memory.
 _READ_BYTES = 1 << 32
+_MOST_NAMES = 3
 
 
 @dataclass(frozen=True)
@@ -253,7 +254,9 @@ def _score(
         if scored.context > engine.trained_context:
             name, limit = engine.path.name, engine.trained_context
             log(f"{name} was trained on {limit} tokens; windows of {scored.context} are longer.")
-    with stage("validate", len(windows)) as step:
+    names = [engine.path.name for engine in engines]
+    title = f"Scoring {', '.join(names) if len(names) <= _MOST_NAMES else f'{len(names)} files'}"
+    with stage(title, len(windows)) as step:
         for start in range(0, len(windows), scored.parallel):
             part = slice(start, min(start + scored.parallel, len(windows)))
             batch = windows[part]

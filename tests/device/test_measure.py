@@ -61,6 +61,7 @@ def test_what_was_measured_is_found_again(tmp_path: Path, monkeypatch: pytest.Mo
 
     def counted(path: Path, **options: object) -> Speed:
         calls.append(path.stem)
+        assert options["title"] == f"Measuring this machine ({path.stem})"
         return real(path, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(measure, "measure_speed", counted)

@@ -43,6 +43,7 @@ def test_everything_that_was_measured_is_on_the_page() -> None:
         "Q3_K -&gt; IQ4_NL",
         "SHA-256",
         "word for word",
+        "quantise and write",
         "180.0",
         "1.50 GB",
     ):

@@ -112,6 +112,10 @@ def test_the_command_line_takes_several_budgets(tmp_path: Path, quick: dict[str,
     assert (tmp_path / "1000kB.gguf").is_file()
     assert (tmp_path / "5bpw.gguf").is_file()
     assert "Size against quality" in done.stdout
+    assert "quantise and write " in done.stdout
+    assert "quantize" not in done.stdout
+    assert "Scoring 1000kB.gguf: done" in done.stderr
+    assert "Scoring 5bpw.gguf: done" in done.stderr
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
