@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,18 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_machine() -> Iterator[None]:
+    """Measured once: half a second for each of a thousand exports is a good part of the time of all tests."""
+    from lieq_edge.pipeline import steps
+
+    with (
+        mock.patch.object(steps, "measure_machine", functools.cache(steps.measure_machine)),
+        mock.patch.object(steps, "measure_without_pytorch", functools.cache(steps.measure_without_pytorch)),
+    ):
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,8 +14,9 @@ _SIZE = 1024
 _OPERATIONS = 2.0 * _SIZE**3
 _FLOATS = 1 << 22
 _LEAST_SECONDS = 0.1
-# Something else may take half of the machine for longer than one measurement lasts.
-_ROUNDS = 3
+ROUNDS = 3
+"""Rounds of a measurement: something else may take half of the machine for longer than one of them lasts."""
+
 _ROWS, _COLUMNS = 64, 2048
 
 
@@ -36,11 +37,12 @@ class Machine:
     encode: float
 
 
-def measure_machine(threads: int | None) -> Machine:
-    """Measure for one to two seconds, in PyTorch.
+def measure_machine(threads: int | None, *, rounds: int = ROUNDS) -> Machine:
+    """Measure for about half a second a round, in PyTorch.
 
     Args:
         threads: number of CPU threads, None for all cores.
+        rounds: measurements, of which the best counts.
     """
     import torch
 
@@ -61,10 +63,10 @@ def measure_machine(threads: int | None) -> Machine:
         return Machine(quick, exact, stream, _encode_rate())
 
     with torch.no_grad(), fast_float32():
-        return _best(rates)
+        return _best(rates, rounds)
 
 
-def measure_without_pytorch() -> Machine:
+def measure_without_pytorch(*, rounds: int = ROUNDS) -> Machine:
     """The same by NumPy, which knows no bfloat16: PyTorch takes seconds to import."""
     left, right = np.random.default_rng(0).random((2, _SIZE, _SIZE), np.float32)
     values = np.random.default_rng(0).random(_FLOATS, np.float32)
@@ -73,13 +75,13 @@ def measure_without_pytorch() -> Machine:
         rate = _OPERATIONS / _seconds(lambda: left @ right)
         return Machine(rate, rate, _FLOATS / _seconds(lambda: values / (1 + np.exp(-values))), _encode_rate())
 
-    return _best(rates)
+    return _best(rates, rounds)
 
 
-def _best(rates: Callable[[], Machine]) -> Machine:
+def _best(rates: Callable[[], Machine], rounds: int) -> Machine:
     """The best of several rounds, rate by rate."""
-    rounds = [astuple(rates()) for _ in range(_ROUNDS)]
-    return Machine(*map(max, zip(*rounds, strict=True)))
+    measured = [astuple(rates()) for _ in range(rounds)]
+    return Machine(*map(max, zip(*measured, strict=True)))
 
 
 def _encode_rate() -> float:

@@ -26,7 +26,7 @@ from ..tuning.record import BATCH
 from .calibration import CalibrationText, written_tokens
 from .gather import loss_candidates, stored_steps
 from .job import Job, cache_of
-from .machine import Machine, measure_machine, measure_without_pytorch
+from .machine import ROUNDS, Machine, measure_machine, measure_without_pytorch
 from .tuning import TuningChoice
 
 PARITY, MEASURE, TEXT, LOSSES, IMPORTANCES, WRITE, TUNE, SCORE, COMPARE = (
@@ -44,6 +44,9 @@ PARITY, MEASURE, TEXT, LOSSES, IMPORTANCES, WRITE, TUNE, SCORE, COMPARE = (
 
 _WORTH = 5.0
 """Seconds at the machine's best rate that are worth a measurement of llama.cpp."""
+
+_SMALL = 20e6
+"""Weights of a model whose work takes seconds, so that a second round of measuring would be a good part of it."""
 
 # Attention over the rate of float32 products: its products are small, and its scores are float32.
 _ATTENTION, _ATTENTION_OF_LLAMA = 1 / 2.5, 1 / 8
@@ -122,7 +125,7 @@ def schedule_of(jobs: list[Job], *, presets: int = 0) -> Schedule:
     done: frozenset[str] = frozenset()
     stored = stored_steps(jobs[0])
     shapes = _Shapes.of(jobs[0].source)
-    machine = _rates(jobs[0], stored)
+    machine = _rates(jobs[0], stored, 1 if shapes.weights < _SMALL else ROUNDS)
     prompts = _prompt_rate(jobs, shapes, machine)
     for job in jobs:
         cost = _Costs(shapes, machine, prompts, job.threads or available_threads())
@@ -141,7 +144,7 @@ def announce(schedule: Schedule) -> None:
     log(f"{count}, about {spoken(schedule.seconds)}: {steps}.")
 
 
-def _rates(job: Job, stored: frozenset[str]) -> Machine:
+def _rates(job: Job, stored: frozenset[str], rounds: int) -> Machine:
     """Rates of this machine, measured in PyTorch where a step needs that anyway; else the last measured ones."""
     needed: set[str] = set()
     if job.source.in_transformers and job.out is not None and job.settings.parity:
@@ -154,8 +157,8 @@ def _rates(job: Job, stored: frozenset[str]) -> Machine:
         needed.add(LOSSES)
     if needed <= stored:
         entry = job.cache.get("rates", {})
-        return Machine(**entry.record) if entry is not None else measure_without_pytorch()
-    machine = measure_machine(job.threads)
+        return Machine(**entry.record) if entry is not None else measure_without_pytorch(rounds=rounds)
+    machine = measure_machine(job.threads, rounds=rounds)
     if not job.cache.has("rates", {}):
         job.cache.put("rates", {}, Entry(record=asdict(machine)))
     return machine

@@ -64,7 +64,7 @@ def test_estimates_grow_with_the_work(
     tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Rates of a loaded machine differ from one measurement to the next.
-    monkeypatch.setattr(steps, "measure_machine", lambda threads: Machine(2e9, 1e9, 1e9, 1e6))
+    monkeypatch.setattr(steps, "measure_machine", lambda *_, **__: Machine(2e9, 1e9, 1e9, 1e6))
 
     def seconds(**more: Any) -> dict[str, float]:
         done = schedule_of([job(tmp_path / "a.gguf", **{"budget": "5bpw", **settings, **more})]).steps
