@@ -12,7 +12,8 @@ import pytest
 from benchmarks.process_tree import measure
 
 MB = 1_000_000
-HOLD = "import time; block = b'x' * {size}; time.sleep(0.5)"
+# Long enough to be looked at on a machine that is busy.
+HOLD = "import time; block = b'x' * {size}; time.sleep(1)"
 
 
 def run(program: str) -> list[str]:
@@ -30,7 +31,7 @@ def test_memory_of_a_process() -> None:
     assert made.returncode == idle.returncode == 0
     assert made.tree_rss - idle.tree_rss == pytest.approx(150 * MB, rel=0.03)
     assert made.own_rss == pytest.approx(made.tree_rss, rel=0.03)
-    assert 0.4 < made.seconds <= taken
+    assert 0.9 < made.seconds <= taken
 
 
 def test_children_count() -> None:
@@ -50,7 +51,7 @@ def test_pages_of_files_are_told_apart(tmp_path: Path) -> None:
     path.write_bytes(bytes(80 * MB))
     program = (
         f"import mmap, time; file = open({str(path)!r}, 'rb'); view = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ);"
-        "count = sum(view[i] for i in range(0, len(view), 4096)); time.sleep(0.3)"
+        "count = sum(view[i] for i in range(0, len(view), 4096)); time.sleep(1)"
     )
     made = measure(run(program))
     assert made.tree_rss > 85 * MB
@@ -61,10 +62,10 @@ def test_pages_of_files_are_told_apart(tmp_path: Path) -> None:
 def test_peaks_by_stage() -> None:
     program = (
         "import sys, time\n"
-        f"block = b'x' * {90 * MB}; time.sleep(0.2)\n"
-        "print('Measuring: done in 0.2 s', file=sys.stderr, flush=True); del block; time.sleep(0.3)\n"
+        f"block = b'x' * {90 * MB}; time.sleep(1)\n"
+        "print('Measuring: done in 1 s', file=sys.stderr, flush=True); del block; time.sleep(1)\n"
         "print('a remark', file=sys.stderr)\n"
-        "print('Quantise and write: done in 0.3 s', file=sys.stderr, flush=True); time.sleep(0.2)\n"
+        "print('Quantise and write: done in 0.3 s', file=sys.stderr, flush=True); time.sleep(1)\n"
     )
     made = measure(run(program))
     assert [phase.title for phase in made.phases] == ["Measuring", "Quantise and write", "end"]
