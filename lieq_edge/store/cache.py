@@ -177,7 +177,7 @@ class FolderCache(Cache):
         if not self._is_usable():
             return False
         key = self._key(kind, parts)
-        return self.store.entry_path(kind, key).is_file() or self.store.run_path(kind, key).is_dir()
+        return self.store.entry_path(kind, key).is_file() or self.store.has_run(kind, key)
 
     def put(self, kind: str, parts: Parts, entry: Entry) -> None:
         self._guard()

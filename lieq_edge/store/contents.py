@@ -84,6 +84,10 @@ class Store:
         """Path of unfinished work, whether it is there or not."""
         return self.folder / "runs" / f"{kind}.{key}"
 
+    def has_run(self, kind: str, key: str) -> bool:
+        """There is unfinished or lasting work of which anything is stored."""
+        return not _is_empty(_files(self.run_path(kind, key)))
+
     def contents(self) -> list[Stored]:
         """All entries and unfinished work of which anything is stored, the longest unused first.
 

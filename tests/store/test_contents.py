@@ -51,6 +51,18 @@ def test_what_a_cache_is_about_counts(tmp_path: Path) -> None:
     assert cache.get("kind", {}) is None
 
 
+def test_work_of_which_nothing_is_stored_is_not_known(tmp_path: Path) -> None:
+    cache = FolderCache(tmp_path)
+    run = cache.run("work", {})
+    assert not cache.has("work", {})
+    run.save("state", {"a": KB})
+    run.close(done=False)
+    assert cache.has("work", {})
+    run = cache.run("work", {})
+    run.close(done=True)
+    assert not cache.has("work", {})
+
+
 def test_a_label_names_the_model_and_changes_nothing_else(tmp_path: Path) -> None:
     cache = FolderCache(tmp_path)
     cache.about(model="1").labelled("org/model").put("kind", {"n": 1}, entry(1))
