@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .pipeline.gather import Evidence, gather
     from .pipeline.job import Job, resolve
     from .pipeline.outputs import output_paths
-    from .pipeline.plan import allocate, analyze_model, plan_model, plan_saved
+    from .pipeline.plan import allocate, analyze_model, plan_model, plan_models, plan_saved
     from .pipeline.report import ExportReport
     from .pipeline.validation import check_gate, check_gates, score_files, validate_against
     from .pipeline.write_stage import write
@@ -75,7 +75,7 @@ _MODULES = {
     "pipeline.gather": ("Evidence", "gather"),
     "pipeline.job": ("Job", "resolve"),
     "pipeline.outputs": ("output_paths",),
-    "pipeline.plan": ("allocate", "analyze_model", "plan_model", "plan_saved"),
+    "pipeline.plan": ("allocate", "analyze_model", "plan_model", "plan_models", "plan_saved"),
     "pipeline.report": ("ExportReport",),
     "recipe": ("Recipe", "list_recipes", "load_recipe", "read_recipe"),
     "settings": ("Settings", "merge"),
@@ -159,6 +159,7 @@ __all__ = [
     "open_source",
     "output_paths",
     "plan_model",
+    "plan_models",
     "plan_saved",
     "plot_frontier",
     "plot_layers",

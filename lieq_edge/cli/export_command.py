@@ -189,7 +189,7 @@ def export(
         # A file that is there is of no matter to a plan.
         check_output(path, force=force or dry_run)
     if dry_run:
-        report.show_plans([api.plan_model(model, each, saved) for each in settings], as_json=json_output)
+        report.show_plans(api.plan_models(model, settings, saved), as_json=json_output)
         return
     interrupt.set_last_words((lambda: last_words("blocks")) if settings[0].cache else None)
     done = api.export_models(

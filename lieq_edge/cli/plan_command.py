@@ -104,7 +104,7 @@ def plan(
         saved = load_saved(user_path(model))
         plans = [api.plan_saved(saved, each) for each in settings]
     else:
-        plans = [api.plan_model(model, each) for each in settings]
+        plans = api.plan_models(model, settings)
     if out is not None:
         api.save_json(plans[0], out, replace=force)
     report.show_plans(plans, as_json=json_output)

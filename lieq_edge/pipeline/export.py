@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,16 +14,16 @@ from ..blockwise.threads import restored_threads
 from ..errors import InputError
 from ..evidence.blocks.records import Diagnostics
 from ..settings import Settings
-from ..store import NO_CACHE, Cache, Run, open_cache
+from ..store import Cache, Run
 from ..system.exclusive import one_at_a_time
-from ..system.files import check_output, sweep, temporary_folder, user_path
+from ..system.files import check_output, sweep, user_path
 from ..system.jsonio import to_json
 from ..system.progress import Progress, log, reporting_to
 from ..system.schedule import Schedule, following
 from .choices import check_combination, check_inputs
 from .compare import check_comparison, check_makeable, compare_presets
 from .gather import gather
-from .job import Job, cache_of, open_for, resolve
+from .job import Job, open_for, resolve, shared_cache
 from .plan import allocate
 from .report import ExportReport
 from .steps import announce, schedule_of
@@ -113,7 +112,7 @@ def export_models(
             parse_budget(settings.budget)
             presets = check_comparison(settings, compare)
         check_inputs(files[0][1], writes=True)
-        cache = _shared_cache(files, stack)
+        cache = shared_cache([settings for _, settings in files], stack)
         beside = [user_path(path) for path in others]
         explicit = [user_path(out) for out, _ in files if out is not None]
         check_distinct(explicit, beside)
@@ -146,15 +145,6 @@ class _Work:
 
 def _named(files: Files) -> Iterator[tuple[Path, Settings]]:
     return ((user_path(out), settings) for out, settings in files if out is not None)
-
-
-def _shared_cache(files: Files, stack: ExitStack) -> Cache:
-    """The cache of the settings; a temporary one where several files would be measured without any."""
-    cache = cache_of(files[0][1])
-    if cache is NO_CACHE and len(files) > 1:
-        folder = stack.enter_context(temporary_folder(Path(tempfile.gettempdir())))
-        return open_cache(Path(folder) / "cache", threads=files[0][1].threads)
-    return cache
 
 
 def _claim(out: Path, model: str, settings: Settings, cache: Cache, force: bool, stack: ExitStack) -> tuple[Run, bool]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from ..runtimes.base import LOSS, NETWORK
 from ..settings import Settings
 from ..sources import Source, open_source
 from ..store import NO_CACHE, Cache, open_cache, parse_size
-from ..system.files import user_path
+from ..system.files import temporary_folder, user_path
 from ..system.fingerprint import Fingerprints
 from ..system.progress import log, step_of
 from ..system.schedule import Schedule
@@ -271,6 +271,15 @@ def cache_of(settings: Settings) -> Cache:
     if not settings.cache:
         return NO_CACHE
     return open_cache(settings.cache_dir, limit=parse_size(settings.cache_limit), threads=settings.threads)
+
+
+def shared_cache(settings: Sequence[Settings], stack: contextlib.ExitStack) -> Cache:
+    """The cache of the jobs of several budgets; a temporary one where each would measure anew without any."""
+    cache = cache_of(settings[0])
+    if cache is NO_CACHE and len(settings) > 1:
+        folder = stack.enter_context(temporary_folder())
+        return open_cache(folder / "cache", threads=settings[0].threads)
+    return cache
 
 
 def check_saved(saved: Diagnostics, settings: Settings) -> None:

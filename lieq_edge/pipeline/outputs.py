@@ -35,7 +35,7 @@ def output_paths(model: str | Path, out: str | None, settings: Sequence[Settings
         InputError: a field is unknown or says how it is to be formatted, a budget is given twice, or several budgets
             would write one file.
     """
-    _check_different(settings)
+    check_different(settings)
     if out is None:
         return [None] * len(settings)
     fields = _fields_of(out)
@@ -50,8 +50,12 @@ def output_paths(model: str | Path, out: str | None, settings: Sequence[Settings
     return [Path(out.format(name=name, budget=budget, size=budget)) for budget in budgets]
 
 
-def _check_different(settings: Sequence[Settings]) -> None:
-    """Refuse a budget that is given twice, in whatever words."""
+def check_different(settings: Sequence[Settings]) -> None:
+    """Refuse a budget that is given twice, in whatever words.
+
+    Raises:
+        InputError: the sentence names the budget.
+    """
     seen = set()
     for budget in (parse_budget(each.budget) for each in settings):
         # The value of a preset is known from the model only.

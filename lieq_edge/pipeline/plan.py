@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +19,10 @@ from ..system.exclusive import one_at_a_time
 from ..system.progress import Progress, log, reporting_to
 from ..system.schedule import following
 from .blocks import measure_diagnostics
-from .choices import check_combination, choose_allocator
+from .choices import check_combination, check_inputs, choose_allocator
 from .gather import Evidence, gather
-from .job import Job, check_saved, note_ceiling, resolve
+from .job import Job, check_saved, note_ceiling, open_for, resolve, shared_cache
+from .outputs import check_different
 from .steps import announce, schedule_of
 
 
@@ -52,13 +55,46 @@ def plan_model(
     Raises:
         InputError: bad input.
     """
-    with reporting_to(progress), one_at_a_time(), restored_threads():
-        job = resolve(model, settings, saved=saved)
-        schedule = schedule_of([job])
+    return plan_models(model, [settings], saved, progress=progress)[0]
+
+
+def plan_models(
+    model: str | Path,
+    settings: Sequence[Settings],
+    saved: Diagnostics | None = None,
+    *,
+    progress: Progress | None = None,
+) -> list[Plan]:
+    """The plans of several exports, whose settings should differ in the budget only: the model is measured once.
+
+    Args:
+        model: Hugging Face directory, hub id, ``.gguf`` file or ``demo``.
+        settings: settings of each export.
+        saved: saved measurements of the same model, to skip measuring.
+        progress: function that receives steps and notes.
+
+    Raises:
+        InputError: bad input.
+    """
+    with ExitStack() as stack:
+        for context in (reporting_to(progress), one_at_a_time(), restored_threads()):
+            stack.enter_context(context)
+        check_different(settings)
+        for each in settings:
+            check_combination(each)
+        check_inputs(settings[0], writes=False)
+        opened = open_for(model, settings[0], shared_cache(settings, stack))
+        jobs = [resolve(model, each, saved=saved, opened=opened) for each in settings]
+        schedule = schedule_of(jobs)
         announce(schedule)
-        log(f"Note: {job.method.sentence}")
-        with following(schedule), gather(replace(job, schedule=schedule), rounding=False) as evidence:
-            return allocate(job, evidence)
+        for sentence in dict.fromkeys(job.method.sentence for job in jobs):
+            log(f"Note: {sentence}")
+        plans = []
+        with following(schedule):
+            for job in jobs:
+                with gather(replace(job, schedule=schedule), rounding=False) as evidence:
+                    plans.append(allocate(job, evidence))
+        return plans
 
 
 def plan_saved(saved: Diagnostics, settings: Settings) -> Plan:

@@ -269,9 +269,12 @@ def test_several_budgets_are_planned_together(tmp_path: Path, model: Path, saved
     out = tmp_path / "plan.json"
     assert_refused(run("plan", saved, *budgets, "--out", out), "--out holds one plan", "one --budget")
     assert not out.exists()
-    done = run("plan", model, *budgets, "--probe-tokens", 64, "--cache-dir", tmp_path / "cache", "--json")
-    assert [plan["budget"] for plan in json.loads(done.stdout)] == ["2.5", "3"]
-    assert done.stderr.count("Measuring geometry") == 1
+    for command in (("plan",), ("export", "--dry-run")):
+        done = run(*command, model, *budgets, "--probe-tokens", 64, "--no-cache", "--json")
+        assert [plan["budget"] for plan in json.loads(done.stdout)] == ["2.5", "3"]
+        assert done.stderr.count("Measuring geometry: done") == 1
+    for command in (("plan",), ("export", "--dry-run")):
+        assert_refused(run(*command, model, "-b", "3", "-b", "3.0"), "is given twice")
 
 
 def test_saved_measurements_are_known_by_their_content(tmp_path: Path, saved: Path) -> None:
