@@ -37,7 +37,9 @@ def write(
     """
     assert job.out is not None
     out = job.out
-    check_space(output_target(out).parent, plan.file_bytes)
+    # The tuned file is written beside the rounded one, which stays if anything goes wrong.
+    copies = 1 if job.tuning is None else 2
+    check_space(output_target(out).parent, copies * plan.file_bytes)
     wants_none = isinstance(job.calibration, NoCalibration) and job.calibration.wanted
     job.rounder.check(plan, evidence.importances, allow_none=wants_none)
     with job.step("quantize and write"), stage("Quantise and write", len(plan.tensors)) as advance:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,16 @@ def test_training_ends_when_nothing_gets_better(text: Path, tmp_path: Path, monk
     report = export(tmp_path / "out.gguf", text, tmp_path / "cache", *TUNED, 400)["tuned"]
     assert report["steps"] == 50  # each of five judgements halves the rate
     assert report["best_step"] == 0
+
+
+def test_tuning_needs_room_for_a_second_file(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, out = tmp_path / "plain.gguf", tmp_path / "out.gguf"
+    size = export(plain, text, tmp_path / "cache")["file_bytes"]
+    usage = shutil.disk_usage(tmp_path)._replace(free=size * 3 // 2)
+    monkeypatch.setattr("lieq_edge.system.files.shutil.disk_usage", lambda _: usage)
+    assert export(out, text, tmp_path / "cache")["file_bytes"] == size
+    done = run("export", model(), "--out", out, *arguments(text, tmp_path / "cache"), *TUNED, 10)
+    assert_refused(done, "The disk of", f"{2 * size / 1e6:,.0f} MB are needed")
 
 
 def test_minutes_end_the_training(text: Path, tmp_path: Path) -> None:
