@@ -41,7 +41,7 @@ def analyze(
     context: typer.Context,
     model: Model,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Save the measurements as JSON.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the layer profile as a PNG.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Plot the layer profile as a PNG.")] = None,
     revision: RevisionFlag = None,
     lora: LoraFlag = None,
     allow_pickle: PickleFlag = False,

@@ -22,7 +22,7 @@ from .sweep_command import sweep
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
-    help="Make a small mixed-precision GGUF of a language model: bits go to the blocks that matter.",
+    help="Make a small mixed-precision GGUF file of a language model: bits go to the blocks that matter.",
 )
 for command in (export, sweep, fit, analyze, plan, validate, inspect, chat, bench, card):
     app.command()(command)
@@ -38,6 +38,8 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Bits go to the blocks that matter."""

@@ -28,16 +28,19 @@ _OF_TYPES = ("out", "name", "cache_dir", "no_cache", "force")
 
 def bench(
     context: typer.Context,
-    file: Annotated[Path | None, typer.Argument(help="GGUF file to measure; none with --types.")] = None,
-    prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 256,
-    generate: Annotated[int, typer.Option(min=1, help="Tokens of the answer.")] = 64,
-    repeats: Annotated[int, typer.Option(min=1, help="Measurements; their medians are shown.")] = 3,
+    file: Annotated[Path | None, typer.Argument(help="GGUF file to measure; leave it out with --types.")] = None,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens in the prompt.")] = 256,
+    generate: Annotated[int, typer.Option(min=1, help="Tokens in the answer.")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="Number of measurements; their medians are shown.")] = 3,
     types: Annotated[
         bool,
-        typer.Option("--types", rich_help_panel=DEVICE, help="Measure what a weight of each type costs here."),
+        typer.Option(
+            "--types", rich_help_panel=DEVICE, help="Measure the cost of a weight of each type on this machine."
+        ),
     ] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", rich_help_panel=DEVICE, help="Profile to write, for --device (JSON).")
+        Path | None,
+        typer.Option("--out", "-o", rich_help_panel=DEVICE, help="Profile to write (JSON), for use with --device."),
     ] = None,
     name: Annotated[str | None, typer.Option(rich_help_panel=DEVICE, help="Name of the profile.")] = None,
     threads: ThreadsFlag = None,
@@ -48,7 +51,7 @@ def bench(
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Speed of a GGUF file in llama.cpp on this machine, its load time and its memory; or the speed of every type."""
+    """Measure a GGUF file in llama.cpp on this machine: speed, load time and memory; or the speed of every type."""
     set_quiet(quiet)
     if types:
         if file is not None:

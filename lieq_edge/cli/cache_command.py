@@ -31,7 +31,7 @@ _UNKNOWN = "(unknown)"
 def list_contents(
     cache_dir: CacheDirFlag = None, json_output: JsonFlag = False, quiet: QuietFlag = False, debug: DebugFlag = False
 ) -> None:
-    """List what is stored of each model, the longest unused first: size, and time since it was last used."""
+    """List what is stored for each model, longest unused first, with its size and the time since it was last used."""
     set_quiet(quiet)
     store = _store(cache_dir)
     models = _by_use(store)
@@ -53,7 +53,7 @@ def list_contents(
 def size(
     cache_dir: CacheDirFlag = None, json_output: JsonFlag = False, quiet: QuietFlag = False, debug: DebugFlag = False
 ) -> None:
-    """Show the size of the cache, and its folder."""
+    """Show the size of the cache and its folder."""
     set_quiet(quiet)
     store = _store(cache_dir)
     contents = store.contents()
@@ -67,17 +67,17 @@ def size(
 @app.command()
 def clear(
     model: Annotated[
-        str | None, typer.Argument(help="Model, as `cache list` names it; without it everything.", show_default=False)
+        str | None, typer.Argument(help="Model, as `cache list` names it; default: everything.", show_default=False)
     ] = None,
     older_than: Annotated[
-        str | None, typer.Option(help="Only what was unused for so long: 30d, 12h, 2w.", show_default=False)
+        str | None, typer.Option(help="Only what has been unused for this long: 30d, 12h, 2w.", show_default=False)
     ] = None,
     cache_dir: CacheDirFlag = None,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Remove what no running lieq-edge uses: everything, that of one model, or what was unused for long."""
+    """Remove what no running lieq-edge is using: everything, one model's entries, or what has long been unused."""
     from ..store import parse_age
 
     set_quiet(quiet)

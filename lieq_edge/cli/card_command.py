@@ -17,25 +17,23 @@ from .report import print_json
 def card(
     files: Annotated[list[Path], typer.Argument(help="GGUF files of one model.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model card to write.")] = Path("README.md"),
-    modelfile: Annotated[Path, typer.Option(help="Ollama's Modelfile of the first file to write.")] = Path("Modelfile"),
+    modelfile: Annotated[Path, typer.Option(help="Ollama Modelfile to write for the first file.")] = Path("Modelfile"),
     no_modelfile: Annotated[bool, typer.Option("--no-modelfile", help="Write no Modelfile.")] = False,
     upload: Annotated[
-        str | None, typer.Option(help="Send files and card to this repository of the hub, OWNER/NAME.")
+        str | None, typer.Option(help="Upload files and card to this hub repository, OWNER/NAME.")
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     base_model: Annotated[str | None, typer.Option(help="Hub id of the original; default: what the file says.")] = None,
     license_name: Annotated[
         str | None, typer.Option("--license", help="License, e.g. apache-2.0; default: what the file says.")
     ] = None,
-    language: Annotated[
-        list[str] | None, typer.Option(help="Code of a language, e.g. en; several are possible.")
-    ] = None,
+    language: Annotated[list[str] | None, typer.Option(help="Language code, e.g. en; can be repeated.")] = None,
     force: ForceFlag = False,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Write a model card and an Ollama Modelfile, and send the files to the Hugging Face hub."""
+    """Write a model card and an Ollama Modelfile, and upload the files to the Hugging Face hub."""
     set_quiet(quiet)
     published = api.publish_files(
         files,

@@ -33,22 +33,23 @@ def chat(
     file: Annotated[Path, typer.Argument(help="GGUF file to talk to.")],
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Most tokens of an answer; default: what the context has room for.")
+        int | None,
+        typer.Option(min=1, help="Maximum length of an answer in tokens; default: what the context has room for."),
     ] = None,
     temperature: Annotated[
         float | None, typer.Option(help="0 = always the likeliest token; default: the file's value, or 0.8.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of the sampling; default: another each time.")
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Seed for sampling; default: different each time.")
     ] = None,
     context: Annotated[
-        int | None, typer.Option(min=8, help="Tokens of the conversation; default 4096, or the model's if fewer.")
+        int | None, typer.Option(min=8, help="Tokens in the conversation; default 4096, or the model's if shorter.")
     ] = None,
     threads: ThreadsFlag = None,
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Talk to a GGUF file, with its own chat template. From a pipe, each line is a message."""
+    """Talk to a GGUF file, using its own chat template. From a pipe, each line is a message."""
     set_quiet(quiet)
     with api.open_chat(
         file,

@@ -83,7 +83,7 @@ def export(
     recipe: RecipeFlag = None,
     quiet: QuietFlag = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", rich_help_panel=FIRST, help="Measure and plan, write nothing.")
+        bool, typer.Option("--dry-run", rich_help_panel=FIRST, help="Measure and plan, but write nothing.")
     ] = False,
     device: DeviceFlag = None,
     context_size: ContextSizeFlag = None,
@@ -112,19 +112,21 @@ def export(
     probe_tokens: ProbeTokensFlag = 512,
     diagnostics: Annotated[
         Path | None,
-        typer.Option(rich_help_panel="Measurements of the blocks", help="Saved measurements of this model."),
+        typer.Option(rich_help_panel="Measurements of the blocks", help="Use saved measurements of this model."),
     ] = None,
     text: TextFlag = None,
     context_tokens: Annotated[
-        int, typer.Option("--context", min=8, rich_help_panel=VALIDATION, help="Tokens of a window.")
+        int, typer.Option("--context", min=8, rich_help_panel=VALIDATION, help="Tokens per window.")
     ] = 512,
-    chunks: Annotated[int, typer.Option(min=1, rich_help_panel=VALIDATION, help="Windows to validate on.")] = 16,
+    chunks: Annotated[
+        int, typer.Option(min=1, rich_help_panel=VALIDATION, help="Number of windows to validate on.")
+    ] = 16,
     parse_special: ParseSpecialFlag = False,
     max_ppl_ratio: Annotated[
         float | None,
         typer.Option(
             rich_help_panel=VALIDATION,
-            help="Exit with 1 if PPL exceeds the unquantised model's by more than this factor.",
+            help="Exit with code 1 if PPL exceeds the unquantised model's by more than this factor.",
         ),
     ] = None,
     no_validate: Annotated[
@@ -135,7 +137,7 @@ def export(
         typer.Option(
             "--no-reference",
             rich_help_panel=VALIDATION,
-            help="Score the written file alone, without the unquantised model.",
+            help="Score only the written file, without running the unquantised model.",
         ),
     ] = False,
     no_parity: Annotated[
@@ -143,26 +145,24 @@ def export(
         typer.Option(
             "--no-parity",
             rich_help_panel=VALIDATION,
-            help="Do not compare llama.cpp with transformers before the work.",
+            help="Skip the check of llama.cpp against transformers before the work.",
         ),
     ] = False,
     compare: Annotated[
         list[str] | None,
         typer.Option(
             rich_help_panel=FIRST,
-            help="Make llama.cpp's preset of that size too, and say which is closer to the model; a name, e.g. Q4_K_M, "
-            "chooses it. Give it several times for several presets.",
+            help="Also make llama.cpp's preset of the same size, and say which is closer to the model; a name, "
+            "e.g. Q4_K_M, chooses another preset. Repeat it for several presets.",
         ),
     ] = None,
     page: Annotated[
         Path | None,
-        typer.Option(
-            "--report", rich_help_panel=FIRST, help="Write a page for the browser: pictures, scores, answers (HTML)."
-        ),
+        typer.Option("--report", rich_help_panel=FIRST, help="Write an HTML page with charts, scores and answers."),
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(rich_help_panel=VALIDATION, help="Draw size against KL divergence of all files as a PNG."),
+        typer.Option(rich_help_panel=VALIDATION, help="Plot size against KL divergence of all files as a PNG."),
     ] = None,
     seed: SeedFlag = 0,
     threads: ThreadsFlag = None,
@@ -174,7 +174,7 @@ def export(
     verbose: VerboseFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Make a GGUF file of a size, as close to the model as it can be: measure, allocate, round, write, validate."""
+    """Make a GGUF file of a given size as close to the model as possible: measure, allocate, round, write, validate."""
     set_quiet(quiet)
     introduce(recipe)
     api.check_plot(plot)

@@ -38,26 +38,28 @@ def validate(
     reference: Annotated[str | None, typer.Option(help="GGUF file or model to compare with.")] = None,
     text: TextFlag = None,
     context: ContextFlag = 512,
-    chunks: Annotated[int | None, typer.Option(min=1, help="Windows to score; default: all of the text.")] = None,
+    chunks: Annotated[
+        int | None, typer.Option(min=1, help="Number of windows to score; default: the whole text.")
+    ] = None,
     parse_special: ParseSpecialFlag = False,
-    speed: Annotated[bool, typer.Option("--speed", help="Measure tokens a second as well.")] = False,
+    speed: Annotated[bool, typer.Option("--speed", help="Also measure tokens per second.")] = False,
     threads: ThreadsFlag = None,
     max_ppl_ratio: Annotated[
-        float | None, typer.Option(help="Exit with 1 if PPL exceeds the reference's by more than this factor.")
+        float | None, typer.Option(help="Exit with code 1 if PPL exceeds the reference's by more than this factor.")
     ] = None,
     tasks: Annotated[
         str | None,
         typer.Option(
             rich_help_panel=TASKS,
-            help="Score tasks of lm-evaluation-harness instead: names with commas, e.g. arc_easy,piqa, or a YAML file.",
+            help="Score lm-evaluation-harness tasks instead: comma-separated names (arc_easy,piqa) or a YAML file.",
         ),
     ] = None,
     task_limit: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=TASKS, help="Most items of a task; default: all.")
+        int | None, typer.Option(min=1, rich_help_panel=TASKS, help="Maximum number of items per task; default: all.")
     ] = None,
     allow_task_code: Annotated[
         bool,
-        typer.Option("--allow-task-code", rich_help_panel=TASKS, help="Run the Python code that a YAML file names."),
+        typer.Option("--allow-task-code", rich_help_panel=TASKS, help="Run Python code named in a YAML file."),
     ] = False,
     cache_dir: CacheDirFlag = None,
     no_cache: NoCacheFlag = False,
@@ -65,7 +67,7 @@ def validate(
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Perplexity by llama.cpp's protocol and, with a reference, KL divergence and top-1 agreement; or tasks.
+    """Measure perplexity as llama.cpp does and, with a reference, KL divergence and top-1 agreement; or score tasks.
 
     Several files are compared in one table; the reference runs once for all of them.
     """
@@ -117,11 +119,11 @@ def _check_kind(context: typer.Context, tasks: str | None) -> None:
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="GGUF file to look at.")],
+    file: Annotated[Path, typer.Argument(help="GGUF file to inspect.")],
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Types, sizes and bits of a GGUF file, and how lieq-edge made it."""
+    """Show the types, sizes and bits of a GGUF file, and how lieq-edge made it."""
     set_quiet(quiet)
     report.show_inspection(api.inspect_file(file), as_json=json_output)

@@ -23,18 +23,19 @@ _WAYS = {"mapped": "yes", "read": "yes, --load-mode none", "plain": "yes, --no-r
 def fit(
     model: Model,
     device: DeviceFlag = None,
-    context: Annotated[int, typer.Option(min=1, rich_help_panel=DEVICE, help="Tokens of a conversation.")] = 4096,
+    context: Annotated[int, typer.Option(min=1, rich_help_panel=DEVICE, help="Tokens in a conversation.")] = 4096,
     kv: KvFlag = None,
     min_tps: MinTpsFlag = None,
     memory: Annotated[
-        str | None, typer.Option(rich_help_panel=DEVICE, help="Memory of the device, e.g. 2GiB, if not its profile's.")
+        str | None,
+        typer.Option(rich_help_panel=DEVICE, help="The device's memory, e.g. 2GiB, if it differs from the profile."),
     ] = None,
     revision: RevisionFlag = None,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Which sizes of a model fit a device, how fast they are there, and with which flags of llama.cpp."""
+    """Show which sizes of a model fit a device, how fast they run there, and which llama.cpp flags to use."""
     set_quiet(quiet)
     if device is None:
         names = ", ".join(profile.name for profile in api.list_profiles())

@@ -33,23 +33,23 @@ BudgetsFlag = Annotated[
         "--budget",
         "-b",
         rich_help_panel=FIRST,
-        help="90MB = size of the file, Q4_K_M = size of llama.cpp's preset, 3.0bpw = bits a weight, 2.1 = nominal bits "
-        "as in the paper. Give it several times for several files.",
+        help="90MB = file size, Q4_K_M = size of llama.cpp's preset, 3.0bpw = bits per weight, 2.1 = nominal bits as "
+        "in the paper. Repeat it to make several files.",
     ),
 ]
 EffortFlag = Annotated[
     Effort,
-    typer.Option(rich_help_panel=FIRST, help="Time that the work may take: it decides rounding and calibration."),
+    typer.Option(rich_help_panel=FIRST, help="How much time to spend; sets rounding and calibration."),
 ]
 RecipeFlag = Annotated[
     Path | None,
-    typer.Option(rich_help_panel=FIRST, help="Name of `lieq-edge recipes list`, or a YAML file; flags win."),
+    typer.Option(rich_help_panel=FIRST, help="Name from `lieq-edge recipes list`, or a YAML file; flags override it."),
 ]
 QuietFlag = Annotated[
-    bool, typer.Option("--quiet", "-q", rich_help_panel=FIRST, help="No progress and no notes on stderr.")
+    bool, typer.Option("--quiet", "-q", rich_help_panel=FIRST, help="Print no progress or notes on stderr.")
 ]
 
-RevisionFlag = Annotated[str | None, typer.Option(rich_help_panel=MODEL, help="Branch, tag or commit of a hub id.")]
+RevisionFlag = Annotated[str | None, typer.Option(rich_help_panel=MODEL, help="Branch, tag or commit of a hub model.")]
 LoraFlag = Annotated[
     Path | None,
     typer.Option(rich_help_panel=MODEL, help="Directory of a PEFT adapter (LoRA) to merge into the weights."),
@@ -67,31 +67,31 @@ MetricFlag = Annotated[
     Metric | None,
     typer.Option(
         rich_help_panel=ALLOCATION,
-        help="Evidence that bits follow. Default: loss for a size, geometry (the paper's) for nominal bits.",
+        help="Evidence used to allocate bits. Default: loss for a size, geometry (the paper's) for nominal bits.",
     ),
 ]
 LevelsFlag = Annotated[
-    str, typer.Option(rich_help_panel=ALLOCATION, help="Bits a block may get: 2,3,4, or 2,4 as in the paper.")
+    str, typer.Option(rich_help_panel=ALLOCATION, help="Bits a block can get: 2,3,4, or 2,4 as in the paper.")
 ]
 TypesFlag = Annotated[
     str,
     typer.Option(
         rich_help_panel=ALLOCATION,
-        help="With --metric loss: types to choose from: k, all, or names with commas. With any metric: portable, which "
-        "leaves out those that some programs do not read.",
+        help="With --metric loss: types to choose from: k, all, or comma-separated names. With any metric: portable, "
+        "which leaves out types that some programs do not read.",
     ),
 ]
 GranularityFlag = Annotated[
     Granularity | None,
     typer.Option(
-        rich_help_panel=ALLOCATION, help="With --metric loss: a type for each block or tensor; default tensor."
+        rich_help_panel=ALLOCATION, help="With --metric loss: one type per block or per tensor; default tensor."
     ),
 ]
 EmbeddingFlag = Annotated[
     str | None,
     typer.Option(
         rich_help_panel=ALLOCATION,
-        help="Type of the token embedding; default Q6_K if it is also the head, else Q4_K.",
+        help="Type of the token embedding; default Q6_K if it is also the head, otherwise Q4_K.",
     ),
 ]
 OutputTypeFlag = Annotated[
@@ -107,16 +107,18 @@ ProjectionsFlag = Annotated[
 ]
 BaselineFlag = Annotated[Baseline, typer.Option(rich_help_panel=BLOCKS, help="Untrained counterpart.")]
 ProbeFlag = Annotated[
-    Path | None, typer.Option(rich_help_panel=BLOCKS, help="Text for the geometry; default: built in.")
+    Path | None, typer.Option(rich_help_panel=BLOCKS, help="Text for measuring the geometry; default: built in.")
 ]
-ProbeTokensFlag = Annotated[int, typer.Option(min=16, rich_help_panel=BLOCKS, help="Tokens of the probe text.")]
+ProbeTokensFlag = Annotated[
+    int, typer.Option(min=16, rich_help_panel=BLOCKS, help="Number of tokens of the probe text.")
+]
 
 RoundingFlag = Annotated[
     Rounding | None,
     typer.Option(
         rich_help_panel=ROUNDING,
-        help="feedback-once (error feedback that follows the model's loss, measured once), feedback (a little better, "
-        "measured for each budget), imatrix (as llama.cpp rounds), or nearest. Default: by --effort.",
+        help="feedback-once (error feedback that follows the model's loss, measured once), feedback (slightly better, "
+        "measured for each budget), imatrix (rounds as llama.cpp does), or nearest. Default: set by --effort.",
     ),
 ]
 CalibrationFlag = Annotated[
@@ -128,8 +130,8 @@ CalibrationTokensFlag = Annotated[
     typer.Option(
         min=64,
         rich_help_panel=ROUNDING,
-        help="Tokens of it; default 8192, or where the loss is followed 3 a column, at least 16384 (a quarter with "
-        "--effort quick, twice as many with best).",
+        help="Length of the calibration text in tokens. Default: 8192, or 3 per column and at least 16384 where the "
+        "loss is followed (a quarter with --effort quick, twice as many with best).",
     ),
 ]
 TuneFlag = Annotated[
@@ -137,7 +139,7 @@ TuneFlag = Annotated[
     typer.Option(
         min=0,
         rich_help_panel=ROUNDING,
-        help="Minutes of tuning after rounding: scales, norms and biases learn from the model's predictions. Default: "
+        help="Minutes of tuning after rounding: trains scales, norms and biases on the model's predictions. Default: "
         "0, or 30 with --effort best.",
     ),
 ]
@@ -146,13 +148,13 @@ TuneStepsFlag = Annotated[
     typer.Option(
         min=1,
         rich_help_panel=ROUNDING,
-        help="Most steps of tuning; the same number gives the same bytes, without --tune.",
+        help="Maximum number of tuning steps; without --tune, the same number gives the same bytes.",
     ),
 ]
 TuneTokensFlag = Annotated[
     int | None,
     typer.Option(
-        min=4096, rich_help_panel=ROUNDING, help="Tokens of text to tune on, at least 16 windows; default 32768."
+        min=4096, rich_help_panel=ROUNDING, help="Number of tokens to tune on, at least 16 windows; default 32768."
     ),
 ]
 ImatrixFlag = Annotated[
@@ -162,21 +164,23 @@ ImatrixFlag = Annotated[
 
 DeviceFlag = Annotated[
     str | None,
-    typer.Option(
-        rich_help_panel=DEVICE, help="Device that the file is for: a name, e.g. pi5-4gb, or a file of `bench --types`."
-    ),
+    typer.Option(rich_help_panel=DEVICE, help="Target device: a name, e.g. pi5-4gb, or a file from `bench --types`."),
 ]
 ContextSizeFlag = Annotated[
     int | None,
-    typer.Option(min=1, rich_help_panel=DEVICE, help="Tokens of a conversation beside the weights; default 4096."),
+    typer.Option(
+        min=1,
+        rich_help_panel=DEVICE,
+        help="Tokens in a conversation, which needs room beside the weights; default 4096.",
+    ),
 ]
 KvFlag = Annotated[
     CacheType | None,
-    typer.Option(rich_help_panel=DEVICE, help="Type of the keys and values of a conversation; default f16."),
+    typer.Option(rich_help_panel=DEVICE, help="Type of a conversation's keys and values; default f16."),
 ]
 MinTpsFlag = Annotated[
     float | None,
-    typer.Option(rich_help_panel=DEVICE, help="Least tokens a second of an answer that are predicted."),
+    typer.Option(rich_help_panel=DEVICE, help="Minimum predicted tokens per second in an answer."),
 ]
 
 TextFlag = Annotated[Path | None, typer.Option(rich_help_panel=VALIDATION, help="Text to score on; default: built in.")]
@@ -185,29 +189,31 @@ ParseSpecialFlag = Annotated[
     typer.Option(
         "--parse-special",
         rich_help_panel=VALIDATION,
-        help="Read special tokens in the text as tokens, as in rendered conversations.",
+        help="Treat special tokens in the text as tokens, as in rendered conversations.",
     ),
 ]
-ContextFlag = Annotated[int, typer.Option(min=8, rich_help_panel=VALIDATION, help="Tokens of a window.")]
+ContextFlag = Annotated[int, typer.Option(min=8, rich_help_panel=VALIDATION, help="Tokens per window.")]
 
 SeedFlag = Annotated[
-    int, typer.Option(min=0, max=2**32 - 1, rich_help_panel=MACHINE, help="Seed of everything that is drawn.")
+    int, typer.Option(min=0, max=2**32 - 1, rich_help_panel=MACHINE, help="Seed for everything random.")
 ]
-ThreadsFlag = Annotated[int | None, typer.Option(min=1, rich_help_panel=MACHINE, help="Threads; default: all cores.")]
+ThreadsFlag = Annotated[
+    int | None, typer.Option(min=1, rich_help_panel=MACHINE, help="CPU threads; default: all cores.")
+]
 CacheDirFlag = Annotated[
     Path | None,
     typer.Option(
         rich_help_panel=MACHINE,
-        help="Folder of the cache; default: LIEQ_CACHE_DIR, or the platform's folder for caches.",
+        help="Cache folder; default: LIEQ_CACHE_DIR, or the platform's cache folder.",
     ),
 ]
 NoCacheFlag = Annotated[
     bool, typer.Option("--no-cache", rich_help_panel=MACHINE, help="Measure everything again and store nothing.")
 ]
-CacheLimitFlag = Annotated[str, typer.Option(rich_help_panel=MACHINE, help="Size that the cache may take, e.g. 10GB.")]
+CacheLimitFlag = Annotated[str, typer.Option(rich_help_panel=MACHINE, help="Maximum size of the cache, e.g. 10GB.")]
 ForceFlag = Annotated[bool, typer.Option("--force", rich_help_panel=MACHINE, help="Replace existing output files.")]
-JsonFlag = Annotated[bool, typer.Option("--json", rich_help_panel=MACHINE, help="One JSON document on stdout.")]
+JsonFlag = Annotated[bool, typer.Option("--json", rich_help_panel=MACHINE, help="Print one JSON document on stdout.")]
 VerboseFlag = Annotated[
-    bool, typer.Option("--verbose", "-v", rich_help_panel=MACHINE, help="Explain the numbers of the report.")
+    bool, typer.Option("--verbose", "-v", rich_help_panel=MACHINE, help="Explain the numbers in the report.")
 ]
 DebugFlag = Annotated[bool, typer.Option("--debug", rich_help_panel=MACHINE, help="Show tracebacks.")]

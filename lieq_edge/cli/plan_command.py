@@ -53,7 +53,7 @@ from .given import given_settings, introduce, is_saved, load_saved
 
 def plan(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="A model, or measurements saved by `analyze --out`.")],
+    model: Annotated[str, typer.Argument(help="Model, or measurements saved by `analyze --out`.")],
     budget: BudgetsFlag = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", rich_help_panel=FIRST, help="Save the plan as JSON.")
@@ -91,7 +91,7 @@ def plan(
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Share out the bits as `export` would; with saved measurements this needs no model."""
+    """Allocate the bits as `export` would; with saved measurements this needs no model."""
     set_quiet(quiet)
     introduce(recipe)
     budgets: list[str | None] = [*budget] if budget else [None]

@@ -18,7 +18,7 @@ app = typer.Typer(help="Show the installed recipes: settings for common devices 
 
 @app.command("list")
 def list_names(json_output: JsonFlag = False, quiet: QuietFlag = False, debug: DebugFlag = False) -> None:
-    """List the recipes: name, budget and use."""
+    """List the recipes with their name, budget and purpose."""
     set_quiet(quiet)
     recipes = api.list_recipes()
     if json_output:
@@ -32,12 +32,12 @@ def list_names(json_output: JsonFlag = False, quiet: QuietFlag = False, debug: D
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Name of an installed recipe, or path of a file.")],
+    name: Annotated[str, typer.Argument(help="Name of an installed recipe, or path to a file.")],
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Show a recipe: its use, its notes, its settings and its file."""
+    """Show a recipe: its purpose, notes, settings and file."""
     set_quiet(quiet)
     recipe = api.read_recipe(name)
     if json_output:

@@ -23,25 +23,31 @@ if TYPE_CHECKING:
 
 
 def sweep(
-    file: Annotated[Path, typer.Argument(help="YAML file: models, budgets, metrics, efforts, and settings for all.")],
+    file: Annotated[
+        Path, typer.Argument(help="YAML file with models, budgets, metrics, efforts, and settings for all.")
+    ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", rich_help_panel=FIRST, help="Folder of the files; default: the name of the file."),
+        typer.Option(
+            "--out", "-o", rich_help_panel=FIRST, help="Folder for the files; default: the name of the YAML file."
+        ),
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(rich_help_panel=MACHINE, help="Scheduler of a Dask cluster, e.g. tcp://host:8786."),
+        typer.Option(rich_help_panel=MACHINE, help="A Dask cluster's scheduler, e.g. tcp://host:8786."),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, rich_help_panel=MACHINE, help="Processes on this machine; default 1, with all cores."),
+        typer.Option(
+            min=1, rich_help_panel=MACHINE, help="Number of processes on this machine; default 1, with all cores."
+        ),
     ] = None,
     force: ForceFlag = False,
     json_output: JsonFlag = False,
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Make and score files of several models, budgets, metrics and efforts, in one table."""
+    """Make and score files for several models, budgets, metrics and efforts, in one table."""
     set_quiet(quiet)
     with Board(quiet=quiet) as board:
         interrupt.set_last_words(lambda: _last_words(board))
