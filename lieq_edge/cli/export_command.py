@@ -186,7 +186,7 @@ def export(
     others = [path for path in (plot, page) if path is not None]
     files = [(path, each) for path, each in zip(api.output_paths(model, out, settings), settings, strict=True)]
     for path in [*others, *(path for path, _ in files if path is not None and dry_run)]:
-        # A file that is there is of no matter to a plan.
+        # A plan replaces nothing, so an existing file does not matter.
         check_output(path, force=force or dry_run)
     if dry_run:
         report.show_plans(api.plan_models(model, settings, saved), as_json=json_output)
