@@ -62,7 +62,7 @@ def answers_of(model: str | Path, files: Sequence[str | Path], settings: Setting
         files: GGUF files that were made of it.
         settings: settings of the export.
     """
-    opened = open_for(model, settings)
+    opened = open_for(model, settings, notes=False)
     made = (make_answers(opened.source, file, threads=settings.threads, cache=opened.cache) for file in files)
     return tuple(answer for answers in made for answer in answers)
 

@@ -154,13 +154,14 @@ class Opened:
     seconds: float
 
 
-def open_for(model: str | Path, settings: Settings, cache: Cache | None = None) -> Opened:
+def open_for(model: str | Path, settings: Settings, cache: Cache | None = None, *, notes: bool = True) -> Opened:
     """Open a model as the settings say.
 
     Args:
         model: Hugging Face directory, hub id, ``.gguf`` file or ``demo``.
         settings: settings of the user.
         cache: cache to use; None takes the one that the settings name.
+        notes: report the warnings of the model's source; False where the model is opened again.
 
     Raises:
         InputError: the model does not exist, or cannot be read.
@@ -175,7 +176,9 @@ def open_for(model: str | Path, settings: Settings, cache: Cache | None = None) 
         results = (cache_of(settings) if cache is None else cache).about(model=source.content_hash).guarded(files.check)
         results = results.labelled(source.label)
         source.use_cache(results)
-        _settle_tokenizer(source)
+        _ = source.adds_bos  # loads the tokenizer, which may be refused
+        for warning in source.warnings if notes else ():
+            log(f"Note: {warning}")
     runtime = open_runtime(source, threads=settings.threads)
     return Opened(str(model), source, runtime, results, files, watch.seconds["open"])
 
@@ -257,13 +260,6 @@ def resolve(
         files=opened.files,
         watch=watch,
     )
-
-
-def _settle_tokenizer(source: Source) -> None:
-    """Load the tokenizer, which may be refused, and report the warnings of the model's source."""
-    _ = source.adds_bos
-    for warning in source.warnings:
-        log(f"Note: {warning}")
 
 
 def cache_of(settings: Settings) -> Cache:

@@ -239,3 +239,11 @@ def test_names_are_checked_before_the_model_is_opened(name: str, tmp_path: Path)
 def test_quick_predicts_losses_from_fewer_rows() -> None:
     quick, normal = (job_of(budget="90MB", effort=effort).method.rows for effort in ("quick", "normal"))
     assert quick < normal
+
+
+def test_warnings_are_not_repeated_for_a_model_that_is_opened_again(notes: list[str]) -> None:
+    model = cached_model("llama", hidden=256, intermediate=512)
+    for again in (False, True):
+        jobs.open_for(model, Settings(budget="3", cache=False), notes=not again)
+    (note,) = notes
+    assert "ends a reply" in note
