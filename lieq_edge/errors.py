@@ -5,6 +5,12 @@ from __future__ import annotations
 _LONGEST = 1000
 
 
+def reason_of(message: str) -> str:
+    """A message of pydantic as a part of a sentence."""
+    reason = message.removeprefix("Value error, ")
+    return f"{reason[:1].lower()}{reason[1:]}"
+
+
 class InputError(Exception):
     """Bad input: the message is one sentence that says what is wrong and what to do (exit code 2).
 

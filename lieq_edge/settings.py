@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from .allocation.budget import FIT, parse_budget
 from .allocation.table import METRIC_NAMES
 from .allocation.types import PORTABLE
-from .errors import InputError
+from .errors import InputError, reason_of
 from .gguf.types import LEVEL_TYPES
 from .rounding.table import ROUNDERS
 from .store.folder import parse_size
@@ -247,8 +247,7 @@ def sentence(error: ValidationError) -> str:
         return "The budget is missing; pass --budget (e.g. 2.1, 3.0bpw or 90MB), --device, or a --recipe that has one."
     if first["type"] == "extra_forbidden":
         return f"The setting {name!r} is unknown; see lieq-edge export --help."
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{flag} got {first['input']!r}: {message[:1].lower()}{message[1:]}."
+    return f"{flag} got {first['input']!r}: {reason_of(first['msg'])}."
 
 
 def _without_tuning(values: dict[str, Any], given: dict[str, Any]) -> tuple[str, ...]:

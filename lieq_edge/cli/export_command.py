@@ -184,7 +184,7 @@ def export(
     if plot is not None:
         api.check_scored(settings[0])
     others = [path for path in (plot, page) if path is not None]
-    files = [(path, each) for path, each in zip(api.output_paths(model, out, settings), settings, strict=True)]
+    files = list(zip(api.output_paths(model, out, settings), settings, strict=True))
     for path in [*others, *(path for path, _ in files if path is not None and dry_run)]:
         # A plan replaces nothing, so an existing file does not matter.
         check_output(path, force=force or dry_run)

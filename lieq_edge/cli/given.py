@@ -57,9 +57,11 @@ def given_settings(context: typer.Context, recipe: Path | None = None, budget: s
 
 def is_saved(model: str) -> bool:
     """True if a model is a file of measurements instead: by the end of its name, or by its first character."""
+    if model.endswith(".json"):
+        return True
     path = user_path(model)
-    if model.endswith(".json") or not path.is_file():
-        return model.endswith(".json")
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
         return file.read(64).lstrip().startswith(b"{")
 

@@ -101,9 +101,7 @@ def show_export(report: ExportReport, *, verbose: bool = False) -> None:
             _print_fallbacks(report.fallbacks, printer)
         for note in report.notes():
             printer.line(f"  {note}")
-    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items() if value >= 0.05)
-    # Saved reports keep the name that the step has always had.
-    seconds = seconds.replace("quantize", "quantise")
+    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in report.shown_seconds.items() if value >= 0.05)
     printer.line(f"  time: {seconds}; peak memory {report.peak_rss_bytes / 1e6:.0f} MB")
 
 

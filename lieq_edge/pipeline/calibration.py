@@ -10,6 +10,7 @@ from ..gguf.types import is_matrix
 from ..settings import Effort
 from ..sources.base import Source
 from ..texts.info import TextInfo
+from ..texts.windows import written_tokens
 from .effort import WORK
 
 
@@ -48,11 +49,6 @@ class NoCalibration:
     """
 
     wanted: bool
-
-
-def written_tokens(text: str, tokens: int) -> int:
-    """Tokens that the model writes itself, of ``tokens`` of a calibration text of that name."""
-    return {"self": tokens, "mixed": tokens // 2}.get(text, 0)
 
 
 Calibration = CalibrationText | ImatrixFile | NoCalibration

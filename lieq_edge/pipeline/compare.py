@@ -19,7 +19,7 @@ from ..validate.scored import SAME_SIZE, ScoredFile
 from .calibration import NoCalibration
 from .gather import Evidence, imatrix_of
 from .job import Job
-from .validation import scored_files, validate_exports
+from .validation import require_reference, scored_files, validate_exports
 
 
 def check_comparison(settings: Settings, presets: Sequence[str]) -> tuple[str, ...]:
@@ -32,9 +32,8 @@ def check_comparison(settings: Settings, presets: Sequence[str]) -> tuple[str, .
     Raises:
         InputError: a preset is unknown, or the file is not scored against the original.
     """
-    if presets and not (settings.validation and settings.reference):
-        flag = "--no-reference" if settings.validation else "--no-validate"
-        raise InputError(f"--compare scores files against the original; leave out --compare or {flag}.")
+    if presets:
+        require_reference(settings, "--compare", "scores files against")
 
     def name(text: str) -> str:
         return NEAREST if text.strip().lower() in ("", NEAREST) else known_preset(text)
@@ -53,14 +52,8 @@ def check_makeable(job: Job, presets: Sequence[str]) -> None:
         InputError: the sentence names them.
     """
     named = [name for name in presets if name != NEAREST]
-    if not named or not isinstance(job.calibration, NoCalibration):
-        return
-    possible = preset_sizes(job.source, named, importance=False, possible=True)
-    if refused := [name for name in named if name not in possible]:
-        raise InputError(
-            f"llama.cpp makes {', '.join(refused)} with an imatrix only, and this export reads no calibration text; "
-            "choose one, or leave that preset out of --compare."
-        )
+    if named and isinstance(job.calibration, NoCalibration):
+        _possible_sizes(job, named, importance=False)
 
 
 def compare_presets(
@@ -114,16 +107,24 @@ def compare_presets(
 
 def _sizes(job: Job, out: Path, presets: Sequence[str], *, importance: bool) -> dict[str, int]:
     """Bytes of each preset's file, by name."""
-    found: dict[str, int] = {}
-    for name in presets:
-        if name != NEAREST:
-            found |= preset_sizes(job.source, [name], importance=importance)
-            continue
-        own = preset_name(job.settings.budget)
-        possible = preset_sizes(
-            job.source, [*USUAL, *([] if own is None else [own])], importance=importance, possible=True
-        )
+    own = preset_name(job.settings.budget)
+    others = [*USUAL, *([] if own is None else [own])] if NEAREST in presets else []
+    possible = _possible_sizes(job, [name for name in presets if name != NEAREST], others, importance=importance)
+    names = list(presets)
+    if NEAREST in presets:
         # The file was given the size of a preset, which may be none of the usual ones.
-        nearest = own if own in possible else nearest_preset(possible, int(SAME_SIZE * out.stat().st_size))
-        found[nearest] = possible[nearest]
-    return found
+        usual = {name: possible[name] for name in USUAL if name in possible}
+        nearest = own if own in possible else nearest_preset(usual, int(SAME_SIZE * out.stat().st_size))
+        names = [nearest if name == NEAREST else name for name in presets]
+    return {name: possible[name] for name in dict.fromkeys(names)}
+
+
+def _possible_sizes(job: Job, named: Sequence[str], others: Sequence[str] = (), *, importance: bool) -> dict[str, int]:
+    """Bytes of the files of presets that llama.cpp can make, all of ``named`` among them."""
+    possible = preset_sizes(job.source, [*named, *others], importance=importance, possible=True)
+    if refused := [name for name in named if name not in possible]:
+        raise InputError(
+            f"llama.cpp makes {', '.join(refused)} with an imatrix only, and this export reads no calibration text; "
+            "choose one, or leave that preset out of --compare."
+        )
+    return possible

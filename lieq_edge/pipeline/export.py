@@ -18,7 +18,7 @@ from ..store import Cache, Run
 from ..system.exclusive import one_at_a_time
 from ..system.files import check_output, sweep, user_path
 from ..system.jsonio import to_json
-from ..system.progress import Progress, log, reporting_to
+from ..system.progress import Progress, reporting_to
 from ..system.schedule import Schedule, following
 from .choices import check_combination, check_inputs
 from .compare import check_comparison, check_makeable, compare_presets
@@ -26,7 +26,7 @@ from .gather import gather
 from .job import Job, open_for, resolve, shared_cache
 from .plan import allocate
 from .report import ExportReport
-from .steps import announce, schedule_of
+from .steps import announced
 from .write_stage import write
 
 Files = Sequence[tuple[str | Path | None, Settings]]
@@ -126,10 +126,7 @@ def export_models(
             works.append(_Work(job, started, replaces))
         check_distinct([work.job.out for work in works if work.job.out is not None], beside)
         check_makeable(works[0].job, presets)
-        schedule = schedule_of([work.job for work in works], presets=len(presets))
-        announce(schedule)
-        for sentence in dict.fromkeys(work.job.method.sentence for work in works):
-            log(f"Note: {sentence}")
+        schedule = announced([work.job for work in works], presets=len(presets))
         with following(schedule):
             return [_make(work, schedule, presets, on_plan, on_file) for work in works]
 
@@ -195,12 +192,12 @@ def check_distinct(paths: Sequence[Path], others: Sequence[Path] = ()) -> None:
         InputError: the sentence names the file.
     """
     seen: set[str] = set()
-    for path in (*paths, *others):
+    sentences = ["Two budgets would write {}; put {{budget}} into --out, e.g. model-{{budget}}.gguf."] * len(paths)
+    sentences += ["Another output of this command is {} too; choose another path for one of them."] * len(others)
+    for path, sentence in zip((*paths, *others), sentences, strict=True):
         real = os.path.realpath(path)
-        if real in seen and path in paths:
-            raise InputError(f"Two budgets would write {path}; put {{budget}} into --out, e.g. model-{{budget}}.gguf.")
         if real in seen:
-            raise InputError(f"Another output of this command is {path} too; choose another path for one of them.")
+            raise InputError(sentence.format(path))
         seen.add(real)
 
 

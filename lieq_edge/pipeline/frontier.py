@@ -9,6 +9,7 @@ from ..errors import InputError
 from ..settings import Settings
 from ..system.files import atomic_path
 from .report import ExportReport
+from .validation import require_reference
 
 
 def check_plot(path: Path | None) -> None:
@@ -30,9 +31,7 @@ def check_scored(settings: Settings) -> None:
     Raises:
         InputError: the sentence names the flag.
     """
-    if not (settings.validation and settings.reference):
-        flag = "--no-reference" if settings.validation else "--no-validate"
-        raise InputError(f"--plot draws distances from the original; leave out --plot or {flag}.")
+    require_reference(settings, "--plot", "draws distances from")
 
 
 def plot_frontier(reports: Sequence[ExportReport], path: Path, *, replace: bool = True) -> None:

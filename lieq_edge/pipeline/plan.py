@@ -16,14 +16,14 @@ from ..evidence.blocks.metrics import GEOMETRY
 from ..evidence.blocks.records import Diagnostics
 from ..settings import Settings
 from ..system.exclusive import one_at_a_time
-from ..system.progress import Progress, log, reporting_to
+from ..system.progress import Progress, reporting_to
 from ..system.schedule import following
 from .blocks import measure_diagnostics
 from .choices import check_combination, check_inputs, choose_allocator
 from .gather import Evidence, gather
 from .job import Job, check_saved, note_ceiling, open_for, resolve, shared_cache
 from .outputs import check_different
-from .steps import announce, schedule_of
+from .steps import announced
 
 
 def allocate(job: Job, evidence: Evidence) -> Plan:
@@ -85,10 +85,7 @@ def plan_models(
         check_inputs(settings[0], writes=False)
         opened = open_for(model, settings[0], shared_cache(settings, stack))
         jobs = [resolve(model, each, saved=saved, opened=opened) for each in settings]
-        schedule = schedule_of(jobs)
-        announce(schedule)
-        for sentence in dict.fromkeys(job.method.sentence for job in jobs):
-            log(f"Note: {sentence}")
+        schedule = announced(jobs)
         plans = []
         with following(schedule):
             for job in jobs:

@@ -119,6 +119,11 @@ class ExportReport:
     compared: tuple[ScoredFile, ...] = ()
     pace: Pace | None = None
 
+    @property
+    def shown_seconds(self) -> dict[str, float]:
+        """``seconds`` by the names that people read; saved reports keep the one that the step has always had."""
+        return {name.replace("quantize", "quantise"): value for name, value in self.seconds.items()}
+
     def notes(self) -> list[str]:
         """Sentences that explain the numbers."""
         notes = []

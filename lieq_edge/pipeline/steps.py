@@ -21,9 +21,9 @@ from ..store import Entry
 from ..system.progress import log
 from ..system.schedule import Schedule, Step, spoken
 from ..system.threads import available_threads
-from ..texts.windows import CALIBRATION_CONTEXT, SALIENCY_TOKENS
+from ..texts.windows import CALIBRATION_CONTEXT, SALIENCY_TOKENS, written_tokens
 from ..tuning.record import BATCH
-from .calibration import CalibrationText, written_tokens
+from .calibration import CalibrationText
 from .gather import loss_candidates, stored_steps
 from .job import Job, cache_of
 from .machine import ROUNDS, Machine, measure_machine, measure_without_pytorch
@@ -135,13 +135,16 @@ def schedule_of(jobs: list[Job], *, presets: int = 0) -> Schedule:
     return Schedule(steps)
 
 
-def announce(schedule: Schedule) -> None:
-    """Report what will be done, and how long it will take."""
-    if not schedule.steps:
-        return
-    steps = "; ".join(f"{step.title} ({spoken(step.seconds)})" for step in schedule.steps)
-    count = f"{schedule.count} steps" if schedule.count > 1 else "1 step"
-    log(f"{count}, about {spoken(schedule.seconds)}: {steps}.")
+def announced(jobs: list[Job], *, presets: int = 0) -> Schedule:
+    """``schedule_of`` the jobs, after a report of what will be done, how long it will take, and by which methods."""
+    schedule = schedule_of(jobs, presets=presets)
+    if schedule.steps:
+        steps = "; ".join(f"{step.title} ({spoken(step.seconds)})" for step in schedule.steps)
+        count = f"{schedule.count} steps" if schedule.count > 1 else "1 step"
+        log(f"{count}, about {spoken(schedule.seconds)}: {steps}.")
+    for sentence in dict.fromkeys(job.method.sentence for job in jobs):
+        log(f"Note: {sentence}")
+    return schedule
 
 
 def _rates(job: Job, stored: frozenset[str], rounds: int) -> Machine:

@@ -75,6 +75,22 @@ def validation_request(settings: Settings) -> ValidationRequest | None:
     return ValidationRequest(text, name, settings.context, settings.chunks, settings.reference, settings.parse_special)
 
 
+def require_reference(settings: Settings, flag: str, use: str) -> None:
+    """Refuse a flag that needs scores against the original, where the settings leave them out.
+
+    Args:
+        settings: settings of the export.
+        flag: the flag.
+        use: what it does with the scores, as a part of the sentence.
+
+    Raises:
+        InputError: the sentence names the flag that is in the way.
+    """
+    if not (settings.validation and settings.reference):
+        other = "--no-reference" if settings.validation else "--no-validate"
+        raise InputError(f"{flag} {use} the original; leave out {flag} or {other}.")
+
+
 def validate_export(
     out: Path, source: Source, request: ValidationRequest, *, threads: int | None, cache: Cache = NO_CACHE
 ) -> Validation:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..errors import InputError
+from ..errors import InputError, reason_of
 from .files import read_text, write_output
 
 T = TypeVar("T")
@@ -53,6 +53,5 @@ def load_json(kind: type[T], path: Path, name: str | None = None) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
-        reason = first["msg"].removeprefix("Value error, ")
-        reason = f"{reason[:1].lower()}{reason[1:]}"
+        reason = reason_of(first["msg"])
         raise InputError(f"{path} holds no {name}: {where}: {reason}; write it again with lieq-edge.") from error

@@ -31,6 +31,11 @@ _BUILTIN_CHARACTERS = {"probe": 40_000, "saliency": 40_000, "validation": 120_00
 _CHARACTERS_PER_TOKEN = 6
 
 
+def written_tokens(calibration: str, tokens: int) -> int:
+    """Tokens that the model writes itself, of ``tokens`` of a calibration text of that name."""
+    return {"self": tokens, "mixed": tokens // 2}.get(calibration, 0)
+
+
 def builtin_text(purpose: str) -> tuple[str, str]:
     """The built-in text for ``probe``, ``saliency`` or ``validation``, and its name; the three share no document."""
     return stdlib_text(purpose, _BUILTIN_CHARACTERS[purpose])
@@ -134,14 +139,13 @@ def calibration_windows(
         return cut, TextInfo(info.name, info.sha256, cut.size)
     if calibration == "docs":
         return _documentation(source, tokens, longest_window(source, min(CALIBRATION_CONTEXT, tokens)), seed)
-    if calibration in ("self", "mixed"):
-        half = tokens if calibration == "self" else tokens // 2
-        context = longest_window(source, min(SELF_CONTEXT, half))
+    if count := written_tokens(calibration, tokens):
+        context = longest_window(source, min(SELF_CONTEXT, count))
         assert write is not None
-        written, info = self_windows(source, tokens=half, context=context, seed=seed, write=write, cache=cache)
+        written, info = self_windows(source, tokens=count, context=context, seed=seed, write=write, cache=cache)
         if calibration == "self":
             return written, info
-        docs, docs_info = _documentation(source, half, context, seed)
+        docs, docs_info = _documentation(source, count, context, seed)
         together = np.concatenate([docs, written])
         name = f"{docs_info.name} + {info.name}"
         return together, TextInfo.of(name, f"{docs_info.sha256} {info.sha256}", together.size)

@@ -130,6 +130,7 @@ def test_no_other_output_takes_the_place_of_the_file(
     done = run("export", model, "-b", "5bpw", *where, flag, tmp_path / "." / name)
     assert_refused(done, name, "choose another path")
     assert list(tmp_path.iterdir()) == []
+    assert_refused(run("export", model, "-b", "5bpw", "-o", "same.png", "--plot", "same.png"), "Another output")
     assert_refused(run("export", model, "-b", "5bpw", "--plot", "same", "--report", "same"), "same")
 
 
