@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import cores  # noqa: F401  before libraries that count the cores as they are loaded
+import one_machine
 import pytest
 import tiny
 import torch
@@ -31,15 +31,8 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_machine() -> Iterator[None]:
-    """Measured once: half a second for each of a thousand exports is a good part of the time of all tests."""
-    from lieq_edge.pipeline import steps
-
-    with (
-        mock.patch.object(steps, "measure_machine", functools.cache(steps.measure_machine)),
-        mock.patch.object(steps, "measure_without_pytorch", functools.cache(steps.measure_without_pytorch)),
-    ):
-        yield
+def _one_machine() -> None:
+    one_machine.measure_once()
 
 
 @pytest.fixture(scope="session", autouse=True)

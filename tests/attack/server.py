@@ -7,7 +7,6 @@ Importing PyTorch and transformers takes seconds; a fork takes milliseconds. Req
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import json
 import os
@@ -247,12 +246,9 @@ def warm_up(folder: Path) -> None:
 
     torch.set_num_threads(1)
     from attack import models
+    from one_machine import measure_once
 
-    from lieq_edge.pipeline import steps
-
-    # One measurement of the machine serves all cases.
-    steps.measure_machine = functools.cache(steps.measure_machine)  # type: ignore[assignment]
-    steps.measure_without_pytorch = functools.cache(steps.measure_without_pytorch)  # type: ignore[assignment]
+    measure_once()
     models.make_all(folder)
     forked.install()
 
