@@ -177,7 +177,10 @@ class FolderCache(Cache):
         if not self._is_usable():
             return False
         key = self._key(kind, parts)
-        return self.store.entry_path(kind, key).is_file() or self.store.has_run(kind, key)
+        try:
+            return self.store.entry_path(kind, key).is_file() or self.store.has_run(kind, key)
+        except OSError:  # told where something is read or stored
+            return False
 
     def put(self, kind: str, parts: Parts, entry: Entry) -> None:
         self._guard()

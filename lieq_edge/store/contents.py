@@ -85,7 +85,11 @@ class Store:
         return self.folder / "runs" / f"{kind}.{key}"
 
     def has_run(self, kind: str, key: str) -> bool:
-        """There is unfinished or lasting work of which anything is stored."""
+        """There is unfinished or lasting work of which anything is stored.
+
+        Raises:
+            OSError: its folder cannot be read.
+        """
         return not _is_empty(_files(self.run_path(kind, key)))
 
     def contents(self) -> list[Stored]:

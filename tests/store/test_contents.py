@@ -63,6 +63,11 @@ def test_work_of_which_nothing_is_stored_is_not_known(tmp_path: Path) -> None:
     assert not cache.has("work", {})
 
 
+def test_where_no_folder_can_be_nothing_is_known(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    assert not FolderCache(tmp_path / "file").has("work", {})
+
+
 def test_a_label_names_the_model_and_changes_nothing_else(tmp_path: Path) -> None:
     cache = FolderCache(tmp_path)
     cache.about(model="1").labelled("org/model").put("kind", {"n": 1}, entry(1))
