@@ -5,9 +5,13 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
+from typing import Any
 from unittest import mock
+
+import psutil
 
 from lieq_edge.cli import main
 
@@ -30,6 +34,24 @@ def run_installed(*arguments: object) -> subprocess.CompletedProcess[str]:
     """The installed entry point, as a user calls it."""
     program = Path(sys.executable).parent / "lieq-edge"
     return subprocess.run([str(program), *map(str, arguments)], capture_output=True, text=True, timeout=600)
+
+
+@contextmanager
+def started(words: Sequence[object], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A program that is ended with the block, and so is what it started: a test that fails waits for none of it."""
+    process = subprocess.Popen([str(word) for word in words], text=True, **options)
+    try:
+        yield process
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            for part in psutil.Process(process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    part.kill()
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:

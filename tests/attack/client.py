@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Seconds that the process has to remove its folder at the end.
+_PATIENCE = 60
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -53,7 +56,11 @@ class Attackers:
     def __exit__(self, *error: object) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def attack(self, cases: Iterable[tuple[str, Any]]) -> Iterator[Verdict]:
         """Try cases by kind and number; verdicts come in the order in which they end."""

@@ -135,7 +135,8 @@ class Process:
             assert self.ended is not None
             self.ended.failure = self.ended.failure or "a process of it is still running"
             self._kill()
-        return False
+        # What has been killed may stay in the list of processes, where nobody asks for its exit code.
+        return CLOCK.now - self._since > 2 * _GRACE
 
     def _hurry(self, now: float) -> None:
         if now > self.run.wall and self._stage < 2:

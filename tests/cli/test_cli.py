@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from records import make_diagnostics
-from runner import assert_refused, run, run_installed
+from runner import assert_refused, run, run_installed, started
 from tiny import make_model
 
 import lieq_edge
@@ -201,12 +201,12 @@ def test_damaged_weights_are_named_without_a_measurement_too(tmp_path: Path) -> 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pipes and devices of Unix")
 def test_a_closed_pipe_and_a_full_disk_end_quietly(saved: Path) -> None:
     command = [str(Path(sys.executable).parent / "lieq-edge"), "plan", str(saved), "--budget", "2.5", "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stderr is not None
-    assert process.stderr.read() == ""
-    assert process.wait() == 141
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+        assert process.wait() == 141
     if os.path.exists("/dev/full"):
         with open("/dev/full", "w") as full:
             done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from records import make_diagnostics
+from runner import started
 from tiny import make_model
 
 from lieq_edge.system.jsonio import save_json
@@ -27,19 +27,19 @@ def on_a_terminal(*arguments: object, **environment: str) -> tuple[str, set[int]
     variables = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
     variables |= {"TERM": "xterm-256color", "COLUMNS": "120", **environment}
     words = [sys.executable, "-m", "lieq_edge", *map(str, arguments)]
-    process = subprocess.Popen(words, stdin=inner, stdout=inner, stderr=inner, env=variables)
-    os.close(inner)
     parts = []
-    while True:
-        try:
-            part = os.read(outer, 65536)
-        except OSError:  # Linux says so when the other side is closed
-            break
-        if not part:
-            break
-        parts.append(part)
+    with started(words, stdin=inner, stdout=inner, stderr=inner, env=variables) as process:
+        os.close(inner)
+        while True:
+            try:
+                part = os.read(outer, 65536)
+            except OSError:  # Linux says so when the other side is closed
+                break
+            if not part:
+                break
+            parts.append(part)
+        assert process.wait(timeout=60) in (0, 2)
     os.close(outer)
-    assert process.wait(timeout=60) in (0, 2)
     text = b"".join(parts).decode()
     numbers = {int(number) for code in _CODES.findall(text) for number in code.split(";") if number}
     return text, numbers & _COLOURS

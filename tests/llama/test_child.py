@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from changed import changed_file
-from runner import assert_refused, run
+from runner import assert_refused, run, started
 from tiny import sample_text
 
 from lieq_edge.errors import InputError
@@ -270,12 +270,12 @@ def test_a_forked_process_has_a_worker_of_its_own(tiny_gguf: MakeGguf) -> None:
 def test_signals_act_at_once_while_llama_cpp_hangs(number: signal.Signals, tmp_path: Path, tiny_gguf: MakeGguf) -> None:
     bad = all_user_defined(tmp_path / "bad.gguf", tiny_gguf("llama"))
     program = [sys.executable, "-m", "lieq_edge", "validate", str(bad), "--chunks", "1"]
-    process = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
-    worker = _busy_worker(psutil.Process(process.pid))
-    start = time.monotonic()
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    worker.wait(timeout=60)
+    with started(program, stderr=subprocess.PIPE) as process:
+        worker = _busy_worker(psutil.Process(process.pid))
+        start = time.monotonic()
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        worker.wait(timeout=60)
     assert time.monotonic() - start < 5
     assert "Traceback" not in errors
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from page_reports import SCORES, bare, preset, report, tensors
 
@@ -21,6 +24,8 @@ playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
+# Seconds that a test may take.
+_PATIENCE = 180
 WIDTHS = (320, 400, 861, 1021, 1400)
 _HIDDEN = """
 () => [...document.querySelectorAll('main *')].filter(element => {
@@ -51,10 +56,36 @@ _CONTRAST = """
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
-        # Without its sandbox it runs as root, too, and in containers.
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        # Without its sandbox it runs as root, too, and in containers, which have little shared memory.
+        flags = ["--no-sandbox", "--disable-dev-shm-usage"]
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield browser
-        browser.close()
+        with _limited():
+            browser.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_test_hangs() -> Iterator[None]:
+    with _limited():
+        yield
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Playwright waits for ever for a browser that hangs, and goes on when it is killed."""
+    timer = threading.Timer(_PATIENCE, _kill_browser)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _kill_browser() -> None:
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "chrom" in process.name():
+                process.kill()
 
 
 @pytest.fixture(scope="module")

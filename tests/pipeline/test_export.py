@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runner import assert_refused, run, run_installed
+from runner import assert_refused, run, run_installed, started
 from tiny import make_model
 
 from lieq_edge.gguf.inspect import inspect_file
@@ -233,10 +233,10 @@ def test_an_interrupt_at_any_time_leaves_no_partial_file(tmp_path: Path, llama: 
     program = Path(sys.executable).parent / "lieq-edge"
     arguments = [str(program), "export", str(llama), "--budget", "2.5", "--out", str(out)]
     arguments += ["--calibration-tokens", "60000"]
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    time.sleep(seconds)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    with started(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode in (0, 130), errors
     assert "Traceback" not in errors
     left = [path.name for path in tmp_path.iterdir()]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from runner import started
 from tiny import cached_model
 
 
@@ -20,17 +21,17 @@ def test_ctrl_c_ends_all_processes_and_says_how_to_go_on(tmp_path: Path) -> None
     path.write_text(f"models: [{cached_model(hidden=256, intermediate=512, seed=0)}]\nbudgets: [4]\nmetrics: [first]\n")
     command = [sys.executable, "-m", "lieq_edge", "sweep", str(path), "--out", str(tmp_path / "out")]
     # A group of its own, as a terminal makes one: Ctrl-C reaches all processes in it.
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    assert process.stderr is not None
-    lines = [process.stderr.readline()]
-    while "works on" not in lines[-1]:
-        assert lines[-1], lines
-        lines.append(process.stderr.readline())
-    children = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGINT)
-    rest = process.communicate(timeout=300)[1]
-    assert process.returncode == 130
-    assert "Traceback" not in rest
-    assert rest.startswith("Interrupted.\n")
-    assert f"The same command goes on from there:\n  {shlex.join(['lieq-edge', *command[3:]])}" in rest
-    assert psutil.wait_procs(children, timeout=300)[1] == []
+    with started(command, stderr=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stderr is not None
+        lines = [process.stderr.readline()]
+        while "works on" not in lines[-1]:
+            assert lines[-1], lines
+            lines.append(process.stderr.readline())
+        children = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)
+        rest = process.communicate(timeout=300)[1]
+        assert process.returncode == 130
+        assert "Traceback" not in rest
+        assert rest.startswith("Interrupted.\n")
+        assert f"The same command goes on from there:\n  {shlex.join(['lieq-edge', *command[3:]])}" in rest
+        assert psutil.wait_procs(children, timeout=300)[1] == []

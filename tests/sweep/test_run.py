@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
+import json
 import os
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,8 @@ from unittest import mock
 
 import dying
 import pytest
-from runner import assert_refused, run
+from distributed import Client
+from runner import assert_refused, run, started
 from tiny import cached_model
 
 import lieq_edge
@@ -27,25 +31,38 @@ QUICK = {"rounding": "nearest", "validation": False, "parity": False, "threads":
 
 
 @pytest.fixture(scope="module")
-def scheduler() -> Iterator[str]:
-    """Address of a cluster of two processes."""
-    import dask
-    from distributed import LocalCluster
-
-    patient = {"distributed.comm.timeouts.connect": "10 minutes", "distributed.scheduler.worker-ttl": None}
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a cluster of two processes, started as a user does, and killed at the end: they may hang by then."""
+    folder = tmp_path_factory.mktemp("cluster")
+    dask, address = Path(sys.executable).parent / "dask", folder / "scheduler.json"
+    patient = {"DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "10 minutes", "DISTRIBUTED__SCHEDULER__WORKER_TTL": "None"}
+    options = {
+        "env": {
+            **os.environ,
+            **{f"DASK_{name}": value for name, value in patient.items()},
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+    }
+    common = ["--scheduler-file", address, "--host", "127.0.0.1", "--no-dashboard"]
+    two = ["--nworkers", "2", "--nthreads", "1", "--memory-limit", "0", "--local-directory", folder]
     with (
-        mock.patch.dict(os.environ),  # Dask sets variables for its workers
-        dask.config.set(patient),
-        LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=0,
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,
-        ) as workers,
+        started([dask, "scheduler", "--port", "0", *common], **options),
+        started([dask, "worker", *common, *two], **options),
     ):
-        yield workers.scheduler_address
+        place = _address(address)
+        with Client(place, set_as_default=False, timeout=120) as client:
+            client.wait_for_workers(2, timeout=120)
+        yield place
+
+
+def _address(path: Path) -> str:
+    """Where a scheduler is, once it has written that."""
+    while True:
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            return str(json.loads(path.read_text())["address"])
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

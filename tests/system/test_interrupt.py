@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from runner import started
 
 from lieq_edge.system import interrupt
 from lieq_edge.system.progress import set_quiet, stage
@@ -103,9 +104,8 @@ def test_an_interrupt_without_effect_ends_the_process_a_moment_later(
     (tmp_path / "temporary").mkdir()
     words = [sys.executable, "-c", program, str(tmp_path / "temporary")]
     paths = os.pathsep.join([str(tmp_path), str(Path(interrupt.__file__).parents[2])])
-    with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths}
-    ) as process:
+    environment = {**os.environ, "PYTHONPATH": paths}
+    with started(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         assert list((tmp_path / "temporary").iterdir())

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from runner import started
 
 from lieq_edge.system.files import sweep
 from lieq_edge.system.lock import FileLock
@@ -60,15 +61,15 @@ def test_what_a_killed_process_left_is_removed_and_not_before(
     elsewhere.mkdir()
     monkeypatch.setenv("TMPDIR", str(elsewhere))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    process = subprocess.Popen([sys.executable, "-c", _HOLD, beside], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    before = names(beside), names(elsewhere)
-    sweep(beside / "out")
-    assert (names(beside), names(elsewhere)) == before
-    assert [len(listed) for listed in before] == [4, 2]
-    process.send_signal(signal.Signals(number))
-    process.wait()
+    with started([sys.executable, "-c", _HOLD, beside], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        before = names(beside), names(elsewhere)
+        sweep(beside / "out")
+        assert (names(beside), names(elsewhere)) == before
+        assert [len(listed) for listed in before] == [4, 2]
+        process.send_signal(signal.Signals(number))
+        process.wait()
     assert (names(beside), names(elsewhere)) == before
     sweep(beside / "out")
     assert (names(beside), names(elsewhere)) == ([], [])

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from runner import assert_refused, run
+from runner import assert_refused, run, started
 from tiny import make_model
 
 from lieq_edge.errors import InputError
@@ -168,12 +168,12 @@ def test_signals_act_at_once_and_leave_nothing(number: signal.Signals, model: Pa
     (tmp_path / "temporary").mkdir()
     program = [sys.executable, "-m", "lieq_edge", "plan", str(model), *PLAN]
     environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
-    process = subprocess.Popen(program, stderr=subprocess.PIPE, text=True, env=environment)
-    readers = _busy(psutil.Process(process.pid))
-    start = time.monotonic()
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert psutil.wait_procs(readers, timeout=10)[1] == []
+    with started(program, stderr=subprocess.PIPE, env=environment) as process:
+        readers = _busy(psutil.Process(process.pid))
+        start = time.monotonic()
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+        assert psutil.wait_procs(readers, timeout=10)[1] == []
     assert time.monotonic() - start < 5
     assert "Traceback" not in errors
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
