@@ -15,6 +15,7 @@ _leaving = threading.Lock()
 def main() -> None:
     """Run the command line and end the process; Ctrl-C while it is still being imported ends it quietly too."""
     code = 0
+    _open_closed_streams()
     try:
         interrupt.watch(_interrupt)
         interrupt.hush()
@@ -31,6 +32,14 @@ def main() -> None:
             print(f"Error: The system says: {error or type(error).__name__}; fix that and try again.", file=sys.stderr)
         code = 2
     _leave(code)
+
+
+def _open_closed_streams() -> None:
+    """Read from and print to nowhere where the caller has closed a stream, so that no other file gets its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # the system gives the lowest number free
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _interrupt(code: int) -> None:

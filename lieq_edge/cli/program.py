@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import os
 import re
@@ -90,8 +91,7 @@ def _report(error: Exception) -> int:
     elif is_memory_error(error):
         message = "The memory is full; take a smaller model, --context or --calibration-tokens."
     elif isinstance(error, OSError):
-        where = f" ({error.filename})" if error.filename else ""
-        message = f"The system says: {error.strerror or error}{where}; fix that and try again."
+        message = _of_system(error)
     elif hasattr(error, "format_message"):  # typer's errors of usage
         message = _usage(error.format_message())
     else:
@@ -106,6 +106,24 @@ def _report(error: Exception) -> int:
         _give_up_stdout()
     say(f"Error: {message}")
     return code
+
+
+def _of_system(error: OSError) -> str:
+    """What the operating system complains about."""
+    if error.errno == errno.EMFILE:
+        return "The system lets this process open too few files; allow more (ulimit -n 256) and try again."
+    if isinstance(error, FileNotFoundError) and not error.filename and _is_lost():
+        return "The current folder has been removed; change to another one and try again."
+    where = f" ({error.filename})" if error.filename else ""
+    return f"The system says: {error.strerror or error}{where}; fix that and try again."
+
+
+def _is_lost() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _usage(message: str) -> str:

@@ -27,6 +27,10 @@ from .types import TYPES_BY_ID
 _MAX_DIMENSIONS = 4
 
 
+class CutOffError(InputError):
+    """Not a GGUF file, or not all of it: llama.cpp does not load it either."""
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """A tensor of a GGUF file.
@@ -81,13 +85,13 @@ def read_header(path: Path) -> Header:
     """Read the header of the GGUF file ``path``.
 
     Raises:
-        InputError: the file is missing, is not GGUF, has a version or byte order that llama.cpp does not read, is
-            truncated, or contradicts itself.
+        CutOffError: the file is not GGUF or truncated.
+        InputError: it is missing, has a version or byte order that llama.cpp does not read, or contradicts itself.
     """
     try:
         with open_regular(path) as file:
             if file.read(4) != b"GGUF":
-                raise InputError(f"{path} is not a GGUF file (it does not begin with GGUF); give a GGUF model.")
+                raise CutOffError(f"{path} is not a GGUF file (it does not begin with GGUF); give a GGUF model.")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _Parser(path, data).parse()
     except OSError as error:
@@ -130,7 +134,7 @@ class _Parser:
             raise ValueError(f"{name}: rows of {shape[-1]} weights cannot be {type_name(kind)}")
         nbytes = prod(shape) // block * block_bytes
         if start + offset + nbytes > len(self.data):
-            raise InputError(
+            raise CutOffError(
                 f"{self.path} is truncated: the tensor {name} ends at byte {start + offset + nbytes:,} and the file "
                 f"at {len(self.data):,}; fetch it again."
             )

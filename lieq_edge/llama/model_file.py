@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import InputError
-from ..gguf.header import learned_positions, read_header
+from ..gguf.header import CutOffError, learned_positions, read_header
 from ..gguf.splits import read_model
 from ..gguf.vocabulary_check import check_vocabulary
 
 
 def check_file(path: Path, label: str, *, tokenizer: bool = True) -> None:
-    """Refuse a path that is no file, and a damaged tokenizer.
+    """Refuse a path that is no file, a file that is cut off, and a damaged tokenizer.
 
     Args:
         path: the file, or the first of several parts.
@@ -27,8 +27,10 @@ def check_file(path: Path, label: str, *, tokenizer: bool = True) -> None:
     if tokenizer:
         try:
             header = read_header(path)
+        except CutOffError:
+            raise
         except InputError:
-            return  # llama.cpp says what is wrong with the file
+            return  # llama.cpp may read it, and says what is wrong otherwise
         check_vocabulary(header.get, label)
 
 

@@ -80,7 +80,7 @@ def _fetch(model: str, revision: str | None, opening: Opening) -> Path:
     weights = _weight_files(model, set(sizes), commit, opening)
     total = sum(sizes.get(name) or 0 for name in weights)
     log(f"Fetching {model}: {total / 1e6:,.0f} MB of weights, unless they are in the hub's cache already.")
-    if is_quiet() or not sys.stderr.isatty():
+    if is_quiet() or sys.stderr is None or not sys.stderr.isatty():
         huggingface_hub.utils.disable_progress_bars()
     templates = [name for name in sizes if name.startswith(f"{TEMPLATE_FOLDER}/") and name.endswith(".jinja")]
     card = [CARD_FILE] if (sizes.get(CARD_FILE) or 0) <= LARGEST_CARD else []

@@ -53,7 +53,8 @@ def read_plain(path: Path, most: int = -1) -> bytes:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}); fetch it again.") from error
+        remedy = "check its permissions" if isinstance(error, PermissionError) else "fetch it again"
+        raise InputError(f"{path} cannot be read ({error.strerror}); {remedy}.") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

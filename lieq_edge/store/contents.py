@@ -168,15 +168,21 @@ class Store:
             wanted: paths of what is removed; everything when None.
 
         Raises:
-            InputError: other users can write to the folder.
+            InputError: other users can write to the folder, or something cannot be removed.
             OSError: the folder cannot be read.
         """
         reason = refusal(self.folder)
         if reason is not None:
             raise InputError(f"The cache {self.folder} is left alone: {reason}.")
         self.sweep()
-        some = (stored for stored in self.contents() if wanted is None or stored.path in wanted)
+        some = [stored for stored in self.contents() if wanted is None or stored.path in wanted]
         removed = [stored for stored in some if self.remove(stored)]
+        left = sum(stored not in removed and not _is_held(stored.path) for stored in some)
+        if left:
+            raise InputError(
+                f"{left} of {len(some)} entries in {self.folder} cannot be removed; check its permissions, and that "
+                "its disk can be written."
+            )
         return len(removed), sum(stored.bytes for stored in removed)
 
     def sweep(self) -> None:
@@ -242,6 +248,17 @@ def remove_run(path: Path) -> bool:
     if path.exists():  # where the file of a lock that is held cannot be removed
         shutil.rmtree(path, ignore_errors=True)
     return not path.exists()
+
+
+def _is_held(path: Path) -> bool:
+    """A process is at the work of this folder."""
+    lock = FileLock(path / LOCK)
+    try:
+        held = not lock.acquire()
+    except OSError:
+        return False
+    lock.release()
+    return held
 
 
 def _is_empty(files: Iterable[tuple[Path, os.stat_result]]) -> bool:

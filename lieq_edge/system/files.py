@@ -15,6 +15,7 @@ from ..errors import InputError
 from .checked import CheckedFile, sync_file, sync_folder
 from .regular import read_regular
 from .temporary import sweep_folder, temporary_file, temporary_folder
+from .units import size_text
 
 __all__ = [
     "CheckedFile",
@@ -156,7 +157,7 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
-            f"The disk of {folder} has {free / 1e6:,.0f} MB free and {needed / 1e6:,.0f} MB are needed; "
+            f"The disk of {folder} has {size_text(free)} free and {size_text(needed)} are needed; "
             "free some space or write elsewhere."
         )
 

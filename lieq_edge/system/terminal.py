@@ -48,4 +48,11 @@ def _print(text: str, end: str, target: TextIO | None) -> None:
     if target is None:  # as it is where the caller has closed it
         return
     encoding = getattr(target, "encoding", None) or "utf-8"
-    print(text.encode(encoding, "replace").decode(encoding), end=end, file=target, flush=True)
+    try:
+        print(text.encode(encoding, "replace").decode(encoding), end=end, file=target, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        # Work of hours does not end because the disk of its log is full; what it says on stdout is its result.
+        if target is not sys.stderr:
+            raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -196,6 +197,36 @@ def test_damaged_weights_are_named_without_a_measurement_too(tmp_path: Path) -> 
     done = run("export", model, "--budget", "4", "--out", tmp_path / "o.gguf", *flags)
     assert_refused(done, "up_proj", "infinite")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell of Unix")
+@pytest.mark.parametrize(
+    ("closed", "arguments", "code"),
+    [
+        (">&-", ("--version",), 0),
+        (">&-", ("cache", "size"), 0),
+        ("<&- >&- 2>&-", ("--version",), 0),
+        (">&-", ("inspect", "none.gguf"), 2),
+        (">&- 2>&-", ("inspect", "none.gguf", "--json"), 2),
+    ],
+)
+def test_closed_streams_change_no_exit_code(closed: str, arguments: tuple[str, ...], code: int) -> None:
+    words = shlex.join([sys.executable, "-m", "lieq_edge", *arguments])
+    done = subprocess.run(["sh", "-c", f"{words} {closed}"], capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert (done.stderr != "") == (code == 2 and "2>&-" not in closed)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder in use is not removed there")
+def test_a_current_folder_that_has_been_removed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(tmp_path / "model", "llama")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    flags = ("--metric", "first", "--calibration", "none", "--no-validate", "--no-parity")
+    assert_refused(run("export", model, "-b", "4", "-o", "o.gguf", *flags), "The current folder has been removed")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pipes and devices of Unix")

@@ -93,3 +93,11 @@ def test_a_missing_file_among_several_is_named(files: list[Path], tmp_path: Path
     assert_refused(run("validate", files[0], missing, *SHORT), str(missing), "does not exist")
     assert_refused(run("validate", files[0], missing, "--reference", files[1], *SHORT), str(missing), "does not exist")
     assert run("validate", *SHORT).returncode == 2
+
+
+def test_a_file_that_is_cut_off_is_refused_before_others_are_scored(files: list[Path], tmp_path: Path) -> None:
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(files[1].read_bytes()[:-1000])
+    done = run("validate", files[0], cut, *SHORT)
+    assert_refused(done, str(cut), "is truncated")
+    assert "Scoring" not in done.stderr

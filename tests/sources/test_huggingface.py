@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -170,6 +172,18 @@ def test_directory_without_config(model: Path) -> None:
 def test_damaged_config(model: Path, content: str) -> None:
     (model / "config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
     refused(model, r"config\.json .*fetch it again")
+
+
+def test_a_config_that_may_not_be_read(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = os.open
+
+    def refuse(path: Any, *rest: Any, **named: Any) -> int:
+        if str(path).endswith("config.json"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return own(path, *rest, **named)
+
+    monkeypatch.setattr(os, "open", refuse)
+    refused(model, r"config\.json cannot be read \(Permission denied\); check its permissions")
 
 
 def test_directory_without_safetensors(model: Path) -> None:

@@ -243,6 +243,24 @@ def test_clearing_leaves_what_is_worked_on(tmp_path: Path) -> None:
     assert cache.store.clear() == (0, 0)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no such permissions there")
+def test_what_cannot_be_removed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = FolderCache(tmp_path)
+    for number in (1, 2):
+        cache.put("kind", {"n": number}, entry())
+    own, [first, _] = Path.unlink, sorted((tmp_path / "entries").iterdir())
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path == first:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        own(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with pytest.raises(InputError, match=r"1 of 2 entries in .* cannot be removed; check its permissions"):
+        cache.store.clear()
+    assert [stored.path for stored in cache.store.contents()] == [first]
+
+
 def _full(*_: object, **__: object) -> int:
     raise OSError(errno.ENOSPC, "No space left on device")
 

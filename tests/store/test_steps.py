@@ -82,7 +82,7 @@ def test_room_is_asked_for_before_the_work(
 ) -> None:
     run.reserve(1000)
     assert run.resumable
-    with pytest.raises(InputError, match="MB are needed"):
+    with pytest.raises(InputError, match="GB are needed"):
         run.reserve(1 << 62)
     assert not run.resumable
     assert "too full" in capsys.readouterr().err

@@ -77,7 +77,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch:
 
 def test_a_full_disk_is_reported_before_writing(tmp_path: Path) -> None:
     check_space(tmp_path, 1)
-    with pytest.raises(InputError, match="MB are needed"):
+    with pytest.raises(InputError, match="GB are needed"):
         check_space(tmp_path, 1 << 62)
 
 

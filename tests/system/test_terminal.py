@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import sys
 
 import pytest
 
@@ -39,3 +41,27 @@ def test_a_strict_stream_takes_every_name(encoding: str) -> None:
 def test_stderr_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
     say("x")
     assert capsys.readouterr() == ("", "x\n")
+
+
+class Failing(io.StringIO):
+    """A stream that takes nothing."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    def write(self, text: str) -> int:
+        raise OSError(self._number, os.strerror(self._number))
+
+
+def test_a_full_disk_behind_stderr_ends_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Failing(errno.ENOSPC))
+    say("a note")
+    with pytest.raises(OSError, match="No space left"):
+        say("a result", Failing(errno.ENOSPC))
+
+
+def test_a_reader_of_stderr_that_went_away_ends_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Failing(errno.EPIPE))
+    with pytest.raises(BrokenPipeError):
+        say("a note")

@@ -14,6 +14,7 @@ from tiny import cached_model, sample_text
 
 from lieq_edge import Settings, export_model
 from lieq_edge.gguf.header import read_header
+from lieq_edge.system.units import size_text
 from lieq_edge.tuning import train, tune
 
 
@@ -128,7 +129,7 @@ def test_tuning_needs_room_for_a_second_file(text: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr("lieq_edge.system.files.shutil.disk_usage", lambda _: usage)
     assert export(out, text, tmp_path / "cache")["file_bytes"] == size
     done = run("export", model(), "--out", out, *arguments(text, tmp_path / "cache"), *TUNED, 10)
-    assert_refused(done, "The disk of", f"{2 * size / 1e6:,.0f} MB are needed")
+    assert_refused(done, "The disk of", f"{size_text(2 * size)} are needed")
 
 
 def test_minutes_end_the_training(text: Path, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_the_space_for_all_blocks_is_asked_for_at_the_first(monkeypatch: pytest.
     one = Correlations.of(_moments(20))
     with Run(None) as run:
         BlockHessians(run, 2).put(0, {READERS: one})
-        with pytest.raises(InputError, match="MB free"):
+        with pytest.raises(InputError, match=r"10\.0 kB free"):
             BlockHessians(run, 100).put(0, {READERS: one})
 
 
