@@ -176,10 +176,13 @@ def test_missing_and_damaged_files(tiny_gguf: MakeGguf, text: str, tmp_path: Pat
     data = tiny_gguf("llama").read_bytes()
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(b"NOPE" + data[4:])
-    with pytest.raises(InputError, match="invalid magic"):
+    with pytest.raises(InputError, match="is not a GGUF file"):
         validate(damaged, text, text_name="sample")
     damaged.write_bytes(data[:-1000])
-    with pytest.raises(InputError, match="corrupted or incomplete"):
+    with pytest.raises(InputError, match="is truncated"):
+        validate(damaged, text, text_name="sample")
+    damaged.write_bytes(data[:4] + (99).to_bytes(4, "little") + data[8:])
+    with pytest.raises(InputError, match=r"llama\.cpp cannot load"):
         validate(damaged, text, text_name="sample")
     # After all that the library still works.
     assert validate(tiny_gguf("llama"), text, text_name="sample", context=64, chunks=1).ppl > 1
