@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .pipeline.frontier import check_plot, check_scored, plot_frontier
     from .pipeline.gather import Evidence, gather
     from .pipeline.job import Job, resolve
-    from .pipeline.outputs import output_paths
+    from .pipeline.outputs import check_different, output_paths
     from .pipeline.plan import allocate, analyze_model, plan_model, plan_models, plan_saved
     from .pipeline.report import ExportReport
     from .pipeline.validation import check_gate, check_gates, score_files, validate_against
@@ -74,7 +74,7 @@ _MODULES = {
     "pipeline.frontier": ("check_plot", "check_scored", "plot_frontier"),
     "pipeline.gather": ("Evidence", "gather"),
     "pipeline.job": ("Job", "resolve"),
-    "pipeline.outputs": ("output_paths",),
+    "pipeline.outputs": ("check_different", "output_paths"),
     "pipeline.plan": ("allocate", "analyze_model", "plan_model", "plan_models", "plan_saved"),
     "pipeline.report": ("ExportReport",),
     "recipe": ("Recipe", "list_recipes", "load_recipe", "read_recipe"),
@@ -132,6 +132,7 @@ __all__ = [
     "answers_of",
     "better_choice",
     "check_comparison",
+    "check_different",
     "check_gate",
     "check_gates",
     "check_plot",

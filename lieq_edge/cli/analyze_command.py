@@ -10,7 +10,7 @@ import typer
 
 import lieq_edge as api
 
-from ..system.files import check_output
+from ..system.files import check_output, user_path
 from ..system.progress import set_quiet
 from . import report
 from .flags import (
@@ -65,6 +65,7 @@ def analyze(
     """Measure how much each block matters."""
     set_quiet(quiet)
     api.check_plot(plot)
+    out, plot = (None if path is None else user_path(path) for path in (out, plot))
     for path in (out, plot):
         if path is not None:
             check_output(path, force=force)

@@ -11,7 +11,7 @@ import typer
 
 import lieq_edge as api
 
-from ..system.files import check_output
+from ..system.files import check_output, user_path
 from ..system.progress import log, set_quiet
 from .flags import DEVICE, CacheDirFlag, DebugFlag, ForceFlag, JsonFlag, NoCacheFlag, QuietFlag, ThreadsFlag
 from .given import is_given
@@ -92,6 +92,7 @@ def _bench_types(
     force: bool,
     json_output: bool,
 ) -> None:
+    out = None if out is None else user_path(out)
     if out is not None:
         check_output(out, force=force)
     made = api.measure_profile(name=name, repeats=repeats, threads=threads, cache=not no_cache, cache_dir=cache_dir)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ import typer
 import lieq_edge as api
 
 from ..system import interrupt
-from ..system.files import check_output
+from ..system.files import check_output, user_path
 from ..system.progress import log, set_quiet
 from . import report
 from .flags import (
@@ -177,12 +178,14 @@ def export(
     """Make a GGUF file of a given size as close to the model as possible: measure, allocate, round, write, validate."""
     set_quiet(quiet)
     introduce(recipe)
+    plot, page = (None if path is None else user_path(path) for path in (plot, page))
     api.check_plot(plot)
     budgets: list[str | None] = [*budget] if budget else [None]
     settings = [given_settings(context, recipe, each) for each in budgets]
     saved = None if diagnostics is None else load_saved(diagnostics)
     if plot is not None:
         api.check_scored(settings[0])
+    api.check_comparison(settings[0], compare or ())
     others = [path for path in (plot, page) if path is not None]
     files = list(zip(api.output_paths(model, out, settings), settings, strict=True))
     for path in [*others, *(path for path, _ in files if path is not None and dry_run)]:
@@ -219,7 +222,9 @@ def _write_page(
     path: Path, model: str, done: Sequence[api.ExportReport], settings: api.Settings, *, force: bool
 ) -> None:
     answers = api.answers_of(model, [made.out for made in done], settings)
-    compared = {row.name: row for made in done for row in made.compared}
+    # Files of several budgets may have one name in folders of their own, and the page knows ours by their paths.
+    ours = [replace(made.compared[0], name=made.out) for made in done if made.compared]
+    compared = {row.name: row for row in (*ours, *(row for made in done for row in made.compared[1:]))}
     command = shlex.join(["lieq-edge", *sys.argv[1:]])
     api.write_page(path, done, compared=list(compared.values()), answers=answers, command=command, replace=force)
     log(f"Wrote {path}.")

@@ -96,10 +96,12 @@ def plan(
     introduce(recipe)
     budgets: list[str | None] = [*budget] if budget else [None]
     settings = [given_settings(context, recipe, each) for each in budgets]
+    out = None if out is None else user_path(out)
     if out is not None:
         if len(budgets) > 1:
             raise api.InputError("--out holds one plan; give one --budget, or leave --out out and take --json.")
         check_output(out, force=force)
+    api.check_different(settings)
     if is_saved(model):
         saved = load_saved(user_path(model))
         plans = [api.plan_saved(saved, each) for each in settings]

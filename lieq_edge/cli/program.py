@@ -67,9 +67,12 @@ def _arguments(given: Sequence[str]) -> list[str]:
 
 def _means_preset(word: str) -> bool:
     """True if a word names a preset, or seems to and is misspelt; a file or folder of that name is the model."""
+    if os.path.lexists(word) and api.preset_name(word) is None and word.lower() != api.NEAREST:
+        return False
+    word = word.split(",")[0]  # a list, which is refused as such
     if word.lower() == api.NEAREST or api.preset_name(word) is not None:
         return True
-    if not re.fullmatch(r"[\w-]+", word) or os.path.lexists(word):
+    if not re.fullmatch(r"[\w-]+", word):
         return False
     names = [*api.PRESETS, api.NEAREST.upper()]
     return bool(_PRESET.match(word) or difflib.get_close_matches(word.upper(), names, n=1, cutoff=0.75))

@@ -27,8 +27,8 @@ from .types import TYPES_BY_ID
 _MAX_DIMENSIONS = 4
 
 
-class CutOffError(InputError):
-    """Not a GGUF file, or not all of it: llama.cpp does not load it either."""
+class UnreadableError(InputError):
+    """Not a GGUF file, not all of it, or not to be read at all: llama.cpp does not load it either."""
 
 
 @dataclass(frozen=True)
@@ -85,17 +85,17 @@ def read_header(path: Path) -> Header:
     """Read the header of the GGUF file ``path``.
 
     Raises:
-        CutOffError: the file is not GGUF or truncated.
-        InputError: it is missing, has a version or byte order that llama.cpp does not read, or contradicts itself.
+        UnreadableError: the file is missing, not GGUF, or truncated.
+        InputError: it has a version or byte order that llama.cpp does not read, or contradicts itself.
     """
     try:
         with open_regular(path) as file:
             if file.read(4) != b"GGUF":
-                raise CutOffError(f"{path} is not a GGUF file (it does not begin with GGUF); give a GGUF model.")
+                raise UnreadableError(f"{path} is not a GGUF file (it does not begin with GGUF); give a GGUF model.")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _Parser(path, data).parse()
     except OSError as error:
-        raise InputError(f"Cannot read {path} ({error.strerror}); give an existing GGUF file.") from error
+        raise UnreadableError(f"Cannot read {path} ({error.strerror}); give an existing GGUF file.") from error
     except (struct.error, OverflowError, ValueError, MemoryError) as error:
         raise InputError(f"{path} is damaged: its header cannot be read ({error}); fetch it again.") from error
 
@@ -115,7 +115,10 @@ class _Parser:
         n_tensors, n_keys = self.number("<Q"), self.number("<Q")
         # 13 and 32 bytes are the smallest key-value and tensor description: a damaged count must not start a long loop.
         if n_keys * 13 + n_tensors * 32 > len(self.data):
-            raise ValueError(f"{n_keys} keys and {n_tensors} tensors cannot be in {len(self.data)} bytes")
+            raise UnreadableError(
+                f"{self.path} is truncated or damaged: {n_keys} keys and {n_tensors} tensors cannot be in "
+                f"{len(self.data):,} bytes; fetch it again."
+            )
         metadata = tuple(self.key_value() for _ in range(n_keys))
         alignment = next((kv.value for kv in metadata if kv.key == ALIGNMENT_KEY), GGUF_DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
@@ -134,7 +137,7 @@ class _Parser:
             raise ValueError(f"{name}: rows of {shape[-1]} weights cannot be {type_name(kind)}")
         nbytes = prod(shape) // block * block_bytes
         if start + offset + nbytes > len(self.data):
-            raise CutOffError(
+            raise UnreadableError(
                 f"{self.path} is truncated: the tensor {name} ends at byte {start + offset + nbytes:,} and the file "
                 f"at {len(self.data):,}; fetch it again."
             )
@@ -147,9 +150,12 @@ class _Parser:
 
     def take(self, size: int) -> bytes:
         if size > len(self.data) - self.at:
-            raise ValueError("the file ends within it")
+            raise self.ended()
         self.at += size
         return self.data[self.at - size : self.at]
+
+    def ended(self) -> UnreadableError:
+        return UnreadableError(f"{self.path} is truncated or damaged: it ends within its header; fetch it again.")
 
     def string(self) -> str:
         return self.take(self.number("<Q")).decode("utf-8", "surrogateescape")
@@ -164,7 +170,7 @@ class _Parser:
     def values(self, count: int, kind: int, key: str) -> list[Any]:
         if kind == GGUFValueType.STRING:
             if count * 8 > len(self.data) - self.at:
-                raise ValueError("the file ends within it")
+                raise self.ended()
             return [self.string() for _ in range(count)]
         if kind not in SCALAR_FORMATS:
             raise ValueError(f"{key} has a value of type {kind}")

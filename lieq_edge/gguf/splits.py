@@ -9,7 +9,7 @@ from pathlib import Path
 from gguf import Keys
 
 from ..errors import InputError
-from .header import Header, read_header
+from .header import Header, UnreadableError, read_header
 
 _NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 _PREFIX = "split."
@@ -34,7 +34,8 @@ def read_model(path: Path) -> GgufModel:
     """Read the headers of the model in ``path``, or of which ``path`` is a part.
 
     Raises:
-        InputError: a part is missing or damaged, or the parts belong to different models.
+        UnreadableError: the file or a part is missing, cut off, or of another model.
+        InputError: a header is damaged, or the names of the parts do not say their places.
     """
     header = read_header(path)
     count = _count(header)
@@ -44,12 +45,12 @@ def read_model(path: Path) -> GgufModel:
     headers = []
     for number, part in enumerate(paths):
         if not part.is_file():
-            raise InputError(
+            raise UnreadableError(
                 f"{path} is one part of {count} and {part.name} is missing; put all parts into one folder."
             )
         read = read_header(part)
         if _count(read) != count or read.get(Keys.Split.LLM_KV_SPLIT_NO) != number:
-            raise InputError(f"{part} is not part {number + 1} of {count} of {path.name}; fetch the parts again.")
+            raise UnreadableError(f"{part} is not part {number + 1} of {count} of {path.name}; fetch the parts again.")
         headers.append(read)
     whole = _whole(headers)
     places = {tensor.name: number for number, part in enumerate(headers) for tensor in part.tensors}
@@ -69,6 +70,13 @@ def first_part(path: Path) -> Path:
     return first if first.is_file() else path
 
 
+def stored_bytes(path: Path) -> int:
+    """Bytes of a GGUF file, with all parts of a model of which it is one; 0 where there is no file."""
+    match = _NAME.fullmatch(path.name)
+    parts = _named(path, match) if match else [path]
+    return sum(part.stat().st_size for part in parts if part.is_file())
+
+
 def _count(header: Header) -> int:
     value = header.get(Keys.Split.LLM_KV_SPLIT_COUNT)
     return value if isinstance(value, int) else 0
@@ -81,7 +89,12 @@ def _paths(path: Path, count: int) -> list[Path]:
             f"{path} is one part of {count}, and its name does not say which; name the parts "
             f"NAME-00001-of-{count:05d}.gguf and so on, as llama.cpp expects."
         )
-    return [path.with_name(f"{match[1]}-{number:05d}-of-{match[3]}.gguf") for number in range(1, count + 1)]
+    return _named(path, match)
+
+
+def _named(path: Path, match: re.Match[str]) -> list[Path]:
+    """Paths of all parts, by the name of one."""
+    return [path.with_name(f"{match[1]}-{number:05d}-of-{match[3]}.gguf") for number in range(1, int(match[3]) + 1)]
 
 
 def _whole(headers: list[Header]) -> Header:

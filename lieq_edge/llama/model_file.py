@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import InputError
-from ..gguf.header import CutOffError, learned_positions, read_header
+from ..gguf.header import UnreadableError, learned_positions
 from ..gguf.splits import read_model
 from ..gguf.vocabulary_check import check_vocabulary
 
 
 def check_file(path: Path, label: str, *, tokenizer: bool = True) -> None:
-    """Refuse a path that is no file, a file that is cut off, and a damaged tokenizer.
+    """Refuse a path that is no file, a file that is cut off, missing parts, and a damaged tokenizer.
 
     Args:
         path: the file, or the first of several parts.
@@ -26,8 +26,8 @@ def check_file(path: Path, label: str, *, tokenizer: bool = True) -> None:
         raise InputError(f"{path} {state}; give the path of a GGUF file.")
     if tokenizer:
         try:
-            header = read_header(path)
-        except CutOffError:
+            header = read_model(path).header
+        except UnreadableError:
             raise
         except InputError:
             return  # llama.cpp may read it, and says what is wrong otherwise

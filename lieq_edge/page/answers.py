@@ -33,6 +33,9 @@ PROMPTS = (
 MAX_TOKENS = 64
 """Most tokens of an answer."""
 
+# Of the way in which the original answers: the cache does not see changes of the code of pages.
+_VERSION = 1
+
 # PyTorch runs the original in float32, and needs some memory beside the weights.
 _WEIGHT_BYTES, _BESIDE = 4, 1.1
 
@@ -99,7 +102,7 @@ def make_answers(
     """
     path = user_path(file)
     with reporting_to(progress), one_at_a_time(), restored_threads():
-        parts = {"prompts": list(prompts), "tokens": max_tokens}
+        parts = {"prompts": list(prompts), "tokens": max_tokens, "version": _VERSION}
         stored = cache.get("answers", parts)
         if stored is None and not _fits(source):
             return ()

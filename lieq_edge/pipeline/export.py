@@ -103,6 +103,8 @@ def export_models(
     Raises:
         InputError: bad input. All budgets are checked before any work; files that were written before an error stay.
     """
+    if not files:
+        raise InputError("There is no file to make; give the path and the settings of one or several.")
     with ExitStack() as stack:
         stack.enter_context(reporting_to(progress))
         stack.enter_context(one_at_a_time())

@@ -142,6 +142,7 @@ class Opened:
         source: the model, with its tokenizer loaded.
         runtime: runtime of the model.
         cache: cache for results of this model.
+        shared: the same cache for results of no model.
         files: files of the model as they were when they were hashed.
         seconds: seconds that opening took.
     """
@@ -150,6 +151,7 @@ class Opened:
     source: Source
     runtime: Runtime
     cache: Cache
+    shared: Cache
     files: Fingerprints
     seconds: float
 
@@ -173,14 +175,14 @@ def open_for(model: str | Path, settings: Settings, cache: Cache | None = None, 
         )
         for path in source.read_files:
             files.remember(path)
-        results = (cache_of(settings) if cache is None else cache).about(model=source.content_hash).guarded(files.check)
-        results = results.labelled(source.label)
+        shared = cache_of(settings) if cache is None else cache
+        results = shared.about(model=source.content_hash).guarded(files.check).labelled(source.label)
         source.use_cache(results)
         _ = source.adds_bos  # loads the tokenizer, which may be refused
         for warning in source.warnings if notes else ():
             log(f"Note: {warning}")
     runtime = open_runtime(source, threads=settings.threads)
-    return Opened(str(model), source, runtime, results, files, watch.seconds["open"])
+    return Opened(str(model), source, runtime, results, shared, files, watch.seconds["open"])
 
 
 def resolve(
@@ -220,8 +222,7 @@ def resolve(
     method = choose_method(settings, budget, runtime, saved=saved is not None)
     rounder = choose_rounder(settings, method)
     described = describe(source)
-    time = _time_limit(settings, method, profile, source, described)
-    allocator = choose_allocator(settings, method.metric, rounder, time)
+    allocator = choose_allocator(settings, method.metric, rounder)
     calibration = choose_calibration(settings, source, allocator, rounder)
     _check_runtime(runtime, settings, allocator, rounder, measures=saved is None)
     if saved is not None:
@@ -231,14 +232,20 @@ def resolve(
         # The model card, which may have changed since, is no part of the hash.
         saved = replace(saved, metadata_bytes=described.metadata_bytes)
     allocator.check(described, budget)
-    most = note_ceiling(allocator, described, budget)
     path = user_path(out) if out is not None else None
-    if name_file and path is None:
-        path = default_path(source, settings, replace(budget, value=min(budget.value, most)))
     if path is not None:
         _check_not_source(path, opened.model, source)
     if validation is not None:
         validation.check(source)
+    # After all else, for this machine may have to be measured.
+    time = _time_limit(settings, method, profile, source, described, opened.shared)
+    if time is not None:
+        allocator = choose_allocator(settings, method.metric, rounder, time)
+        allocator.check(described, budget)
+    most = note_ceiling(allocator, described, budget)
+    if name_file and path is None:
+        path = default_path(source, settings, replace(budget, value=min(budget.value, most)))
+        _check_not_source(path, opened.model, source)
     watch = Stopwatch()
     watch.seconds["open"] = opened.seconds
     return Job(
@@ -317,7 +324,12 @@ def device_context(settings: Settings) -> tuple[int, str]:
 
 
 def _time_limit(
-    settings: Settings, method: Method, profile: Profile | None, source: Source, described: Diagnostics
+    settings: Settings,
+    method: Method,
+    profile: Profile | None,
+    source: Source,
+    described: Diagnostics,
+    cache: Cache,
 ) -> TimeLimit | None:
     """The device on which the speed is predicted, this machine where the user bounds the speed without naming one."""
     if profile is None:
@@ -327,7 +339,7 @@ def _time_limit(
 
         possible = candidate_types(described.tensors, settings.types, strict=False).values()
         types = sorted({kind for some in possible for kind in some} | {"Q6_K"})
-        profile = own_profile(cache_of(settings), types, threads=settings.threads)
+        profile = own_profile(cache, types, threads=settings.threads)
     metadata = {kv.key: kv.value for kv in source.metadata()}
     work = work_of({tensor.name: tensor.shape for tensor in described.tensors}, metadata, source.architecture)
     return TimeLimit(profile, work, settings.min_tps)

@@ -18,6 +18,7 @@ from ..presets.labels import label_of
 from ..publish.naming import default_file_name
 from ..settings import Settings
 from ..sources.base import Source
+from ..system.files import user_path
 
 _FIELDS = ("name", "budget", "size")
 
@@ -44,10 +45,10 @@ def output_paths(model: str | Path, out: str | None, settings: Sequence[Settings
             f"Several budgets would all write {out}; put {{budget}} into --out, e.g. model-{{budget}}.gguf."
         )
     if not fields:
-        return [Path(out)]
+        return [user_path(out)]
     name = plain_name(model)
     budgets = [safe_name(each.budget) for each in settings]
-    return [Path(out.format(name=name, budget=budget, size=budget)) for budget in budgets]
+    return [user_path(out.format(name=name, budget=budget, size=budget)) for budget in budgets]
 
 
 def check_different(settings: Sequence[Settings]) -> None:

@@ -76,6 +76,8 @@ def plan_models(
     Raises:
         InputError: bad input.
     """
+    if not settings:
+        raise InputError("There is nothing to plan; give the settings of one export or several.")
     with ExitStack() as stack:
         for context in (reporting_to(progress), one_at_a_time(), restored_threads()):
             stack.enter_context(context)
@@ -110,6 +112,7 @@ def plan_saved(saved: Diagnostics, settings: Settings) -> Plan:
     budget = parse_budget(settings.budget)
     if budget.kind in ("preset", "fit"):
         raise InputError(f"The size of {budget.text} depends on the model; give it instead of saved measurements.")
+    allocator.check(saved, budget)
     note_ceiling(allocator, saved, budget)
     return allocator.plan(saved, budget, {})
 

@@ -123,15 +123,15 @@ def schedule_of(jobs: list[Job], *, presets: int = 0) -> Schedule:
     """
     steps: list[Step] = []
     done: frozenset[str] = frozenset()
-    stored = stored_steps(jobs[0])
+    stored = [stored_steps(job) for job in jobs]
     shapes = _Shapes.of(jobs[0].source)
-    machine = _rates(jobs[0], stored, 1 if shapes.weights < _SMALL else ROUNDS)
+    machine = _rates(jobs[0], stored[0], 1 if shapes.weights < _SMALL else ROUNDS)
     prompts = _prompt_rate(jobs, shapes, machine)
-    for job in jobs:
+    for job, known in zip(jobs, stored, strict=True):
         cost = _Costs(shapes, machine, prompts, job.threads or available_threads())
-        for name, seconds in _steps(job, cost, stored | done, presets):
+        for name, seconds in _steps(job, cost, known | done, presets):
             steps.append(Step(name, _TITLES[name], seconds))
-        done = frozenset(_TITLES)
+        done |= {step.name for step in steps}
     return Schedule(steps)
 
 

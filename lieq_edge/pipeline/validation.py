@@ -250,7 +250,7 @@ def score_files(
     Raises:
         InputError: a file is missing or unreadable, or the text is shorter than one window.
     """
-    paths = [Path(file) for file in files]
+    paths = [first_part(user_path(file)) for file in files]
     if not paths:
         raise InputError("There is no file to score; give one GGUF file or several.")
     body, name = validation_text(None if text is None else user_path(text))
@@ -258,7 +258,7 @@ def score_files(
     with reporting_to(progress), one_at_a_time(), restored_threads():
         if reference is not None:
             named = str(reference)
-            other = first_part(Path(named)) if named.endswith(".gguf") else reference_of(open_source(named))
+            other = first_part(user_path(named)) if named.endswith(".gguf") else reference_of(open_source(named))
         validations = validate_files(
             paths,
             body,

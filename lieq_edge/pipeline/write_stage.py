@@ -37,9 +37,13 @@ def write(
     """
     assert job.out is not None
     out = job.out
-    # The tuned file is written beside the rounded one, which stays if anything goes wrong.
-    copies = 1 if job.tuning is None else 2
-    check_space(output_target(out).parent, copies * plan.file_bytes)
+    target = output_target(out)
+    needed = plan.file_bytes
+    if job.tuning is not None:
+        # The tuned file is written beside the rounded one, which has taken the place of an older file.
+        older = target.stat().st_size if replace and target.is_file() else 0
+        needed = max(needed, 2 * plan.file_bytes - older)
+    check_space(target.parent, needed)
     wants_none = isinstance(job.calibration, NoCalibration) and job.calibration.wanted
     job.rounder.check(plan, evidence.importances, allow_none=wants_none)
     with job.step("quantize and write"), stage("Quantise and write", len(plan.tensors)) as advance:

@@ -177,11 +177,15 @@ class Store:
         self.sweep()
         some = [stored for stored in self.contents() if wanted is None or stored.path in wanted]
         removed = [stored for stored in some if self.remove(stored)]
-        left = sum(stored not in removed and not _is_held(stored.path) for stored in some)
-        if left:
+        gone = {stored.path for stored in removed}
+        # Work that a process was at may have ended meanwhile.
+        kept = [stored for stored in some if stored.path not in gone and not _is_held(stored.path)]
+        late = [stored for stored in kept if self.remove(stored)]
+        removed += late
+        if len(late) < len(kept):
             raise InputError(
-                f"{left} of {len(some)} entries in {self.folder} cannot be removed; check its permissions, and that "
-                "its disk can be written."
+                f"{len(kept) - len(late)} of {len(some)} entries in {self.folder} cannot be removed; check its "
+                "permissions, and that its disk can be written."
             )
         return len(removed), sum(stored.bytes for stored in removed)
 

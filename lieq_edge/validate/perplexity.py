@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
+from ..gguf.splits import stored_bytes
 from ..llama.engine import Engine, Logits, Tokens
 from ..llama.model_file import check_file
 from ..store import NO_CACHE, Cache
@@ -196,26 +197,22 @@ def _beside_file(
 
 
 def _load(path: Path, scored: ScoredText, threads: int) -> Engine:
-    mapped = not path.is_file() or path.stat().st_size > _READ_BYTES
+    mapped = not path.is_file() or stored_bytes(path) > _READ_BYTES
     return Engine(path, context=scored.context, parallel=scored.parallel, threads=threads, mapped=mapped)
 
 
 def _fitting(paths: Sequence[Path], reference: Path) -> list[list[Path]]:
     """The files in groups that fit into half of the free memory beside the reference; one file at least."""
-    room = most_beside() // 2 - _size(reference)
+    room = most_beside() // 2 - stored_bytes(reference)
     groups: list[list[Path]] = []
     left = 0
     for path in paths:
-        if not groups or _size(path) > left:
+        if not groups or stored_bytes(path) > left:
             groups.append([])
             left = room
-        left -= _size(path)
+        left -= stored_bytes(path)
         groups[-1].append(path)
     return groups
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
 
 
 def _with_distance(validation: Validation, scores: Comparison) -> Validation:
@@ -296,7 +293,7 @@ def _record(
         ppl=float(np.exp(mean)),
         ppl_se=float(np.exp(mean)) * error,
         tokens=len(scores.nll),
-        file_bytes=engine.path.stat().st_size,
+        file_bytes=stored_bytes(engine.path),
         context=scored.context,
         chunks=len(windows),
         text=TextInfo(scored.name, hashlib.sha256(scored.text.encode("utf-8")).hexdigest(), int(windows.size)),

@@ -70,6 +70,8 @@ def test_every_name_of_the_package_can_be_imported() -> None:
         (("inspect", "."), "directory"),
         (("export", "m", "--budget", "3", "--compare", "Q4_KM"), "no preset Q4_KM; choose one of"),
         (("export", "m", "--compare", "nearst", "--budget", "3"), "no preset nearst; choose one of"),
+        (("export", "m", "--compare", "nearst", "--budget", "3", "--dry-run"), "no preset nearst; choose one of"),
+        (("export", "--budget", "3", "--compare", "Q4_K_M,Q5_K_M", "m"), "no preset Q4_K_M,Q5_K_M; choose one of"),
         (("export", "m", "--budget", "3", "--effort", "much"), "'--effort': 'much' is not"),
         (("exprt",), "No such command 'exprt'. Did you mean 'export'? See lieq-edge --help."),
         (("nonsense",), "'nonsense'; see lieq-edge --help."),
@@ -94,6 +96,33 @@ def test_the_word_after_compare_can_be_the_model(tmp_path: Path, monkeypatch: py
         done = run("export", "--budget", "3", "--no-reference", "--compare", model)
         assert_refused(done, "leave out --compare or --no-reference")
     assert_refused(run("export", "--budget", "3", "--no-reference", "--compare", "org/Q4"), "leave out --compare")
+
+
+def test_a_home_folder_in_the_name_of_an_output_is_found(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert run("plan", saved, "--budget", "2.5", "--out=~/plan.json").returncode == 0
+    assert (tmp_path / "plan.json").is_file()
+    model = make_model(tmp_path / "model", "llama", hidden=256, intermediate=256)
+    flags = ("--metric", "first", "--calibration", "none", "--no-validate", "--no-parity")
+    done = run("export", model, "--budget", "4", "--out=~/o.gguf", "--report=~/r.html", "--dry-run", *flags)
+    assert done.returncode == 0, done.stderr
+
+
+def test_saved_measurements_are_planned_as_the_model_would_be(saved: Path) -> None:
+    assert_refused(run("plan", saved, "--budget", "2.5", "--budget", "2.50"), "is given twice")
+    done = run("plan", saved, "--budget", "9")
+    assert_refused(done, "9")
+    assert "more than this model can use" not in done.stderr
+
+
+def test_nothing_to_make_is_refused() -> None:
+    with pytest.raises(lieq_edge.InputError, match="no file to make"):
+        lieq_edge.export_models("m", [])
+    with pytest.raises(lieq_edge.InputError, match="nothing to plan"):
+        lieq_edge.plan_models("m", [])
 
 
 def test_debug_adds_a_traceback_to_what_is_reported(tmp_path: Path) -> None:

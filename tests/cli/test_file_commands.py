@@ -95,9 +95,12 @@ def test_a_missing_file_among_several_is_named(files: list[Path], tmp_path: Path
     assert run("validate", *SHORT).returncode == 2
 
 
-def test_a_file_that_is_cut_off_is_refused_before_others_are_scored(files: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [-1000, 4, 300])
+def test_a_file_that_is_cut_off_is_refused_before_others_are_scored(
+    files: list[Path], tmp_path: Path, end: int
+) -> None:
     cut = tmp_path / "cut.gguf"
-    cut.write_bytes(files[1].read_bytes()[:-1000])
+    cut.write_bytes(files[1].read_bytes()[:end])
     done = run("validate", files[0], cut, *SHORT)
     assert_refused(done, str(cut), "is truncated")
     assert "Scoring" not in done.stderr

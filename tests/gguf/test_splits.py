@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from runner import assert_refused, run
 from lieq_edge.errors import InputError
 from lieq_edge.gguf.header import read_header
 from lieq_edge.gguf.inspect import inspect_file
-from lieq_edge.gguf.splits import first_part
+from lieq_edge.gguf.splits import first_part, stored_bytes
 from lieq_edge.sources import open_source
 
 
@@ -91,3 +92,20 @@ def test_parts_with_missing_tensors_are_refused(tmp_path: Path, whole: Path) -> 
     parts = split(whole, tmp_path, announced=len(read_header(whole).tensors) + 1)
     with pytest.raises(InputError, match="announced"):
         open_source(str(parts[0]))
+
+
+def test_parts_are_scored_by_any_of_them_and_counted_together(parts: list[Path], whole: Path) -> None:
+    flags = ("--context", "32", "--chunks", "1", "--threads", "1", "--json")
+    done = run("validate", parts[1], whole, *flags)
+    assert done.returncode == 0, done.stderr
+    split_up, single = (row["validation"] for row in json.loads(done.stdout))
+    assert split_up["ppl"] == single["ppl"]
+    assert split_up["file_bytes"] == sum(part.stat().st_size for part in parts) == stored_bytes(parts[2])
+    assert (stored_bytes(whole), stored_bytes(whole.with_name("none"))) == (whole.stat().st_size, 0)
+
+
+def test_a_missing_part_is_told_before_others_are_scored(parts: list[Path], whole: Path) -> None:
+    parts[2].unlink()
+    done = run("validate", whole, parts[0], "--context", "32", "--chunks", "1")
+    assert_refused(done, parts[2].name, "is missing")
+    assert "Scoring" not in done.stderr

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from runner import assert_refused, run
 from tiny import cached_model
 
-from lieq_edge import Settings, merge, plan_model, resolve
+from lieq_edge import Settings, merge, plan_model, plan_models, resolve
 from lieq_edge.device import measure
 from lieq_edge.device.fit import fit_model
 from lieq_edge.device.profile import Profile, TypeCost, load_profile
@@ -114,3 +115,22 @@ def test_without_a_device_this_machine_is_measured_once(model: str, monkeypatch:
         assert plan.pace is not None
     assert made[0].types == made[1].types
     assert set(made[0].types) >= {"Q2_K", "Q4_K", "Q8_0"}
+
+
+def test_this_machine_is_measured_after_refusals_and_once_for_all_budgets(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(measure, "_WIDE", Shape(hidden=256, inner=256, heads=4, blocks=2))
+    real = measure.measure_speed
+
+    def counted(path: Path, **options: Any) -> Any:
+        made.append(path.stem)
+        return real(path, **options)
+
+    monkeypatch.setattr(measure, "measure_speed", counted)
+    with pytest.raises(InputError, match="1kB"):
+        plan_model(model, Settings(budget="1kB", min_tps=1, **FAST))
+    assert made == []
+    plan_models(model, [Settings(budget=size, min_tps=1, cache=False, **FAST) for size in ("1MB", "900kB")])
+    assert made.count("Q2_K") == 2  # wide and narrow

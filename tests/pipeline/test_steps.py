@@ -55,6 +55,13 @@ def test_later_budgets_share_what_the_first_measures(tmp_path: Path, settings: d
     assert names(*jobs, presets=1) == ["parity", "loss weights", *both, *both]
 
 
+def test_a_later_budget_of_another_kind_has_steps_of_its_own(tmp_path: Path, settings: dict[str, Any]) -> None:
+    by_size = job(tmp_path / "a.gguf", budget="5bpw", **settings)
+    by_score = job(tmp_path / "b.gguf", budget="3", **settings)
+    assert "measure" not in names(by_size)
+    assert "measure" in names(by_size, by_score)
+
+
 def test_a_text_that_the_model_writes_is_a_step(tmp_path: Path, settings: dict[str, Any]) -> None:
     written = {**settings, "budget": "5bpw", "calibration": "self"}
     assert names(job(tmp_path / "a.gguf", **written))[:3] == ["parity", "calibration text", "loss weights"]

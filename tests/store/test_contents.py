@@ -243,6 +243,23 @@ def test_clearing_leaves_what_is_worked_on(tmp_path: Path) -> None:
     assert cache.store.clear() == (0, 0)
 
 
+def test_work_that_ends_while_others_are_removed_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = FolderCache(tmp_path)
+    work = cache.run("work", {})
+    work.save("state", {"a": KB})
+    own = store_module.remove_run
+
+    def remove(path: Path) -> bool:
+        gone = own(path)
+        if not gone:
+            work.close(done=False)
+        return gone
+
+    monkeypatch.setattr(store_module, "remove_run", remove)
+    assert cache.store.clear()[0] == 1
+    assert cache.store.contents() == []
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="folders have no such permissions there")
 def test_what_cannot_be_removed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = FolderCache(tmp_path)
