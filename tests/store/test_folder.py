@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +141,8 @@ def test_links_in_place_of_work_and_locks_are_not_followed(tmp_path: Path, dangl
         folder.symlink_to(target)
         (target / ".x.tmp").write_text("precious")
     assert not FolderCache(tmp_path / "cache").run("work", {}).resumable
-    cache.store.clear()
+    with pytest.raises(InputError, match="1 of 1 entries") if dangling else nullcontext():
+        cache.store.clear()
     if dangling:
         assert not target.exists()
     else:
