@@ -14,6 +14,8 @@ import pytest
 import tiny
 import torch
 
+from lieq_edge.blockwise import threads
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,6 +36,14 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _own_threads() -> Iterator[None]:
+    """A test that uses a part of the work alone leaves its number of threads to no other test."""
+    yield
+    threads.use_threads(None)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
