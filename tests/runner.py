@@ -36,6 +36,15 @@ def run_installed(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(program), *map(str, arguments)], capture_output=True, text=True, timeout=600)
 
 
+def kill_below(number: int, name: str = "") -> None:
+    """Kill what a process has started, and what that has started; only processes with ``name`` in their names."""
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(number).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if name in process.name():
+                    process.kill()
+
+
 @contextmanager
 def started(words: Sequence[object], **options: Any) -> Iterator[subprocess.Popen[str]]:
     """A program that is ended with the block, and so is what it started: a test that fails waits for none of it."""
@@ -43,10 +52,7 @@ def started(words: Sequence[object], **options: Any) -> Iterator[subprocess.Pope
     try:
         yield process
     finally:
-        with suppress(psutil.NoSuchProcess):
-            for part in psutil.Process(process.pid).children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
-                    part.kill()
+        kill_below(process.pid)
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stdout, process.stderr):

@@ -185,13 +185,13 @@ def export(
     saved = None if diagnostics is None else load_saved(diagnostics)
     if plot is not None:
         api.check_scored(settings[0])
-    api.check_comparison(settings[0], compare or ())
     others = [path for path in (plot, page) if path is not None]
     files = list(zip(api.output_paths(model, out, settings), settings, strict=True))
     for path in [*others, *(path for path, _ in files if path is not None and dry_run)]:
         # A plan replaces nothing, so an existing file does not matter.
         check_output(path, force=force or dry_run)
     if dry_run:
+        api.check_comparison(settings[0], compare or ())
         report.show_plans(api.plan_models(model, settings, saved), as_json=json_output)
         return
     interrupt.set_last_words((lambda: last_words("blocks")) if settings[0].cache else None)

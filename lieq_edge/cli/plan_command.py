@@ -101,8 +101,8 @@ def plan(
         if len(budgets) > 1:
             raise api.InputError("--out holds one plan; give one --budget, or leave --out out and take --json.")
         check_output(out, force=force)
-    api.check_different(settings)
     if is_saved(model):
+        api.check_different(settings)
         saved = load_saved(user_path(model))
         plans = [api.plan_saved(saved, each) for each in settings]
     else:

@@ -67,11 +67,11 @@ def _arguments(given: Sequence[str]) -> list[str]:
 
 def _means_preset(word: str) -> bool:
     """True if a word names a preset, or seems to and is misspelt; a file or folder of that name is the model."""
-    if os.path.lexists(word) and api.preset_name(word) is None and word.lower() != api.NEAREST:
-        return False
-    word = word.split(",")[0]  # a list, which is refused as such
     if word.lower() == api.NEAREST or api.preset_name(word) is not None:
         return True
+    if os.path.lexists(word):
+        return False
+    word = word.split(",")[0]  # a list, which is refused as such
     if not re.fullmatch(r"[\w-]+", word):
         return False
     names = [*api.PRESETS, api.NEAREST.upper()]

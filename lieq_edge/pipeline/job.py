@@ -238,7 +238,7 @@ def resolve(
     if validation is not None:
         validation.check(source)
     # After all else, for this machine may have to be measured.
-    time = _time_limit(settings, method, profile, source, described, opened.shared)
+    time = _time_limit(settings, method, profile, described, opened)
     if time is not None:
         allocator = choose_allocator(settings, method.metric, rounder, time)
         allocator.check(described, budget)
@@ -324,12 +324,7 @@ def device_context(settings: Settings) -> tuple[int, str]:
 
 
 def _time_limit(
-    settings: Settings,
-    method: Method,
-    profile: Profile | None,
-    source: Source,
-    described: Diagnostics,
-    cache: Cache,
+    settings: Settings, method: Method, profile: Profile | None, described: Diagnostics, opened: Opened
 ) -> TimeLimit | None:
     """The device on which the speed is predicted, this machine where the user bounds the speed without naming one."""
     if profile is None:
@@ -339,7 +334,8 @@ def _time_limit(
 
         possible = candidate_types(described.tensors, settings.types, strict=False).values()
         types = sorted({kind for some in possible for kind in some} | {"Q6_K"})
-        profile = own_profile(cache, types, threads=settings.threads)
+        profile = own_profile(opened.shared, types, threads=settings.threads)
+    source = opened.source
     metadata = {kv.key: kv.value for kv in source.metadata()}
     work = work_of({tensor.name: tensor.shape for tensor in described.tensors}, metadata, source.architecture)
     return TimeLimit(profile, work, settings.min_tps)

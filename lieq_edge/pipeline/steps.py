@@ -27,6 +27,7 @@ from .calibration import CalibrationText
 from .gather import loss_candidates, stored_steps
 from .job import Job, cache_of
 from .machine import ROUNDS, Machine, measure_machine, measure_without_pytorch
+from .method import Method
 from .tuning import TuningChoice
 
 PARITY, MEASURE, TEXT, LOSSES, IMPORTANCES, WRITE, TUNE, SCORE, COMPARE = (
@@ -122,16 +123,19 @@ def schedule_of(jobs: list[Job], *, presets: int = 0) -> Schedule:
         presets: number of presets of llama.cpp that each file is compared with.
     """
     steps: list[Step] = []
-    done: frozenset[str] = frozenset()
-    stored = [stored_steps(job) for job in jobs]
+    stored: dict[Method, frozenset[str]] = {}
+    for job in jobs:
+        # Budgets of one method read the same results, and looking for those takes the calibration text apart.
+        if job.method not in stored:
+            stored[job.method] = stored_steps(job)
     shapes = _Shapes.of(jobs[0].source)
-    machine = _rates(jobs[0], stored[0], 1 if shapes.weights < _SMALL else ROUNDS)
+    machine = _rates(jobs[0], stored[jobs[0].method], 1 if shapes.weights < _SMALL else ROUNDS)
     prompts = _prompt_rate(jobs, shapes, machine)
-    for job, known in zip(jobs, stored, strict=True):
+    for job in jobs:
         cost = _Costs(shapes, machine, prompts, job.threads or available_threads())
-        for name, seconds in _steps(job, cost, known | done, presets):
+        known = stored[job.method] | {step.name for step in steps}
+        for name, seconds in _steps(job, cost, known, presets):
             steps.append(Step(name, _TITLES[name], seconds))
-        done |= {step.name for step in steps}
     return Schedule(steps)
 
 

@@ -207,10 +207,11 @@ def _fitting(paths: Sequence[Path], reference: Path) -> list[list[Path]]:
     groups: list[list[Path]] = []
     left = 0
     for path in paths:
-        if not groups or stored_bytes(path) > left:
+        size = stored_bytes(path)
+        if not groups or size > left:
             groups.append([])
             left = room
-        left -= stored_bytes(path)
+        left -= size
         groups[-1].append(path)
     return groups
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from changed import changed_file
-from runner import assert_refused, run
+from runner import assert_refused, run, started
 
 from lieq_edge.llama.chat import open_chat
 from lieq_edge.system.terminal import clean_text
@@ -109,13 +109,10 @@ def test_a_terminal(tiny_gguf: Make, end: bytes, code: int) -> None:
     controller, terminal = pty.openpty()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb"}
     words = ["chat", str(path), "--temperature", "0", "--threads", "1", "--context", "200000"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lieq_edge", *words],
-        stdin=terminal, stdout=terminal, stderr=terminal, env=environment, start_new_session=True,
-        preexec_fn=_own_terminal,
-    )  # fmt: skip
-    os.close(terminal)
-    try:
+    command = [sys.executable, "-m", "lieq_edge", *words]
+    streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
+    with started(command, **streams, env=environment, start_new_session=True, preexec_fn=_own_terminal) as process:
+        os.close(terminal)
         shown = _until(controller, "> ")
         assert "/help shows what you can do" in shown
         os.write(controller, b"Hello\n")
@@ -130,9 +127,7 @@ def test_a_terminal(tiny_gguf: Make, end: bytes, code: int) -> None:
         _until(controller, "> ")
         os.write(controller, end)
         assert process.wait(20) == code
-    finally:
-        process.kill()
-        os.close(controller)
+    os.close(controller)
 
 
 def _own_terminal() -> None:

@@ -9,14 +9,14 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from page_reports import SCORES, bare, preset, report, tensors
+from runner import kill_below
 
 from lieq_edge.page import Answer, write_page
 
@@ -73,19 +73,12 @@ def _no_test_hangs() -> Iterator[None]:
 @contextmanager
 def _limited() -> Iterator[None]:
     """Playwright waits for ever for a browser that hangs, and goes on when it is killed."""
-    timer = threading.Timer(_PATIENCE, _kill_browser)
+    timer = threading.Timer(_PATIENCE, kill_below, (os.getpid(), "chrom"))
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
-
-
-def _kill_browser() -> None:
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if "chrom" in process.name():
-                process.kill()
 
 
 @pytest.fixture(scope="module")
