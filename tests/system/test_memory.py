@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,9 @@ from lieq_edge.system.memory import WIDE, give_back_memory, is_memory_error, pea
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_resident_size_follows_what_is_held() -> None:
+    # What earlier tests have left would go back meanwhile.
+    gc.collect()
+    give_back_memory()
     before = resources._resident_bytes()
     held = np.ones(1 << 24)
     assert 0.9 * held.nbytes < resources._resident_bytes() - before < 1.5 * held.nbytes
