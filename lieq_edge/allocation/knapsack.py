@@ -100,8 +100,8 @@ def _by_price(costs: np.ndarray, losses: np.ndarray, limit: float) -> np.ndarray
         low, high = high, high * 16
         if high > 1e30:
             return costs.argmin(axis=1)
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
+    # No number lies between the smallest one and zero, and there the difference alone would never be small enough.
+    while low < (middle := (low + high) / 2) < high and high - low > 1e-12 * high:
         if keeps(at(middle)):
             high = middle
         else:

@@ -45,6 +45,12 @@ def test_an_option_that_costs_more_for_nothing_is_never_taken() -> None:
     assert solve(items, 100) == [0]
 
 
+def test_losses_near_the_smallest_number_there_is_come_to_an_end() -> None:
+    tiny = 5e-324
+    assert solve([[Option("low", 1, tiny), Option("high", 2, 0.0)]], 1.5) == [0]
+    assert solve([[Option("low", 1, tiny), Option("high", 2, 0.0)]], 2.0) == [1]
+
+
 _options = st.lists(st.tuples(st.integers(1, 50), st.floats(0, 100)), min_size=1, max_size=4)
 
 
