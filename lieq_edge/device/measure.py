@@ -40,6 +40,7 @@ _MIDDLE = Shape(512, 512, 8, 12)
 _SMALL = Shape(hidden=1024, inner=3072, heads=16, blocks=2)
 _PROMPT, _ANSWER = 256, 32
 _LEAST = 1e-6  # nanoseconds
+_LABEL = "(this machine)"  # where `cache list` names the model of a result
 _BUSY = 0.5
 
 
@@ -156,7 +157,8 @@ class _Timer:
     """Measures times, or finds them in the cache."""
 
     def __init__(self, threads: int, repeats: int, cache: Cache, shape: Shape, *, again: bool) -> None:
-        self._threads, self._repeats, self._cache, self._shape, self._again = threads, repeats, cache, shape, again
+        self._threads, self._repeats, self._shape, self._again = threads, repeats, shape, again
+        self._cache = cache.labelled(_LABEL)
         self._found: dict[tuple[str, Shape], tuple[float, float]] = {}
         self.measured = False
 

@@ -12,7 +12,7 @@ from lieq_edge.device.profile import load_profile
 from lieq_edge.device.synthetic import Shape, write_synthetic
 from lieq_edge.gguf.header import read_header, type_name
 from lieq_edge.llama.speed import Speed
-from lieq_edge.store import open_cache
+from lieq_edge.store import Store, open_cache
 from lieq_edge.system.jsonio import save_json
 
 SMALL = Shape(hidden=256, inner=512, heads=4, blocks=2)
@@ -69,3 +69,4 @@ def test_what_was_measured_is_found_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert sorted(calls) == ["Q2_K", "Q2_K", "Q4_K", "Q4_K", "Q8_0", "Q8_0", "Q8_0", "Q8_0"]
     assert own_profile(cache, ["Q4_K"], threads=1).types["Q4_K"] == first.types["Q4_K"]
     assert len(calls) == 8
+    assert set(Store(tmp_path).by_model()) == {"(this machine)"}
