@@ -17,7 +17,7 @@ from hypothesis import settings
 
 from lieq_edge.blockwise import threads
 
-# A run draws the examples of the last one, so that it fails for what was changed; "search" draws new ones.
+# Drawn from a fixed seed, so that a run fails for what was changed and not by chance; "search" draws new examples.
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None)
 settings.load_profile("same")

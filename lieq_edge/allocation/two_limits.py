@@ -13,6 +13,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -155,7 +156,7 @@ class _Search:
         choice = shares.argmax(axis=1)
         split = np.nonzero((shares > _SPLIT).sum(axis=1) > 1)[0]
         options = [np.nonzero(mask[row])[0] for row in split]
-        while options and np.prod([len(each) for each in options]) > _MOST_ROUNDINGS:
+        while options and prod(len(each) for each in options) > _MOST_ROUNDINGS:
             options, split = options[1:], split[1:]
         for tried in product(*options):
             choice[split] = tried

