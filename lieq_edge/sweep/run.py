@@ -12,6 +12,7 @@ import contextlib
 import os
 import queue
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +39,7 @@ Progress = Callable[[SweepEvent], None]
 # Failures of a task other than a worker's death, which Dask counts by itself.
 _RETRIES = 2
 _STEP = 0.2
+_QUIET = 60.0  # seconds without news, after which it is asked whether there are workers
 _DEFAULT = "sweep"
 
 
@@ -224,12 +226,16 @@ class _Run:
         self, state: State, pending: set[str], add: Callable[[str, SweepRow], None] | None = None
     ) -> Iterator[tuple[str, Any]]:
         """Tasks as they end, while progress is reported; tasks may be added to ``pending`` meanwhile."""
+        heard, told = time.monotonic(), False
         while pending:
             interrupt.check()
             try:
                 kind, value = self._news.get(timeout=_STEP)
             except queue.Empty:
+                if not told and time.monotonic() - heard > _QUIET:
+                    heard, told = time.monotonic(), self._tell_if_alone()
                 continue
+            heard, told = time.monotonic(), False
             if kind == "done":
                 if value.key in pending:
                     yield value.key, value
@@ -237,6 +243,13 @@ class _Run:
                     del self._futures[value.key]
             elif value["task"] in pending:
                 self._hear(state, value, add)
+
+    def _tell_if_alone(self) -> bool:
+        client = self._cluster.client
+        alone = client.status == "running" and not client.nthreads()
+        if alone:
+            log("Note: the cluster has no workers any more; the sweep goes on when there is one again, Ctrl-C ends it.")
+        return alone
 
     def _hear(self, state: State, news: Mapping[str, Any], add: Callable[[str, SweepRow], None] | None) -> None:
         task = news["task"]

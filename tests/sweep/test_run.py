@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from lieq_edge.sweep import cluster, table, work
 from lieq_edge.sweep import run as sweep_run
 from lieq_edge.sweep.cluster import describe_difference
 from lieq_edge.sweep.table import read_rows
+from lieq_edge.system.progress import reporting_to
 
 # Nothing is measured, so that a file takes a second.
 QUICK = {"rounding": "nearest", "validation": False, "parity": False, "threads": 1}
@@ -115,6 +117,31 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(
     assert all("2 of 3 files are ready, 1 could not be made" in page.read_text() for page in done.pages)
     last = [event for event in events if event.row is not None][-1]
     assert (last.step, last.steps) == (6, 6)
+
+
+def test_a_cluster_that_has_lost_all_workers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_run, "_QUIET", 0.0)
+    client = mock.Mock(status="running")
+    asked: list[float] = []
+
+    def nthreads() -> dict[str, int]:
+        asked.append(time.monotonic())
+        if len(asked) < 2:
+            return {"tcp://node1:1": 1}
+        threading.Timer(1.0, submitted.add_done_callback.call_args.args[0], [submitted]).start()
+        return {}
+
+    client.nthreads = nthreads
+    submitted = client.submit.return_value
+    work_of = sweep_run._Run(mock.Mock(), cluster.Cluster(client, 1, True), None, None)
+    future = work_of._submit(work.check, "a check", "a model", [])
+    submitted.key = "key"
+    work_of._futures["key"] = future
+    notes: list[str] = []
+    with reporting_to(lambda event: notes.append(event.message)):
+        assert [key for key, _ in work_of._collect(mock.Mock(), {"key"})] == ["key"]
+    assert len(asked) == 2
+    assert [note for note in notes if "no workers any more" in note] == notes
 
 
 def test_a_sweep_that_was_stopped_goes_on(tmp_path: Path, scheduler: str, wanted: Any, alone: Any) -> None:
