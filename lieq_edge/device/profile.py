@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator
 
-from ..errors import InputError
+from ..errors import InputError, reason_of
 from ..gguf.types import TYPES
 from ..system.files import read_text, user_path
 from .repack import Instructions
@@ -180,7 +180,7 @@ def _parse(document: dict[str, Any], label: str) -> Profile:
     except (ValidationError, TypeError) as error:
         if isinstance(error, ValidationError):
             first = error.errors()[0]
-            where, what = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+            where, what = ".".join(map(str, first["loc"])), reason_of(first["msg"])
         else:
             where, what = "a name", "it is not a text"
         raise InputError(f"The profile {label} is damaged: {where}: {what}.") from error
