@@ -129,7 +129,8 @@ def schedule_of(jobs: list[Job], *, presets: int = 0) -> Schedule:
         if job.method not in stored:
             stored[job.method] = stored_steps(job)
     shapes = _Shapes.of(jobs[0].source)
-    machine = _rates(jobs[0], stored[jobs[0].method], 1 if shapes.weights < _SMALL else ROUNDS)
+    hurried = shapes.weights < _SMALL or jobs[0].settings.effort == "quick"
+    machine = _rates(jobs[0], stored[jobs[0].method], 1 if hurried else ROUNDS)
     prompts = _prompt_rate(jobs, shapes, machine)
     for job in jobs:
         cost = _Costs(shapes, machine, prompts, job.threads or available_threads())
