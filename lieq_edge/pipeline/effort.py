@@ -1,4 +1,4 @@
-"""What the efforts stand for: rounding, length of the calibration text, rows for predictions, and tuning."""
+"""What the efforts stand for: rounding, length of the calibration text, rows for predictions, estimates, and tuning."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..evidence.loss.request import FEW_ROWS, ROWS
 from ..settings import Effort
+from .machine import ROUNDS
 
 
 @dataclass(frozen=True)
@@ -17,17 +18,19 @@ class Work:
         rounding: name of the rounding.
         text: length of the calibration text, where the loss is followed, over the normal one.
         rows: rows of a block's matrix that are rounded to predict its losses.
+        rounds: measurements of this machine for the estimates.
         tuning: minutes of tuning; None for none.
     """
 
     rounding: str
     text: float
     rows: int = ROWS
+    rounds: int = ROUNDS
     tuning: float | None = None
 
 
 WORK: Mapping[Effort, Work] = {
-    "quick": Work("feedback-once", 0.25, FEW_ROWS),
+    "quick": Work("feedback-once", 0.25, FEW_ROWS, rounds=1),
     "normal": Work("feedback-once", 1.0),
     "best": Work("feedback", 2.0, tuning=30.0),
 }

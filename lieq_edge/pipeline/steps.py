@@ -24,9 +24,10 @@ from ..system.threads import available_threads
 from ..texts.windows import CALIBRATION_CONTEXT, SALIENCY_TOKENS, written_tokens
 from ..tuning.record import BATCH
 from .calibration import CalibrationText
+from .effort import WORK
 from .gather import loss_candidates, stored_steps
 from .job import Job, cache_of
-from .machine import ROUNDS, Machine, measure_machine, measure_without_pytorch
+from .machine import Machine, measure_machine, measure_without_pytorch
 from .method import Method
 from .tuning import TuningChoice
 
@@ -129,8 +130,8 @@ def schedule_of(jobs: list[Job], *, presets: int = 0) -> Schedule:
         if job.method not in stored:
             stored[job.method] = stored_steps(job)
     shapes = _Shapes.of(jobs[0].source)
-    hurried = shapes.weights < _SMALL or jobs[0].settings.effort == "quick"
-    machine = _rates(jobs[0], stored[jobs[0].method], 1 if hurried else ROUNDS)
+    rounds = 1 if shapes.weights < _SMALL else WORK[jobs[0].settings.effort].rounds
+    machine = _rates(jobs[0], stored[jobs[0].method], rounds)
     prompts = _prompt_rate(jobs, shapes, machine)
     for job in jobs:
         cost = _Costs(shapes, machine, prompts, job.threads or available_threads())
