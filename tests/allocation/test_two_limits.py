@@ -26,7 +26,7 @@ def between(values: list[list[float]], share: float) -> float:
 
 
 @given(_items, st.floats(0, 1), st.floats(0, 1))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_choice_is_the_best_of_all(raw: list[list[tuple[int, int, float]]], a: float, b: float) -> None:
     items, times = made(raw)
     limit = between([[option.cost for option in options] for options in items], a)
@@ -50,7 +50,7 @@ def test_the_choice_is_the_best_of_all(raw: list[list[tuple[int, int, float]]], 
 
 
 @given(_items, st.floats(0, 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_fastest_choice_is_the_fastest_of_all(raw: list[list[tuple[int, int, float]]], share: float) -> None:
     items, times = made(raw)
     limit = between([[option.cost for option in options] for options in items], share)

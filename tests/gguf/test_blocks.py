@@ -72,7 +72,7 @@ def random_vectors(book: Book, rng: np.random.Generator, shape: tuple[int, int])
 
 
 @pytest.mark.parametrize("type_name", CASES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32 - 1),
     rows=st.integers(1, 4),
@@ -98,7 +98,7 @@ def test_bytes_of_the_encoder_survive(
 
 
 @pytest.mark.parametrize("type_name", CASES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 4), blocks=st.integers(1, 3))
 def test_arbitrary_grids_decode_to_their_values(type_name: str, seed: int, rows: int, blocks: int) -> None:
     grid = random_grid(type_name, rows, blocks, seed)

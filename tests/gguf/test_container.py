@@ -222,7 +222,7 @@ def test_every_truncation_is_an_input_error(tmp_path: Path) -> None:
             read_header(cut)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(at=st.integers(4, 900), value=st.integers(0, 255))
 def test_damage_is_an_input_error_or_harmless(tmp_path_factory: pytest.TempPathFactory, at: int, value: int) -> None:
     path = tmp_path_factory.getbasetemp() / "damaged.gguf"

@@ -63,7 +63,7 @@ def test_without_correlations_the_nearest_vector_is_found(type_name: str) -> Non
 
 
 @pytest.mark.parametrize("type_name", BOOKS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 70))
 def test_costs_are_those_of_the_columns_one_after_the_other(type_name: str, seed: int, rows: int) -> None:
     """The same sum as for scalar types, and every unit can be stored."""

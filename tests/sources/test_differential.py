@@ -319,7 +319,6 @@ def check_weights(source: Source, directory: Path) -> None:
 @settings(
     max_examples=CASES,
     derandomize=True,
-    deadline=None,
     database=None,
     print_blob=True,
     phases=(Phase.explicit, Phase.generate, Phase.shrink),

@@ -156,7 +156,7 @@ def _by_number(cache: FolderCache, count: int) -> list[Path]:
     return [cache.store.entry_path("kind", cache._key("kind", {"n": number})) for number in range(count)]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(0, 3000), min_size=1, max_size=8),
     limit=st.integers(0, 9000),

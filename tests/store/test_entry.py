@@ -38,7 +38,7 @@ def same(one: np.ndarray, other: np.ndarray) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(arrays=ARRAYS, record=RECORDS)
 def test_what_is_written_is_read(path: Path, arrays: dict[str, np.ndarray], record: Any) -> None:
     size = write_entry(path, arrays, record)
@@ -50,7 +50,7 @@ def test_what_is_written_is_read(path: Path, arrays: dict[str, np.ndarray], reco
     assert all(array.flags.writeable and array.flags.aligned for array in loaded.arrays.values())
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_changed_byte_or_a_missing_end_is_found(path: Path, data: st.DataObject) -> None:
     write_entry(path, {"a": np.arange(20, dtype=np.float32), "b": np.zeros(3, np.uint8)}, {"x": [1, 2.5]})

@@ -134,12 +134,11 @@ def test_a_cluster_that_has_lost_all_workers_is_told(monkeypatch: pytest.MonkeyP
     client.nthreads = nthreads
     submitted = client.submit.return_value
     work_of = sweep_run._Run(mock.Mock(), cluster.Cluster(client, 1, True), None, None)
-    future = work_of._submit(work.check, "a check", "a model", [])
-    submitted.key = "key"
-    work_of._futures["key"] = future
+    work_of._submit(work.check, "a check", "a model", [])
+    submitted.key = client.submit.call_args.kwargs["key"]
     notes: list[str] = []
     with reporting_to(lambda event: notes.append(event.message)):
-        assert [key for key, _ in work_of._collect(mock.Mock(), {"key"})] == ["key"]
+        assert [key for key, _ in work_of._collect(mock.Mock(), {submitted.key})] == [submitted.key]
     assert len(asked) == 2
     assert [note for note in notes if "no workers any more" in note] == notes
 

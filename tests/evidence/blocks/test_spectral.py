@@ -49,7 +49,7 @@ def test_planted_spectrum() -> None:
     assert float(top_k_energy(p, 0.1)) == pytest.approx(20 / 25)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(1e-6, 1e6), st.integers(0, 1000))
 def test_scale_does_not_matter(scale: float, seed: int) -> None:
     z = torch.randn(16, 6, generator=torch.Generator().manual_seed(seed))
